@@ -1,0 +1,209 @@
+"""Prepared data: a folder of Parquet splits with a manifest, opened, checked, and read as batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from components.errors import UserError
+from components.families.family import Batch, Shape
+from components.families.sampling import mix
+from components.modalities.modality import Modality, modality_of
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+WINDOW = 256 * 2**20
+"""Bytes of decoded rows that are held and shuffled together; a dataset below that is read once."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset. `revision` is the hash of its content; `files` maps paths to their facts."""
+
+    folder: Path
+    name: str
+    modality: str
+    revision: str
+    shape: Shape
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    files: Mapping[str, Mapping[str, Any]]
+
+    def paths(self, split: Split) -> list[Path]:
+        """The Parquet files of a split, in order."""
+        return [self.folder / name for name in sorted(self.files) if name.startswith(f"{split}/")]
+
+    def rows(self, split: Split) -> int:
+        """How many rows a split has."""
+        return sum(int(self.files[name]["rows"]) for name in self.files if name.startswith(f"{split}/"))
+
+    def whole(self, split: Split, limit: int | None = None) -> Batch:
+        """All rows of a split (or the first `limit`), in the order on disk."""
+        table = pa.concat_tables([pq.read_table(path) for path in self.paths(split)])
+        modality = modality_of(self.modality)
+        return modality.batch(modality.columns(table.slice(0, limit)))
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Open the prepared dataset in `folder` and check every file's hash; raises `UserError`."""
+    manifest = folder / "dataset.json"
+    if not manifest.is_file():
+        raise UserError(
+            f"The dataset “{folder.name}” is not prepared (no {manifest}); "
+            f"type genloom data prepare {folder.name}."
+        )
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    for name, facts in content["files"].items():
+        path = folder / name
+        if not path.is_file() or file_hash(path) != facts["sha256"]:
+            raise UserError(
+                f"The prepared file {path} is missing or was altered; "
+                f"type genloom data prepare {folder.name} --force."
+            )
+    return Dataset(
+        folder=folder,
+        name=content["name"],
+        modality=content["modality"],
+        revision=content["revision"],
+        shape=Shape(data=tuple(content["shape"]), classes=len(content["classes"])),
+        classes=tuple(content["classes"]),
+        licence=content["licence"],
+        source=content["source"],
+        files=content["files"],
+    )
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the endless stream of shuffled epochs a reader is: how many rows were handed out, of all ranks."""
+
+    rows: int = 0
+
+
+class Batches:
+    """The endless stream of a split's rows in batches: shuffled by `seed`, the same for every world size.
+
+    Row groups are visited in a new order each epoch and shuffled inside windows of at most `WINDOW` bytes;
+    global batch b holds the rows [b·batch, (b+1)·batch) of that stream, and rank r of w takes every w-th. An
+    epoch's end falls inside a batch, so no row is left out. `position` is all that resuming needs.
+    """
+
+    def __init__(
+        self, dataset: Dataset, split: Split, batch: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.modality: Modality = modality_of(dataset.modality)
+        self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
+        self.total = dataset.rows(split)
+        if self.total == 0:
+            raise UserError(f"The {split} split of the dataset “{dataset.name}” is empty; add data.")
+        self._files = [pq.ParquetFile(path, memory_map=True) for path in dataset.paths(split)]
+        self._groups = _row_groups(self._files)
+        self._fits = sum(group.bytes for group in self._groups) <= WINDOW
+        self._kept: dict[str, Tensor] | None = None
+
+    def from_position(self, position: Position) -> Iterator[tuple[Batch, Position]]:
+        """Batches of this rank's share from `position` on, each with the position that follows it."""
+        at = position.rows
+        pieces: list[dict[str, Tensor]] = []
+        held = 0
+        for window in self._windows(at):
+            size = len(next(iter(window.values())))
+            first = 0
+            while held + size - first >= self.batch:
+                take = self.batch - held
+                pieces.append({name: column[first : first + take] for name, column in window.items()})
+                at += self.batch
+                first += take
+                yield self._share(pieces), Position(at)
+                pieces, held = [], 0
+            if first < size:
+                pieces.append({name: column[first:] for name, column in window.items()})
+                held += size - first
+
+    def _share(self, pieces: list[dict[str, Tensor]]) -> Batch:
+        mine = slice(self.rank, None, self.world)
+        if len(pieces) == 1:
+            return self.modality.batch({name: column[mine] for name, column in pieces[0].items()})
+        names = pieces[0]
+        return self.modality.batch(
+            {name: torch.cat([piece[name] for piece in pieces])[mine] for name in names}
+        )
+
+    def _windows(self, start: int) -> Iterator[dict[str, Tensor]]:
+        """The stream from row `start` on, as shuffled windows."""
+        epoch, skip = divmod(start, self.total)
+        while True:
+            for number, groups in enumerate(self._plan(epoch)):
+                rows = sum(group.rows for group in groups)
+                if skip >= rows:
+                    skip -= rows
+                    continue
+                columns = self._read(groups)
+                order = torch.randperm(rows, generator=_generator(self.seed, epoch, number + 1))[skip:]
+                skip = 0
+                # indexing chunk by chunk keeps the first batch from waiting for a whole window's shuffle
+                for chunk in torch.split(order, max(self.batch, 8192)):
+                    yield {name: column[chunk] for name, column in columns.items()}
+            epoch += 1
+
+    def _plan(self, epoch: int) -> list[list[_Group]]:
+        """The row groups of an epoch in its order, cut into windows."""
+        order = torch.randperm(len(self._groups), generator=_generator(self.seed, epoch, 0)).tolist()
+        if self._fits:
+            return [list(self._groups)]
+        windows: list[list[_Group]] = [[]]
+        size = 0
+        for index in order:
+            group = self._groups[index]
+            if windows[-1] and size + group.bytes > WINDOW:
+                windows.append([])
+                size = 0
+            windows[-1].append(group)
+            size += group.bytes
+        return windows
+
+    def _read(self, groups: list[_Group]) -> dict[str, Tensor]:
+        if self._fits and self._kept is not None:
+            return self._kept
+        parts = [self._files[group.file].read_row_group(group.index) for group in groups]
+        columns = self.modality.columns(pa.concat_tables(parts))
+        if self._fits:
+            self._kept = columns
+        return columns
+
+
+@dataclass(frozen=True)
+class _Group:
+    file: int
+    index: int
+    rows: int
+    bytes: int
+
+
+def _row_groups(files: list[pq.ParquetFile]) -> tuple[_Group, ...]:
+    groups = []
+    for number, file in enumerate(files):
+        for index in range(file.metadata.num_row_groups):
+            facts = file.metadata.row_group(index)
+            groups.append(_Group(number, index, facts.num_rows, facts.total_byte_size))
+    return tuple(groups)
+
+
+def _generator(seed: int, epoch: int, part: int) -> torch.Generator:
+    return torch.Generator().manual_seed(mix(mix(seed, epoch), part))

@@ -1,0 +1,61 @@
+"""What an evaluation says: metrics with intervals, the protocol, a baseline and real data beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.modalities.modality import Direction
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value with its 95% interval and the direction in which it is better."""
+
+    value: float
+    low: float
+    high: float
+    better: Direction
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation of one artifact on one dataset revision.
+
+    `metrics` are the model's, `baseline` those of a trivial model, `reference` those of real rows against
+    real rows under the same protocol. The first metric is the primary one unless the product names another.
+    `pictures` are file names beside the report.
+    """
+
+    artifact: str
+    family: str
+    dataset: str
+    revision: str
+    protocol: Mapping[str, Any]
+    metrics: Mapping[str, Metric]
+    baseline: Mapping[str, Metric] = field(default_factory=dict)
+    reference: Mapping[str, Metric] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write `report` as JSON, atomically."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft.write_text(json.dumps(dataclasses.asdict(report), indent=2), encoding="utf-8")
+    draft.replace(path)
+
+
+def read_report(path: Path) -> Report:
+    """Read what `write_report` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("metrics", "baseline", "reference"):
+        content[name] = {key: Metric(**value) for key, value in content[name].items()}
+    content["pictures"] = tuple(content["pictures"])
+    return Report(**content)

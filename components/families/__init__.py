@@ -1,0 +1,1 @@
+"""The families: one file each; `family.py` says what a family is."""

@@ -1,0 +1,116 @@
+"""The plain generative adversarial network of two multilayer perceptrons."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torch.optim import Adam, Optimizer
+
+from components.families.family import (
+    Batch,
+    Family,
+    Kind,
+    Losses,
+    Networks,
+    Requests,
+    Shape,
+    State,
+    Task,
+    bounded,
+    tuned,
+)
+from components.families.sampling import blank, device_of, finish, noise
+
+WIDTHS = (256, 512, 1024)
+
+
+class Generator(nn.Module):
+    """latent → 256 → 512 → 1024 → data, leaky ReLU between, tanh at the end."""
+
+    def __init__(self, latent: int, data: tuple[int, ...]) -> None:
+        super().__init__()
+        self.latent, self.data = latent, data
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip((latent, *WIDTHS), WIDTHS, strict=False):
+            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(WIDTHS[-1], math.prod(data)), nn.Tanh())
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """[N, latent] → [N, *data] in [−1, 1]."""
+        flat: Tensor = self.layers(latent)
+        return flat.view(-1, *self.data)
+
+
+class Discriminator(nn.Module):
+    """data → 1024 → 512 → 256 → one logit, leaky ReLU and dropout between."""
+
+    def __init__(self, data: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        widths = WIDTHS[::-1]
+        for inputs, outputs in zip((math.prod(data), *widths), widths, strict=False):
+            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*layers, nn.Linear(WIDTHS[0], 1))
+
+    def forward(self, data: Tensor) -> Tensor:
+        """[N, *data] → logits [N]; large for what looks real."""
+        logits: Tensor = self.layers(data.flatten(1))
+        return logits.squeeze(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GAN(Family):
+    """Goodfellow et al. 2014, with the non-saturating generator loss of section 3.
+
+    The latent is standard normal. Adam's β₁ = 0.5 follows Radford et al. 2016, section 4.
+    """
+
+    latent: int = tuned(100, low=16, high=256, log=True, least=1, most=65_536)
+    dropout: float = tuned(0.3, low=0.0, high=0.5, least=0.0, most=0.95)
+    beta1: float = bounded(0.5, least=0.0, most=0.999)
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.IMAGE})
+    tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE})
+    private: ClassVar[frozenset[str]] = frozenset({"discriminator"})
+
+    def networks(self, shape: Shape) -> dict[str, nn.Module]:
+        """The discriminator is updated first, so that the generator meets a judge that knows its last move."""
+        return {
+            "discriminator": Discriminator(shape.data, self.dropout),
+            "generator": Generator(self.latent, shape.data),
+        }
+
+    def optimizers(self, name: str, network: nn.Module) -> list[Optimizer]:
+        """Adam at `lr` with β₁ = `beta1`, for both."""
+        return [Adam(network.parameters(), lr=self.lr, betas=(self.beta1, 0.999), fused=True)]
+
+    def loss(self, name: str, networks: Networks, batch: Batch, step: int) -> Losses:
+        """−log D(x) − log(1 − D(G(z))) for the discriminator, −log D(G(z)) for the generator."""
+        fake = self._fake(networks, batch)
+        discriminator = networks["discriminator"]
+        if name == "generator":
+            return softplus(-discriminator(fake)).mean(), {}
+        real_logits, fake_logits = discriminator(batch.data), discriminator(fake.detach())
+        accuracy = 0.5 * ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean())
+        return softplus(-real_logits).mean() + softplus(fake_logits).mean(), {"accuracy": accuracy}
+
+    def _fake(self, networks: Networks, batch: Batch) -> Tensor:
+        latent = torch.randn(len(batch), self.latent, device=batch.data.device)
+        fake: Tensor = networks["generator"](latent)
+        return fake
+
+    def start(self, networks: Networks, requests: Requests) -> State:
+        """One step makes everything, so the state is the common one."""
+        generator = networks["generator"]
+        assert isinstance(generator, Generator)
+        return State(**blank(requests, generator.data, device_of(networks)))
+
+    def advance(self, networks: Networks, state: State) -> State:
+        """G(z), with z by the row's seed."""
+        latent = noise(state.seed, state.step, (self.latent,)).to(state.output.device)
+        return finish(state, networks["generator"](latent))

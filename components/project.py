@@ -1,0 +1,325 @@
+"""The project: the nearest folder upward with a `params.yaml`; its three tables, checked and frozen."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from components.errors import UserError, unknown
+from components.settings import Settings, read_settings
+
+T = TypeVar("T")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class Row(BaseModel):
+    """A row of a table: frozen, and a field it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class RemoteFile(Row):
+    """Bytes that a public URL and a hash name; `sha256` is that of the content after gunzip."""
+
+    url: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Split(Row):
+    """The shares that are held out, by content hash, where the source has no official split."""
+
+    val: float = Field(default=0.1, gt=0, lt=0.5)
+    test: float = Field(default=0.1, gt=0, lt=0.5)
+
+
+class DatasetRow(Row):
+    """What every source has in common."""
+
+    modality: Literal["image"] = "image"
+    licence: str = "unknown"
+    split: Split = Split()
+
+
+class DigitsRow(DatasetRow):
+    """scikit-learn's bundled digits: 1,797 grey images of 8×8."""
+
+    source: Literal["digits"]
+
+
+class IdxRow(DatasetRow):
+    """MNIST's format. `files` names train_images, train_labels, test_images, test_labels."""
+
+    source: Literal["idx"]
+    files: Mapping[Literal["train_images", "train_labels", "test_images", "test_labels"], RemoteFile]
+
+
+Side = Annotated[int, Field(ge=4, le=1024)]
+
+
+class PicturesRow(DatasetRow):
+    """Pictures of any size and mode, resized to `size` [height, width] as `fit` says."""
+
+    path: str
+    size: tuple[Side, Side] = (32, 32)
+    channels: Literal[1, 3] = 3
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+
+
+class FolderRow(PicturesRow):
+    """A person's own images: class folders, or files with a `metadata.jsonl`."""
+
+    source: Literal["folder"]
+
+
+class ParquetRow(PicturesRow):
+    """Parquet files with an image column (bytes, or Hugging Face's struct) and, perhaps, a label column."""
+
+    source: Literal["parquet"]
+    image: str = "image"
+    label: str | None = "label"
+
+
+AnyDataset = Annotated[DigitsRow | IdxRow | FolderRow | ParquetRow, Field(discriminator="source")]
+
+
+class Guard(Row):
+    """Limits that a challenger must keep, whatever its primary metric says."""
+
+    least: float | None = None
+    most: float | None = None
+
+
+class ProductRow(Row):
+    """What is registered and served: a dataset, a task, and the terms of promotion.
+
+    Without `primary`, a challenger is judged by the first metric of its report.
+    """
+
+    dataset: str
+    task: Literal["free", "label", "prompt", "source"] = "free"
+    primary: str | None = None
+    min_gain: float = Field(default=0.0, ge=0)
+    guards: Mapping[str, Guard] = {}
+
+
+class TrainOptions(Row):
+    """How a run is trained. Fields from `workers` on do not decide the weights and are not in the key."""
+
+    steps: int = Field(default=2000, ge=1, le=100_000_000)
+    batch: int = Field(default=64, ge=1, le=1_000_000)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    clip: float = Field(default=1.0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: int = Field(default=1, ge=0, le=4096)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    log_every: int = Field(default=50, ge=1)
+    sample_every: int = Field(default=500, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+
+
+OPERATIONAL = frozenset({"workers", "threads", "log_every", "sample_every", "checkpoint_every"})
+"""Fields of `TrainOptions` that do not enter the key of a training."""
+
+
+class RunRow(Row):
+    """A training that can be launched by name: product, family, its hyperparameters, how to train."""
+
+    product: str
+    family: str
+    model: Mapping[str, Any] = {}
+    train: TrainOptions = TrainOptions()
+    init: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]*/[0-9]+$")
+
+
+class Tables(BaseModel):
+    """The whole of `params.yaml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    datasets: Mapping[str, AnyDataset] = {}
+    products: Mapping[str, ProductRow] = {}
+    runs: Mapping[str, RunRow] = {}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project on disk: its folder, its tables, the settings that hold there."""
+
+    root: Path
+    tables: Tables
+    settings: Settings
+
+    @property
+    def prepared(self) -> Path:
+        """Where the DVC stages write, one folder a dataset."""
+        return self.root / "data" / "prepared"
+
+    def dataset(self, name: str) -> AnyDataset:
+        """The row of a dataset; `UserError` with the nearest names if there is none."""
+        return _lookup("dataset", name, self.tables.datasets)
+
+    def product(self, name: str) -> ProductRow:
+        """The row of a product; `UserError` with the nearest names if there is none."""
+        return _lookup("product", name, self.tables.products)
+
+    def run(self, name: str, overrides: Iterable[str] = ()) -> RunRow:
+        """The row of a run with `--set` assignments applied; names and values are checked."""
+        row = _lookup("run", name, self.tables.runs)
+        return override(name, row, list(overrides))
+
+
+def _lookup(thing: str, name: str, table: Mapping[str, T]) -> T:
+    if name not in table:
+        raise unknown(thing, name, table)
+    return table[name]
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The nearest folder upward from `start` that holds a `params.yaml`."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise UserError(f"No params.yaml in {here} or any folder above it; change into your project's folder.")
+
+
+def open_project(start: Path | None = None) -> Project:
+    """Read and check the project around `start` (by default, the current folder)."""
+    root = find_root(start)
+    tables = read_tables(root / "params.yaml")
+    return Project(root=root, tables=tables, settings=read_settings(root))
+
+
+def read_tables(path: Path) -> Tables:
+    """Parse and check a `params.yaml`; references between tables must resolve. Raises `UserError`."""
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        cause = " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML: {cause}.") from error
+    tables = _validate(Tables, content or {}, str(path))
+    for name in [*tables.datasets, *tables.products, *tables.runs]:
+        if not NAME.fullmatch(name):
+            raise UserError(
+                f"In {path}, the name “{name}” must be small letters, digits, - and _, at most 63."
+            )
+    for name, product in tables.products.items():
+        if product.dataset not in tables.datasets:
+            raise _dangling(f"products.{name}", unknown("dataset", product.dataset, tables.datasets))
+    for name, run in tables.runs.items():
+        if run.product not in tables.products:
+            raise _dangling(f"runs.{name}", unknown("product", run.product, tables.products))
+    return tables
+
+
+def _dangling(where: str, error: UserError) -> UserError:
+    return UserError(f"In params.yaml, {where}: {error}")
+
+
+def _validate(kind: type[T], content: Any, where: str) -> T:
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise UserError(_sentence(error, kind, where)) from error
+
+
+def _sentence(error: ValidationError, kind: Any, where: str) -> str:
+    """The first of pydantic's findings as one sentence."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_beside(kind, first["loc"])
+        return f"In {where}, {path}: {unknown('field', str(first['loc'][-1]), known)}"
+    if first["type"] == "missing":
+        return f"In {where}, the field {path} is missing; add it."
+    value = first["input"]
+    shown = "" if isinstance(value, dict | list) else f" is {value!r}"
+    return f"In {where}, {path or 'the content'}{shown}: {first['msg']}."
+
+
+def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
+    """The names of the fields that the unknown one at `location` could have been."""
+    tables: dict[str, list[type[BaseModel]]] = {
+        "datasets": [DigitsRow, IdxRow, FolderRow, ParquetRow],
+        "products": [ProductRow],
+        "runs": [RunRow],
+    }
+    if len(location) == 1:
+        return list(getattr(kind, "model_fields", {}))
+    if "train" in location[:-1]:
+        return list(TrainOptions.model_fields)
+    models = tables.get(str(location[0]), [])
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def override(name: str, row: RunRow, assignments: list[str]) -> RunRow:
+    """`row` with assignments such as `model.latent=32` applied; values are read as YAML.
+
+    Raises `UserError` for a malformed assignment, an unknown field (with the nearest names), a bad value.
+    """
+    content = row.model_dump(mode="python")
+    content["model"] = dict(content["model"])
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UserError(f"“{assignment}” is no assignment; write it as --set model.latent=32.")
+        table, _, field = path.partition(".")
+        value = _scalar(path, text)
+        if path == "init":
+            content["init"] = value
+        elif table == "train" and field in TrainOptions.model_fields:
+            content["train"][field] = value
+        elif table == "model" and field:
+            content["model"][field] = value
+        else:
+            known = ["init", *(f"train.{known}" for known in TrainOptions.model_fields), "model.…"]
+            raise unknown("field", path, known)
+    return _validate(RunRow, content, f"run {name}")
+
+
+def _scalar(path: str, text: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise UserError(f"The value of {path}, “{text}”, cannot be read as YAML; quote it.") from error
+
+
+def add_dataset(project: Project, name: str, content: Mapping[str, Any]) -> None:
+    """Write a dataset's row, and a product of the same name, into `params.yaml`, keeping its comments.
+
+    The file is replaced atomically; the tables are checked before. Raises `UserError` if the name is taken.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"“{name}” is no good name; use small letters, digits, - and _, at most 63.")
+    if name in project.tables.datasets:
+        raise UserError(f"There is already a dataset “{name}” in params.yaml; choose another name.")
+    if name in project.tables.products:
+        raise UserError(f"There is already a product “{name}” in params.yaml; choose another name.")
+    yaml = YAML()
+    yaml.width = 110
+    path = project.root / "params.yaml"
+    tables = yaml.load(path.read_text(encoding="utf-8")) or {}
+    for table in ("datasets", "products", "runs"):
+        if tables.get(table) is None:
+            tables[table] = {}
+    tables["datasets"][name] = dict(content)
+    tables["products"][name] = {"dataset": name}
+    for family in ("vae", "gan"):
+        tables["runs"].setdefault(f"{name}-{family}", {"product": name, "family": family})
+    draft = path.with_name(f".params-{os.getpid()}.yaml")
+    try:
+        with draft.open("w", encoding="utf-8") as stream:
+            yaml.dump(tables, stream)
+        read_tables(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""From a promoted version to answers over HTTP."""

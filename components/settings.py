@@ -1,0 +1,96 @@
+"""What the environment decides: the variables `GENLOOM_*`, and the quiet, offline defaults of the stack."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from components.errors import UserError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "DVC_NO_ANALYTICS": "1",
+}
+"""Every library asks nobody and tells nobody, unless the caller's environment says otherwise."""
+
+
+class Settings(BaseSettings):
+    """The environment of one project, read once; `home` is where all local state lives."""
+
+    model_config = SettingsConfigDict(env_prefix="GENLOOM_", frozen=True, extra="ignore")
+
+    home: Path = Path(".genloom")
+    tracking_uri: str = ""
+    storage: Path | None = None
+    mirror: str = ""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    threads: int | None = Field(default=None, ge=1)
+
+    @cached_property
+    def mirrors(self) -> list[Path]:
+        """Folders that may hold the bytes that a URL and a hash name, in order of preference."""
+        return [Path(part).expanduser() for part in self.mirror.split(os.pathsep) if part]
+
+    @property
+    def tracking(self) -> str:
+        """MLflow's tracking URI: a server's, or the SQLite file in `home`."""
+        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def shared(self) -> Path:
+        """Where runs and published data live; all nodes of a cluster see this folder."""
+        return self.storage or self.home
+
+    @property
+    def runs(self) -> Path:
+        """One folder a training run: progress, pictures, resume state, the artifact."""
+        return self.shared / "runs"
+
+
+def read_settings(root: Path) -> Settings:
+    """The settings of the project at `root`; a relative `GENLOOM_HOME` is taken from there.
+
+    Raises `UserError` if a variable holds a value that cannot be meant.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "GENLOOM_" + str(first["loc"][0]).upper()
+        raise UserError(f"{name} is {first['input']!r}: {first['msg']}; set it right or unset it.") from error
+    paths = {"home": (root / settings.home.expanduser()).resolve()}
+    if settings.storage is not None:
+        paths["storage"] = (root / settings.storage.expanduser()).resolve()
+    return settings.model_copy(update=paths)
+
+
+def quiet_environment() -> None:
+    """Set the quiet, offline defaults for this process and those it starts; call it before heavy imports."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def writable_home(settings: Settings) -> Path:
+    """Make `home` if it is missing and prove that it takes a file; raises `UserError` if it does not."""
+    probe = settings.home / f".writable-{os.getpid()}"
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The folder {settings.home} (GENLOOM_HOME) cannot be written: {error.strerror}; "
+            "free some space, change its permissions, or set GENLOOM_HOME to another folder."
+        ) from error
+    return settings.home

@@ -1,0 +1,1 @@
+"""The Prefect flows, one a file, and the commands; nothing here imports torch."""

@@ -1,0 +1,76 @@
+"""The entry of the command `genloom`: finds the verbs, and turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from components.errors import UserError
+
+MODULES = (
+    "demo",
+    "data",
+    "families",
+    "train",
+    "evaluate",
+    "retrain",
+    "runs",
+    "models",
+    "serve",
+    "generate",
+    "check",
+    "doctor",
+)
+"""The modules of this folder that attach verbs, in the order of the help."""
+
+
+def application() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="genloom",
+        help="From raw data to a served, labelled, revocable generative model.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for name in MODULES:
+        importlib.import_module(f"flows.commands.{name}").attach(app)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong use, 3 refused by the gate."""
+    from components.settings import quiet_environment
+
+    quiet_environment()
+    try:
+        result = typer.main.get_command(application()).main(list(arguments), "genloom", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except UserError as error:
+        return _say(str(error), error.exit_code)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.Abort:
+        return _say("Stopped; the same command goes on from where it was.", 130)
+    except click.ClickException as error:
+        return _say(error.format_message(), 2)
+    except KeyboardInterrupt:
+        return _say("Stopped; the same command goes on from where it was.", 130)
+    except OSError as error:
+        if error.errno == 28:
+            return _say(f"No space is left on the disk ({error.filename}); free some and repeat.", 2)
+        raise
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"genloom: {sentence}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
