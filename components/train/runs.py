@@ -1,0 +1,120 @@
+"""The folder of a training run: what is written there, and reading it back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from components.errors import unknown
+from components.settings import Settings
+
+RunState = Literal["running", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """`run.json`: which training this is, where it stands, who works on it. `folder` is not in the file."""
+
+    id: str
+    run: str
+    product: str
+    family: str
+    key: str
+    parameters: Mapping[str, Any]
+    dataset: str
+    revision: str
+    created: str
+    workers: int
+    steps: int
+    pid: int
+    state: RunState = "running"
+    reason: str = ""
+    tracking_run: str = ""
+    folder: Path = Path()
+
+    @property
+    def artifact(self) -> Path:
+        """The folder of the trained model, there once `state` is "done"."""
+        return self.folder / "artifact"
+
+    @property
+    def progress(self) -> Path:
+        """One JSON line each time the loop reports."""
+        return self.folder / "progress.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of the report and its pictures."""
+        return self.folder / "evaluation"
+
+    @property
+    def stop_file(self) -> Path:
+        """If it exists, the loop writes a checkpoint and ends."""
+        return self.folder / "stop"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it says that it runs while the process that launched it is gone."""
+        return self.state == "running" and not psutil.pid_exists(self.pid)
+
+
+def write_run(record: RunRecord) -> RunRecord:
+    """Write `run.json`, atomically, and return the record."""
+    content = {name: value for name, value in dataclasses.asdict(record).items() if name != "folder"}
+    record.folder.mkdir(parents=True, exist_ok=True)
+    write_text(record.folder / "run.json", json.dumps(content, indent=2, sort_keys=True))
+    return record
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file at `path`, atomically."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def load_run(folder: Path) -> RunRecord:
+    """The record in `folder`; FileNotFoundError if there is none."""
+    content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return RunRecord(**content, folder=folder)
+
+
+def read_runs(settings: Settings) -> list[RunRecord]:
+    """All runs, the newest first."""
+    folders = [path.parent for path in settings.runs.glob("*/run.json")]
+    return sorted((load_run(folder) for folder in folders), key=lambda run: run.created, reverse=True)
+
+
+def read_run(settings: Settings, name: str) -> RunRecord:
+    """The run called `name`: an id, the beginning of just one id, or a run's name for its latest.
+
+    Raises `UserError` with the nearest names if there is none.
+    """
+    runs = read_runs(settings)
+    exact = [run for run in runs if run.id == name or run.run == name]
+    if exact:
+        return exact[0]
+    begun = [run for run in runs if run.id.startswith(name)]
+    if len(begun) == 1:
+        return begun[0]
+    raise unknown("training run", name, [run.id for run in runs])
+
+
+def read_progress(record: RunRecord) -> list[dict[str, Any]]:
+    """The lines of `progress.jsonl`, the oldest first; a line that a crash cut off is left out."""
+    if not record.progress.is_file():
+        return []
+    lines = []
+    for text in record.progress.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
