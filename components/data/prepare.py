@@ -42,7 +42,9 @@ def prepare(project: Project, name: str, target: Path) -> Dataset:
         about = {"name": name, "licence": row.licence, "source": row.source}
         columns = [
             pa.array(keys),
-            pa.FixedShapeTensorArray.from_numpy_ndarray(stack),
+            pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(stack[0].size), len(stack), [None, pa.py_buffer(stack)]
+            ),
             pa.array([rows[key][1] for key in keys], pa.int32()),
         ]
         table = pa.Table.from_arrays(columns, schema=schema(stack.shape[1:], classes, about))
