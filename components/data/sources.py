@@ -1,0 +1,97 @@
+"""From a dataset's row to its entries: the bundled digits, MNIST's format, and the dispatch to the others."""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.data.dataset import Split
+from components.data.example import Entry, Pixels, Progress, Source
+from components.data.fetch import fetch
+from components.data.folder import open_folder
+from components.data.parquet import open_parquet
+from components.errors import UserError
+from components.project import AnyDataset, DigitsRow, FolderRow, IdxRow, Project
+
+
+def open_source(project: Project, row: AnyDataset, progress: Progress) -> Source:
+    """The entries that `row` describes, in an order that only its content decides; raises `UserError`."""
+    if isinstance(row, DigitsRow):
+        return _digits()
+    if isinstance(row, IdxRow):
+        return _idx(project, row, progress)
+    path = project.root / Path(row.path).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"There is no {path}, which a dataset's row names; correct its “path” in params.yaml."
+        )
+    if isinstance(row, FolderRow):
+        return open_folder(path, row)
+    return open_parquet(path, row)
+
+
+def _digits() -> Source:
+    """scikit-learn's digits, whose levels 0 … 16 become 0 … 255."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    pictures = np.round(found.images * (255 / 16)).astype(np.uint8)[:, None]
+    return _arrays("digits", [(pictures, found.target, None)])
+
+
+def _idx(project: Project, row: IdxRow, progress: Progress) -> Source:
+    """MNIST's files; those for training and for testing are official splits."""
+    arrays = {
+        str(part): _read_idx(fetch(file, project.settings, progress)) for part, file in row.files.items()
+    }
+    pairs: list[tuple[Pixels, Any, Split | None]] = []
+    for split in ("train", "test"):
+        images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
+        if images is None:
+            continue
+        if images.ndim != 3 or (labels is not None and labels.shape != images.shape[:1]):
+            raise UserError(
+                f"The {split} files hold arrays of {images.shape} and "
+                f"{None if labels is None else labels.shape}, not pictures [N, H, W] with labels [N]; "
+                "check “files” in params.yaml."
+            )
+        pairs.append((images[:, None], labels, split))
+    if not pairs or pairs[0][2] != "train":
+        raise UserError(
+            "A dataset of the source “idx” needs train_images; add them to “files” in params.yaml."
+        )
+    return _arrays("idx", pairs)
+
+
+def _read_idx(path: Path) -> Pixels:
+    """An array of bytes in the IDX format, mapped into memory.
+
+    The header is two zero bytes, the type (8: unsigned byte), the number of dimensions, and each dimension as
+    a big-endian 32-bit number (Y. LeCun's page on MNIST).
+    """
+    with path.open("rb") as stream:
+        zeros, kind, dimensions = struct.unpack(">HBB", stream.read(4).ljust(4, b"\xff"))
+        if zeros != 0 or kind != 8:
+            raise UserError(f"{path} is no IDX file of unsigned bytes; check “files” in params.yaml.")
+        shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
+    return np.memmap(path, np.uint8, "r", offset=4 + 4 * dimensions, shape=shape)
+
+
+def _arrays(name: str, parts: list[tuple[Pixels, Any, Split | None]]) -> Source:
+    """Entries from arrays: pictures [N, 1, H, W], labels [N] or None, the official split."""
+    entries = [
+        Entry(
+            name=f"{split or name}#{index}",
+            load=partial(np.ascontiguousarray, pictures[index]),
+            label=None if labels is None else str(labels[index]),
+            split=split,
+        )
+        for pictures, labels, split in parts
+        for index in range(len(pictures))
+    ]
+    _, channels, height, width = parts[0][0].shape
+    return Source(shape=(channels, height, width), total=len(entries), entries=entries)

@@ -1,0 +1,153 @@
+"""DVC as Genloom uses it: one stage a dataset, run by a subprocess, its progress and errors handed on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from components.data.example import Progress
+from components.errors import FailedError, UserError
+from components.project import FolderRow, ParquetRow, Project
+
+CODE = {
+    "digits": ("sources",),
+    "idx": ("sources",),
+    "folder": ("folder", "images"),
+    "parquet": ("parquet", "images"),
+}
+"""The modules beside prepare and spool that decide what a source becomes."""
+PROGRESS = re.compile(r"(.+): (\d+)/(\d+)")
+
+
+class Lines:
+    """Progress as lines for the process that reads them, at most two a second; on a terminal, one line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._end = "\r" if stream.isatty() else "\n"
+        self._last = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Say that `done` of `total` is done of `what`."""
+        now = time.monotonic()
+        if done >= total or now - self._last >= 0.5:
+            self._last = now
+            print(
+                f"{what}: {done}/{total}",
+                end="\n" if done >= total else self._end,
+                file=self._stream,
+                flush=True,
+            )
+
+
+def stage_name(dataset: str) -> str:
+    """The name of a dataset's stage in `dvc.yaml`."""
+    return f"prepare-{dataset}"
+
+
+def ensure_workspace(project: Project) -> None:
+    """Make the project a DVC workspace, unless it is one or lies in one."""
+    above = (project.root, *project.root.parents)
+    if any((folder / ".dvc").is_dir() for folder in above):
+        return
+    if (project.root / ".git").exists():
+        how = []
+    else:
+        how = ["--subdir"] if any((folder / ".git").exists() for folder in above) else ["--no-scm"]
+    run_dvc(project, ["init", "-q", *how])
+
+
+def ensure_stage(project: Project, name: str) -> None:
+    """Write the stage of a dataset into `dvc.yaml`, unless one is there that depends on all that it should."""
+    wanted = _dependencies(project, name)
+    stage = _stages(project).get(stage_name(name))
+    if stage is not None and wanted <= set(stage.get("deps", [])):
+        return
+    options = [option for path in sorted(wanted) for option in ("-d", path)]
+    out = (project.prepared / name).relative_to(project.root).as_posix()
+    # the output persists while the stage runs: what was prepared stays until the new data replaces it
+    options += ["-p", f"datasets.{name}", "--outs-persist", out]
+    command = f"python -m components.data.prepare {name}"
+    run_dvc(project, ["stage", "add", "-q", "--force", "-n", stage_name(name), *options, command])
+
+
+def repro(project: Project, names: Sequence[str], force: bool, progress: Progress) -> None:
+    """Run the stages of the datasets that are not up to date (or all, by `force`)."""
+    options = ["--force"] if force else []
+    run_dvc(project, ["repro", "-q", *options, *map(stage_name, names)], progress)
+
+
+def run_dvc(project: Project, arguments: Sequence[str], progress: Progress | None = None) -> None:
+    """Run `dvc` in the project; raises the `UserError` that a stage printed, or `FailedError` with DVC's words."""
+    lines: list[str] = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+        cwd=project.root,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                found = PROGRESS.fullmatch(line.strip())
+                if not found:
+                    lines.append(line.rstrip())
+                elif progress is not None:
+                    progress(found[1], int(found[2]), int(found[3]))
+            process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)  # DVC and the stage that it runs
+            raise
+    if process.returncode != 0:
+        raise _failure(arguments[0], lines)
+
+
+def _failure(verb: str, lines: Sequence[str]) -> UserError:
+    """The sentence for people in the output of a failed command."""
+    ours = [line for line in lines if line.startswith("genloom: ")]
+    if ours:
+        return UserError(ours[-1].removeprefix("genloom: "))
+    if any(line.startswith("Traceback") for line in lines):
+        print("\n".join(lines), file=sys.stderr)  # a bug in the stage, not wrong use
+    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or list(lines[-1:])
+    return FailedError(f"dvc {verb} failed: {' '.join(said).rstrip('.')}; mend it and repeat the command.")
+
+
+def _environment() -> dict[str, str]:
+    """The environment of DVC: stages find this interpreter as `python`; CI switches off its search for updates."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "CI": "1"}
+
+
+def _stages(project: Project) -> dict[str, Any]:
+    path = project.root / "dvc.yaml"
+    try:
+        content = (
+            YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        )
+    except YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    return dict((content or {}).get("stages") or {})
+
+
+def _dependencies(project: Project, name: str) -> set[str]:
+    """What decides the prepared data: the source's files, and the code if it stands in the project."""
+    row = project.dataset(name)
+    modules = ("prepare", "spool", *CODE[row.source])
+    code = {f"components/data/{module}.py" for module in modules}
+    found = {path for path in code if (project.root / path).is_file()}
+    return found | ({row.path} if isinstance(row, FolderRow | ParquetRow) else set())
