@@ -79,6 +79,9 @@ def quiet_environment() -> None:
     """Set the quiet, offline defaults for this process and those it starts; call it before heavy imports."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("RAY_ADDRESS"):
+        # Despite its name it decides on Linux too: off, a local Ray takes 127.0.0.1 and binds nothing else.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def writable_home(settings: Settings) -> Path:

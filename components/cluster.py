@@ -1,0 +1,202 @@
+"""The project's Ray: a cluster that `RAY_ADDRESS` names, the local one that already runs, or one started here.
+
+A local cluster belongs to the process that started it and ends with it, even by kill -9. It listens on
+loopback only and takes a token that lies in `GENLOOM_HOME`, so other projects and users stay out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from components.errors import FailedError, UserError
+from components.settings import Settings, quiet_environment, writable_home
+
+SERVE = {
+    # One loop for replica, router and routes: a hop between threads costs more than a small model.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+}
+OBJECT_STORE = 256 * 2**20
+"""Bytes of a local cluster's object store: data goes from Parquet to the workers without it."""
+PATIENCE = 60.0
+"""Seconds to wait for a cluster that another process is just starting."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """A project's own local cluster; `address` is empty while the owner is still starting it."""
+
+    address: str
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What all nodes have together, whether it is in use or not."""
+
+    cpus: float
+    gpus: float
+
+
+def connect(settings: Settings, cpus: int | None = None, announce: bool = False) -> None:
+    """Join `RAY_ADDRESS`, or the project's local cluster, or start a local one in this process.
+
+    `cpus` counts only for one that is started (by default, the machine's); with `announce`, other processes
+    of the project join it. A process that is connected stays as it is. Raises `UserError` if `RAY_ADDRESS`
+    does not answer.
+    """
+    prepare_environment(settings)
+    import ray
+
+    if ray.is_initialized():
+        return
+    if named := os.environ.get("RAY_ADDRESS"):
+        _join(named, f"No Ray cluster answers at RAY_ADDRESS={named}")
+        return
+    _reread_token()
+    local = _wait(settings)
+    if local is not None:
+        _join(local.address, f"The project's Ray at {local.address} (process {local.pid}) does not answer")
+        return
+    _start(settings, cpus, announce)
+
+
+def disconnect(settings: Settings) -> None:
+    """Leave the cluster; one that this process started is ended, and this returns when it is gone."""
+    import ray
+
+    ray.shutdown(wait_for_processes=True)
+    local = _read(settings)
+    if local is not None and local.pid == os.getpid():
+        _file(settings).unlink(missing_ok=True)
+
+
+def capacity() -> Capacity:
+    """The CPUs and GPUs of the cluster that this process is connected to."""
+    import ray
+
+    resources = ray.cluster_resources()
+    return Capacity(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
+
+
+def find(settings: Settings) -> Local | None:
+    """The project's local cluster if its owner lives, even while it is starting."""
+    local = _read(settings)
+    return local if local is not None and alive(local.pid, local.started) else None
+
+
+def alive(pid: int, started: float) -> bool:
+    """Whether the process that began at `started` (seconds since the epoch) still runs under `pid`."""
+    try:
+        process = psutil.Process(pid)
+        return bool(abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def prepare_environment(settings: Settings) -> None:
+    """Set what Ray reads when it is imported or started; with `RAY_ADDRESS`, security is that cluster's."""
+    quiet_environment()
+    for name, value in SERVE.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token(settings))
+
+
+def _token(settings: Settings) -> Path:
+    """The file with the secret of the project's clusters, made on first use, readable by its owner only."""
+    path = writable_home(settings) / "ray-token"
+    if not path.exists():
+        draft = path.with_name(f".ray-token-{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_hex(32), encoding="utf-8")
+        draft.replace(path)
+    return path
+
+
+def _reread_token() -> None:
+    """Make Ray's core see the environment again: it keeps mode and token from its import or another project."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _start(settings: Settings, cpus: int | None, announce: bool) -> None:
+    import ray
+
+    if announce:
+        _announce(settings, "")
+    # Without the dashboard Ray Train cannot ask for the state of its own actors and leaks placement groups.
+    context = ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        object_store_memory=OBJECT_STORE,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    if announce:
+        _announce(settings, str(context.address_info["gcs_address"]))
+
+
+def _join(address: str, failure: str) -> None:
+    import ray
+
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{failure}; start it, or correct or unset RAY_ADDRESS.") from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError unless something listens at `address`: Ray itself would wait for ever."""
+    if address in ("auto", "local"):
+        return
+    place = urlsplit(address if "://" in address else f"//{address}")
+    socket.create_connection((place.hostname or "", place.port or 6379), timeout=5).close()
+
+
+def _wait(settings: Settings) -> Local | None:
+    """The local cluster of a living owner, once it is up; None if there is none."""
+    deadline = time.monotonic() + PATIENCE
+    while (local := find(settings)) is not None and not local.address and local.pid != os.getpid():
+        if time.monotonic() > deadline:
+            raise FailedError(f"The project's Ray (process {local.pid}) does not come up; end that process.")
+        time.sleep(0.1)
+    return local if local is not None and local.address else None
+
+
+def _file(settings: Settings) -> Path:
+    return settings.home / "cluster.json"
+
+
+def _announce(settings: Settings, address: str) -> None:
+    pid = os.getpid()
+    local = Local(address, pid, psutil.Process(pid).create_time())
+    draft = settings.home / f".cluster-{pid}.json"
+    draft.write_text(json.dumps(asdict(local)), encoding="utf-8")
+    draft.replace(_file(settings))
+
+
+def _read(settings: Settings) -> Local | None:
+    try:
+        return Local(**json.loads(_file(settings).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
