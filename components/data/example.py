@@ -64,3 +64,7 @@ class Source:
     entries: Iterable[Entry | Dropped]
     classes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """The progress that nobody is told of."""

@@ -20,13 +20,13 @@ import torch
 from PIL.Image import DecompressionBombWarning
 
 from components.data.dataset import Dataset, Split, file_hash, open_dataset
-from components.data.example import Dropped, Entry, NotAPicture, Pixels, Progress, Source
-from components.data.sources import open_source
+from components.data.example import Dropped, Entry, NotAPicture, Pixels, Progress, Source, silent
+from components.data.sources import open_source, source_path
 from components.data.spool import Spool, parts
 from components.data.stages import Lines, ensure_stage, ensure_workspace, repro
 from components.errors import UserError
 from components.modalities.image import grid, schema
-from components.project import AnyDataset, Project, open_project
+from components.project import AnyDataset, FolderRow, ParquetRow, Project, open_project
 
 WINDOW_BYTES = 64 * 2**20
 """Bytes of decoded pictures that wait in memory to be written."""
@@ -41,7 +41,7 @@ def prepare(project: Project, name: str, target: Path, progress: Progress | None
     Equal input gives equal bytes. Raises `UserError`, and leaves `target` as it was.
     """
     row = project.dataset(name)
-    say = progress or _silent
+    say = progress or silent
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -66,11 +66,13 @@ def reproduce(
     A dataset without a stage gets one, a project without a DVC workspace too. Raises the stage's `UserError`.
     """
     for name in names:
-        project.dataset(name)
+        row = project.dataset(name)
+        if isinstance(row, FolderRow | ParquetRow):
+            source_path(project, row)
     ensure_workspace(project)
     for name in names:
         ensure_stage(project, name)
-    repro(project, names, force, progress or _silent)
+    repro(project, names, force, progress or silent)
     return [open_dataset(project.prepared / name) for name in names]
 
 
@@ -217,10 +219,6 @@ def _cannot_write(target: Path, error: OSError) -> UserError:
     return UserError(
         f"{where} cannot be read or written: {cause}; free some space or change its permissions."
     )
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from components.data.fetch import fetch
 from components.data.folder import open_folder
 from components.data.parquet import open_parquet
 from components.errors import UserError
-from components.project import AnyDataset, DigitsRow, FolderRow, IdxRow, Project
+from components.project import AnyDataset, DigitsRow, FolderRow, IdxRow, ParquetRow, Project
 
 
 def open_source(project: Project, row: AnyDataset, progress: Progress) -> Source:
@@ -32,6 +32,16 @@ def open_source(project: Project, row: AnyDataset, progress: Progress) -> Source
     if isinstance(row, FolderRow):
         return open_folder(path, row)
     return open_parquet(path, row)
+
+
+def source_path(project: Project, row: FolderRow | ParquetRow) -> Path:
+    """Where the row's pictures lie; a relative path counts from the project. `UserError` if nothing is there."""
+    path = project.root / Path(row.path).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"There is no {path}, where params.yaml says that pictures are; correct the “path” there."
+        )
+    return path
 
 
 def _digits() -> Source:

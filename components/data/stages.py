@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from components.data.dataset import Dataset, open_dataset
 from components.data.example import Progress
 from components.errors import FailedError, UserError
 from components.project import FolderRow, ParquetRow, Project
@@ -85,6 +86,14 @@ def repro(project: Project, names: Sequence[str], force: bool, progress: Progres
     """Run the stages of the datasets that are not up to date (or all, by `force`)."""
     options = ["--force"] if force else []
     run_dvc(project, ["repro", "-q", *options, *map(stage_name, names)], progress)
+
+
+def checkout(project: Project, name: str) -> Dataset:
+    """Put back the prepared data that `dvc.lock` names, from DVC's cache; raises `UserError` if it is not there."""
+    project.dataset(name)
+    folder = project.prepared / name
+    run_dvc(project, ["checkout", "-q", "--force", folder.relative_to(project.root).as_posix()])
+    return open_dataset(folder)
 
 
 def run_dvc(project: Project, arguments: Sequence[str], progress: Progress | None = None) -> None:

@@ -1,0 +1,216 @@
+"""`genloom data`: the datasets of the project, your own pictures, and what preparing made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from components.errors import UserError
+from flows.commands.show import AsJson, facts, listing
+
+if TYPE_CHECKING:
+    from components.data.dataset import Dataset
+    from components.project import Project
+
+Name = Annotated[str, typer.Argument(help="A dataset of params.yaml.", show_default=False)]
+Size = Annotated[str, typer.Option("--size", help="Pixels a side, or WIDTHxHEIGHT.")]
+Fit = Annotated[str, typer.Option("--fit", help="How a picture takes that size: crop, pad or stretch.")]
+Channels = Annotated[int, typer.Option("--channels", help="3 for colour, 1 for grey.")]
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    data = typer.Typer(help="Datasets: your own pictures, preparing, looking.", no_args_is_help=True)
+    data.command("list")(list_datasets)
+    data.command("add")(add_pictures)
+    data.command("prepare")(prepare_datasets)
+    data.command("show")(show_dataset)
+    data.command("diff")(diff_dataset)
+    data.command("checkout")(check_out)
+    app.add_typer(data, name="data")
+
+
+def list_datasets(as_json: AsJson = False) -> None:
+    """List the datasets of params.yaml and whether they are prepared."""
+    from components.project import open_project
+
+    project = open_project()
+    rows = []
+    for name, row in project.tables.datasets.items():
+        manifest = _read(project, name, "dataset.json")
+        rows.append(
+            {
+                "name": name,
+                "source": row.source,
+                "modality": row.modality,
+                "prepared": bool(manifest) if as_json else "yes" if manifest else "no",
+                "rows": sum(facts["rows"] for facts in manifest["files"].values()) if manifest else None,
+                "revision": manifest["revision"][:10] if manifest else None,
+                "licence": row.licence,
+            }
+        )
+    listing(rows, as_json, "No datasets yet; add your pictures with genloom data add NAME FOLDER.")
+
+
+def add_pictures(
+    name: Annotated[str, typer.Argument(help="What the dataset is to be called.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder (or Parquet file) with pictures.", show_default=False)
+    ],
+    size: Size = "32",
+    channels: Channels = 3,
+    fit: Fit = "crop",
+    licence: Annotated[str, typer.Option("--licence", help="The licence of the pictures.")] = "unknown",
+) -> None:
+    """Look at your own pictures and write them into params.yaml, with a product, two runs and a DVC stage."""
+    from components.data.add import add, describe
+    from components.project import open_project
+
+    project = open_project()
+    options = {"size": _size(size), "channels": channels, "fit": fit, "licence": licence}
+    if channels not in (1, 3):
+        raise UserError(f"--channels is {channels}; take 3 for colour or 1 for grey.")
+    if fit not in ("crop", "pad", "stretch"):
+        raise UserError(f"--fit is “{fit}”; take crop, pad or stretch.")
+    found = add(project, name, describe(project, folder, options))
+    classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
+    print(f"{found.entries} pictures" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
+    for reason, count in found.dropped.items():
+        print(f"{count} left out: {reason}")
+    if found.ignored:
+        print(f"columns not used: {', '.join(found.ignored)}")
+    print(
+        f"Added the dataset and product “{name}” with the runs {name}-vae and {name}-gan to params.yaml, "
+        f"and the stage prepare-{name} to dvc.yaml.\nNext: genloom data prepare {name}"
+    )
+
+
+def prepare_datasets(
+    names: Annotated[list[str] | None, typer.Argument(help="Datasets; all if none is named.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Prepare again even what is unchanged.")] = False,
+) -> None:
+    """Bring datasets up to date with their sources; says where the report and the preview are."""
+    from components.data.prepare import reproduce
+    from components.project import open_project
+
+    project = open_project()
+    with _Bars() as bars:
+        datasets = reproduce(project, names or list(project.tables.datasets), force, bars)
+    for dataset in datasets:
+        _say(dataset)
+
+
+def show_dataset(name: Name, as_json: AsJson = False) -> None:
+    """Show what was read, kept and left out, and the rows of each split."""
+    from components.project import open_project
+
+    project = open_project()
+    row = project.dataset(name)
+    manifest, report = _read(project, name, "dataset.json"), _read(project, name, "report.json")
+    if not manifest:
+        raise UserError(f"The dataset “{name}” is not prepared; type genloom data prepare {name}.")
+    folder = project.prepared / name
+    content: dict[str, Any] = {
+        "name": name,
+        "source": row.source,
+        "licence": row.licence,
+        "revision": manifest["revision"],
+        "shape": manifest["shape"],
+        "classes": manifest["classes"],
+        **{key: report[key] for key in ("read", "kept", "dropped", "ignored_columns", "splits")},
+        "report": str(folder / "report.json"),
+        "preview": str(folder / "preview.png"),
+    }
+    if not as_json:
+        content["dropped"] = {
+            reason: found["count"] for reason, found in content["dropped"].items()
+        } or "nothing"
+        content["ignored_columns"] = content["ignored_columns"] or None
+        content["splits"] = {split: found["rows"] for split, found in content["splits"].items()}
+    facts(content, as_json)
+
+
+def diff_dataset(
+    name: Name,
+    commit: Annotated[str, typer.Option("--commit", help="A git commit, tag or branch.")] = "HEAD",
+    as_json: AsJson = False,
+) -> None:
+    """Show how many rows came and went since a commit, split by split."""
+    from components.data.changes import changes
+    from components.project import open_project
+
+    listing([dataclasses.asdict(change) for change in changes(open_project(), name, commit)], as_json)
+
+
+def check_out(name: Name) -> None:
+    """Put back the prepared data that dvc.lock names, from DVC's cache."""
+    from components.data.stages import checkout
+    from components.project import open_project
+
+    _say(checkout(open_project(), name))
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) of `32` or `48x64`."""
+    width, _, height = text.partition("x")
+    sides = [int(side) if side.isdecimal() else 0 for side in (height or width, width)]
+    if not all(4 <= side <= 1024 for side in sides):
+        raise UserError(f"--size is “{text}”; write pixels a side, or WIDTHxHEIGHT, each from 4 to 1024.")
+    return sides[0], sides[1]
+
+
+def _read(project: Project, name: str, file: str) -> dict[str, Any]:
+    """A JSON file of a prepared dataset, empty if there is none."""
+    path = project.prepared / name / file
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content
+
+
+def _say(dataset: Dataset) -> None:
+    rows = ", ".join(f"{split} {dataset.rows(split)}" for split in ("train", "val", "test"))
+    print(f"{dataset.name}: {rows} rows, revision {dataset.revision[:10]}")
+    print(f"  report  {dataset.folder / 'report.json'}\n  preview {dataset.folder / 'preview.png'}")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f}/s")
+
+
+class _Bars(AbstractContextManager["_Bars"]):
+    """A progress bar on the terminal for each thing that is being done, with rate and time left."""
+
+    def __init__(self) -> None:
+        what = TextColumn("{task.description}")
+        columns = (what, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=Console(stderr=True))
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done, total=total)
