@@ -107,6 +107,15 @@ def read_run(settings: Settings, name: str) -> RunRecord:
     raise unknown("training run", name, [run.id for run in runs])
 
 
+def read_outcome(record: RunRecord) -> tuple[RunState, str]:
+    """How the workers ended, and why if they failed."""
+    path = record.folder / "outcome.json"
+    if not path.is_file():
+        return "failed", "the workers left no outcome"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["state"], content["reason"]
+
+
 def read_progress(record: RunRecord) -> list[dict[str, Any]]:
     """The lines of `progress.jsonl`, the oldest first; a line that a crash cut off is left out."""
     if not record.progress.is_file():

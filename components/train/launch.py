@@ -1,0 +1,275 @@
+"""Launches a training: in this process, or by Ray Train on as many workers as asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from components import cluster
+from components.artifact import read_manifest
+from components.data.dataset import Dataset, open_dataset
+from components.errors import FailedError, UserError
+from components.project import Project, RunRow
+from components.promotion.registry import Registry
+from components.settings import Settings, writable_home
+from components.tracking import Tracker
+from components.train.loop import Place, run_to_outcome
+from components.train.plan import Plan, about_run, check_rows, check_run, key_of
+from components.train.runs import RunRecord, load_run, read_outcome, write_run
+from components.train.watch import Progress, Watch
+
+RETRIES = 3
+"""Times that Ray Train starts the workers again, from the last checkpoint, after one was lost."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: where its artifact is; `skipped` says that it was there already."""
+
+    run_id: str
+    folder: Path
+    artifact: Path
+    digest: str
+    key: str
+    tracking_run: str
+    skipped: bool
+
+
+def train(
+    project: Project,
+    run: str,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train `run` of the project on its prepared data; goes on from the last checkpoint after a kill.
+
+    `workers` 0 trains in this process, 1 or more by Ray Train; by default as the run's row says. A training
+    that is complete is returned as it is, unless `fresh`. Raises `UserError` for what does not fit, and
+    `FailedError` if a loss is not finite or workers were lost too often.
+    """
+    row = project.run(run, overrides)
+    family = check_run(project, run, row)
+    product = project.product(row.product)
+    settings = project.settings
+    writable_home(settings)
+    dataset = open_dataset(project.prepared / product.dataset)
+    count = row.train.workers if workers is None else workers
+    check_rows(run, row, product, dataset, count)
+    start = starting_point(settings, row)
+    key = key_of(row, dataset, read_manifest(start)["digest"] if start else "")
+    folder = attempt(settings, run, key, fresh)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if (done := finished(folder)) is not None:
+            return done
+        plan = Plan(
+            folder=folder,
+            dataset=dataset.folder,
+            family=row.family,
+            hyperparameters=dataclasses.asdict(family),
+            options=row.train,
+            about=about_run(project, run, row, dataset, key),
+            start=start,
+        )
+        return _train(settings, plan, run, row, dataset, count, progress)
+
+
+def starting_point(settings: Settings, row: RunRow) -> Path | None:
+    """The artifact that `init` names, such as digits/7, fetched and checked."""
+    if row.init is None:
+        return None
+    product, _, number = row.init.partition("/")
+    registry = Registry(settings)
+    return registry.fetch(registry.version(product, number))
+
+
+def attempt(settings: Settings, run: str, key: str, fresh: bool) -> Path:
+    """The folder of the latest attempt at this training, or of a new one if `fresh`."""
+    first = settings.runs / f"{run}-{key[:10]}"
+    number = 1
+    while (settings.runs / f"{first.name}-{number + 1}").is_dir():
+        number += 1
+    if fresh and first.is_dir():
+        number += 1
+    return first if number == 1 else first.with_name(f"{first.name}-{number}")
+
+
+def finished(folder: Path) -> Trained | None:
+    """The training in `folder` if it is complete and its artifact whole."""
+    if not (folder / "run.json").is_file():
+        return None
+    record = load_run(folder)
+    if record.state != "done" or not record.artifact.is_dir():
+        return None
+    return _trained(record, skipped=True)
+
+
+def _trained(record: RunRecord, skipped: bool) -> Trained:
+    digest = read_manifest(record.artifact)["digest"]
+    return Trained(
+        record.id, record.folder, record.artifact, digest, record.key, record.tracking_run, skipped
+    )
+
+
+def _alone(folder: Path) -> FileLock:
+    lock = FileLock(folder / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"The run {folder.name} is being trained by another process; wait for it, "
+            f"or type genloom runs stop {folder.name}."
+        ) from error
+    return lock
+
+
+def _train(
+    settings: Settings,
+    plan: Plan,
+    run: str,
+    row: RunRow,
+    dataset: Dataset,
+    workers: int,
+    progress: Progress | None,
+) -> Trained:
+    tracker = Tracker(settings)
+    parameters = row.model_dump(mode="json")
+    tags = {"product": row.product, "family": row.family, "key": plan.about.key, "run": run}
+    tracking_run = tracker.begin(plan.folder.name, run, parameters, tags)
+    record = write_run(
+        RunRecord(
+            id=plan.folder.name,
+            run=run,
+            product=row.product,
+            family=row.family,
+            key=plan.about.key,
+            parameters=parameters,
+            dataset=dataset.name,
+            revision=dataset.revision,
+            created=_created(plan.folder),
+            workers=workers,
+            steps=row.train.steps,
+            pid=os.getpid(),
+            tracking_run=tracking_run,
+            folder=plan.folder,
+        )
+    )
+    for stale in ("stop", "outcome.json"):
+        (plan.folder / stale).unlink(missing_ok=True)
+    try:
+        with Watch(plan.folder, tracker, tracking_run, progress):
+            _run(settings, plan, workers)
+        return _conclude(tracker, record)
+    except BaseException as error:
+        _abandon(tracker, record, error)
+        raise
+
+
+def _created(folder: Path) -> str:
+    if (folder / "run.json").is_file():
+        return load_run(folder).created
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _run(settings: Settings, plan: Plan, workers: int) -> None:
+    if workers == 0:
+        if plan.options.threads:
+            torch.set_num_threads(plan.options.threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        run_to_outcome(plan, Place(0, 1, device))
+    else:
+        cluster.connect(settings)
+        fit(settings, plan, workers)
+
+
+def fit(settings: Settings, plan: Plan, workers: int) -> None:
+    """Run `plan` on `workers` Ray Train workers: one GPU each if there are any, otherwise an equal share of CPUs."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from components.train.worker import work
+
+    gpu, cpus = share(workers, plan.options.threads)
+    name = f"{plan.folder.name}-{uuid.uuid4().hex[:8]}"  # a name used before would make Ray resume from it
+    storage = settings.shared / "ray"
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"plan": plan, "threads": plan.options.threads or cpus},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=RETRIES)
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        cause = " ".join(str(error).split())[:500]
+        raise FailedError(
+            f"The workers of {plan.folder.name} failed ({cause}); the same command goes on from the last checkpoint."
+        ) from error
+    finally:
+        shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def share(workers: int, threads: int | None) -> tuple[bool, int]:
+    """(whether each worker gets a GPU, CPUs for each); raises `UserError` with the arithmetic."""
+    have = cluster.capacity()
+    if have.gpus >= 1:
+        if workers > have.gpus:
+            raise UserError(
+                f"{workers} workers need {workers} GPUs, one each, and there are {have.gpus:g}; "
+                f"ask for at most --workers {int(have.gpus)}."
+            )
+        return True, max(1, int(have.cpus) // int(have.gpus))
+    each = threads or 1
+    if workers * each > have.cpus:
+        raise UserError(
+            f"{workers} workers × {each} CPU each = {workers * each} CPUs, and there are {have.cpus:g}; "
+            f"ask for at most --workers {int(have.cpus // each)}."
+        )
+    return False, threads or int(have.cpus) // workers
+
+
+def _conclude(tracker: Tracker, record: RunRecord) -> Trained:
+    """Write how the run ended; raises `FailedError` unless it is done."""
+    state, reason = read_outcome(record)
+    if state == "done":
+        record = write_run(dataclasses.replace(record, state="done"))
+        tracker.end(record.tracking_run, "FINISHED")
+        return _trained(record, skipped=False)
+    if state == "stopped":
+        reason = f"The run {record.id} was stopped by request; the same command goes on from its checkpoint."
+    raise EndedError(state, reason)
+
+
+class EndedError(FailedError):
+    """A training that ended without an artifact, and how."""
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+
+
+def _abandon(tracker: Tracker, record: RunRecord, error: BaseException) -> None:
+    stopped = isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, EndedError) and error.state == "stopped"
+    )
+    reason = str(error) or type(error).__name__
+    write_run(dataclasses.replace(record, state="stopped" if stopped else "failed", reason=reason))
+    tracker.end(record.tracking_run, "KILLED" if stopped else "FAILED")

@@ -1,0 +1,199 @@
+"""The training loop that all families share: resume, step, report, picture, checkpoint, artifact."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from components.artifact import load, save
+from components.data.dataset import Batches, Dataset, Position, open_dataset
+from components.errors import FailedError, UserError
+from components.families.family import Batch, Family, Requests, kind_of, move
+from components.families.sampling import sample
+from components.modalities.modality import modality_of
+from components.train import checkpoint
+from components.train.plan import Plan
+from components.train.runs import RunState, write_text
+from components.train.step import Trainee, advance, build, networks_for
+
+PREVIEW = 64
+"""Samples in a picture of progress."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker this is."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+def train(plan: Plan, place: Place) -> RunState:
+    """Train to the end, or until the run's stop file appears; goes on from the last checkpoint.
+
+    Rank 0 writes progress, pictures, checkpoints and, at the end, the artifact into the run's folder.
+    Raises `FailedError` with the step and the last good checkpoint if a loss is not finite.
+    """
+    family = kind_of(plan.family)(**plan.hyperparameters)
+    dataset = open_dataset(plan.dataset)
+    trainee = _trainee(plan, place, family, dataset)
+    checkpoint.seed_rank(plan.options.seed, place.rank)
+    begun = checkpoint.restore(plan.folder, trainee, place.rank) or checkpoint.Resumed(0, Position())
+    if place.rank == 0:
+        forget_after(plan.folder / "progress.jsonl", begun.step)
+    state = _steps(plan, place, trainee, dataset, begun)
+    if state == "done" and place.rank == 0:
+        save(plan.folder / "artifact", family, trainee.sampled, dataset.shape, plan.about)
+    return state
+
+
+def run_to_outcome(plan: Plan, place: Place) -> None:
+    """Train and leave `outcome.json`; an error with a name is an outcome, so that it is not tried again."""
+    try:
+        outcome = {"state": train(plan, place), "reason": ""}
+    except UserError as error:
+        outcome = {"state": "failed", "reason": str(error)}
+    if place.rank == 0:
+        write_text(plan.folder / "outcome.json", json.dumps(outcome))
+
+
+def _trainee(plan: Plan, place: Place, family: Family, dataset: Dataset) -> Trainee:
+    if plan.start is not None:
+        networks = dict(load(plan.start).networks)
+        for network in networks.values():
+            network.requires_grad_(True)
+    else:
+        networks = networks_for(family, dataset.shape, plan.options.seed)
+    return build(family, networks, plan.options, place.device, place.world)
+
+
+def _steps(
+    plan: Plan, place: Place, trainee: Trainee, dataset: Dataset, begun: checkpoint.Resumed
+) -> RunState:
+    options, step = plan.options, begun.step
+    meter = Meter(place, options.batch)
+    batches = Batches(dataset, "train", options.batch, options.seed, place.rank, place.world)
+    stream = batches.from_position(begun.position)
+    while step < options.steps:
+        batch, position = next(stream)
+        meter.add(advance(trainee, to_device(batch, place.device), step), step)
+        step += 1
+        last = step == options.steps
+        if step % options.log_every == 0 or last or step % options.checkpoint_every == 0:
+            stop = _report(plan, place, meter, step)
+            if step % options.checkpoint_every == 0 or stop or last:
+                checkpoint.save(plan.folder, trainee, step, position, place.rank)
+            if stop and not last:
+                return "stopped"
+        if place.rank == 0 and (step % options.sample_every == 0 or last):
+            _picture(plan, trainee, dataset, step)
+    return "done"
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """`batch` where the networks are; on the CPU it is there already."""
+    return batch if device.type == "cpu" else move(batch, device)
+
+
+class Meter:
+    """What is logged, averaged since the last report over steps and ranks, without waiting for the device."""
+
+    def __init__(self, place: Place, batch: int) -> None:
+        self.place, self.batch = place, batch
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.bad = torch.full((), -1, dtype=torch.int64, device=place.device)
+        self.steps, self.since, self.began = 0, time.perf_counter(), time.perf_counter()
+
+    def add(self, logged: Mapping[str, Tensor], step: int) -> None:
+        """Take one step's values; the first step whose loss is not finite is remembered."""
+        for name, value in logged.items():
+            value = value.float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+            if name.startswith("loss/"):
+                bad_now = ~torch.isfinite(value) & (self.bad < 0)
+                self.bad = torch.where(bad_now, step + 1, self.bad)
+        self.steps += 1
+
+    def read(self, stop: bool) -> tuple[dict[str, float], int, bool]:
+        """(means, the first bad step or −1, whether any rank was told to stop); the same on every rank."""
+        names = sorted(self.sums)
+        means = [self.sums[name] / self.counts[name] for name in names]
+        asked = torch.tensor(float(stop), device=self.place.device)
+        values = torch.stack([*means, asked]).double()
+        bad = self.bad
+        if self.place.world > 1:
+            dist.all_reduce(values)
+            values[:-1] /= self.place.world
+            bad = torch.where(bad < 0, torch.iinfo(torch.int64).max, bad)
+            dist.all_reduce(bad, dist.ReduceOp.MIN)
+            bad = torch.where(bad == torch.iinfo(torch.int64).max, -1, bad)
+        *read, told = values.tolist()
+        now = time.perf_counter()
+        rate = self.steps * self.batch / max(now - self.since, 1e-9)
+        self.sums, self.counts, self.steps, self.since = {}, {}, 0, now
+        seconds = now - self.began
+        metrics = {**dict(zip(names, read, strict=True)), "rows_per_second": rate, "seconds": seconds}
+        return metrics, int(bad), told > 0
+
+
+def _report(plan: Plan, place: Place, meter: Meter, step: int) -> bool:
+    """Write one line of progress; returns whether the run was asked to stop."""
+    asked = place.rank == 0 and (plan.folder / "stop").exists()
+    metrics, bad, stop = meter.read(asked)
+    if bad >= 0:
+        raise FailedError(_not_finite(plan, bad))
+    if place.rank == 0:
+        with (plan.folder / "progress.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, **metrics}) + "\n")
+    return stop
+
+
+def _not_finite(plan: Plan, step: int) -> str:
+    good = checkpoint.checkpoints(plan.folder)
+    last = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
+    return (
+        f"The loss of the run {plan.folder.name} was not finite at step {step}; {last}. "
+        "Lower model.lr, clip harder (train.clip) or, with bf16, go back to train.precision=fp32."
+    )
+
+
+def _picture(plan: Plan, trainee: Trainee, dataset: Dataset, step: int) -> None:
+    """Draw the same seeds each time, so that a person sees them improve."""
+    seeds = torch.arange(PREVIEW)
+    label = seeds % dataset.shape.classes if dataset.shape.classes else None
+    networks = trainee.sampled
+    training = {name: network.training for name, network in networks.items()}
+    for network in networks.values():
+        network.eval()
+    output = sample(trainee.family, networks, Requests(seed=seeds, label=label), PREVIEW)
+    for name, network in networks.items():
+        network.train(training[name])
+    target = plan.folder / "samples" / f"step-{step:09d}.png"
+    target.parent.mkdir(exist_ok=True)
+    draft = target.with_suffix(".part")
+    draft.write_bytes(modality_of(dataset.modality).picture(output))
+    draft.replace(target)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop lines of progress beyond `step`, which the resumed run will write again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            continue
+    write_text(path, "".join(kept))

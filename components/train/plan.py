@@ -1,0 +1,106 @@
+"""From names in `params.yaml` to all that a worker needs; what does not fit together is refused here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.artifact import About
+from components.data.dataset import Dataset
+from components.errors import UserError, unknown
+from components.families.family import Family, Task, kind_of, names
+from components.modalities.modality import modality_of
+from components.project import ProductRow, Project, RunRow, TrainOptions
+from components.train.key import commit_of, training_key
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a worker needs to know; paths are absolute and seen by every node."""
+
+    folder: Path
+    dataset: Path
+    family: str
+    hyperparameters: Mapping[str, Any]
+    options: TrainOptions
+    about: About
+    start: Path | None = None
+
+
+def family_of(name: str, row: RunRow) -> Family:
+    """The family of a run with its hyperparameters; raises `UserError` for unknown names and bad values."""
+    if row.family not in names():
+        raise unknown("family", row.family, names())
+    kind = kind_of(row.family)
+    known = [item.name for item in dataclasses.fields(kind)]
+    for field in row.model:
+        if field not in known:
+            raise unknown(
+                f"field of the family {row.family}", f"model.{field}", [f"model.{k}" for k in known]
+            )
+    try:
+        return kind(**row.model)
+    except ValueError as error:
+        raise UserError(f"In run {name}, model.{error}.") from error
+
+
+def check_run(project: Project, name: str, row: RunRow) -> Family:
+    """Refuse a run whose family cannot do its product's task or does not model its dataset's tensors."""
+    family = family_of(name, row)
+    product = project.product(row.product)
+    modality = modality_of(project.dataset(product.dataset).modality)
+    if modality.kind not in family.kinds:
+        kinds = ", ".join(sorted(family.kinds))
+        raise UserError(
+            f"In run {name}, the family {row.family} models {kinds} and the dataset {product.dataset} "
+            f"holds {modality.kind}; choose another family."
+        )
+    if Task(product.task) not in family.tasks:
+        tasks = ", ".join(sorted(family.tasks))
+        raise UserError(
+            f"In run {name}, the product {row.product} asks for the task {product.task} and the family "
+            f"{row.family} does {tasks}; choose another family or product."
+        )
+    return family
+
+
+def key_of(row: RunRow, dataset: Dataset, start: str = "") -> str:
+    """The key of training `row` on this revision of its dataset; `start` is the digest of its `init`."""
+    return training_key(dataset.revision, row, dataset.modality, start)
+
+
+def about_run(project: Project, name: str, row: RunRow, dataset: Dataset, key: str) -> About:
+    """What the artifact will say of its origin."""
+    commit, dirty = commit_of(project.root)
+    return About(
+        product=row.product,
+        run=name,
+        dataset=dataset.name,
+        revision=dataset.revision,
+        licence=dataset.licence,
+        source=dataset.source,
+        classes=list(dataset.classes),
+        modality=dataset.modality,
+        key=key,
+        parameters=row.model_dump(mode="json"),
+        commit=commit,
+        dirty=dirty,
+        steps=row.train.steps,
+    )
+
+
+def check_rows(name: str, row: RunRow, product: ProductRow, dataset: Dataset, workers: int) -> None:
+    """Refuse a batch that the data or the workers cannot carry."""
+    if row.train.batch > dataset.rows("train"):
+        raise UserError(
+            f"In run {name}, train.batch is {row.train.batch} and the dataset {product.dataset} has "
+            f"{dataset.rows('train')} training rows; set train.batch to at most that."
+        )
+    if workers > 1 and row.train.batch % workers:
+        raise UserError(
+            f"In run {name}, train.batch = {row.train.batch} cannot be shared by {workers} workers evenly; "
+            f"set train.batch to a multiple of {workers}."
+        )

@@ -1,0 +1,64 @@
+"""Follows a run's folder from the side of the launcher: progress and pictures go to the log and the terminal."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.tracking import Tracker
+
+Progress = Callable[[Mapping[str, Any]], None]
+INTERVAL = 0.5
+"""Seconds between two looks."""
+
+
+class Watch:
+    """A thread that hands on each new line of progress and each new picture, until the `with` block ends."""
+
+    def __init__(self, folder: Path, tracker: Tracker, tracking_run: str, progress: Progress | None) -> None:
+        self.folder, self.tracker, self.tracking_run = folder, tracker, tracking_run
+        self.progress = progress
+        self.offset = 0
+        self.seen = {path.name for path in (folder / "samples").glob("*.png")}
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._follow, name="watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+        self._look()
+
+    def _follow(self) -> None:
+        while not self.ended.wait(INTERVAL):
+            self._look()
+
+    def _look(self) -> None:
+        for line in self._new_lines():
+            values = {name: value for name, value in line.items() if name not in ("step", "seconds")}
+            self.tracker.log(self.tracking_run, line["step"], values)
+            if self.progress:
+                self.progress(line)
+        for path in sorted((self.folder / "samples").glob("*.png")):
+            if path.name not in self.seen:
+                self.seen.add(path.name)
+                self.tracker.picture(self.tracking_run, path)
+
+    def _new_lines(self) -> list[dict[str, Any]]:
+        path = self.folder / "progress.jsonl"
+        if not path.is_file():
+            return []
+        if path.stat().st_size < self.offset:  # a resumed run cut what came after its checkpoint
+            self.offset = 0
+        with path.open("rb") as stream:
+            stream.seek(self.offset)
+            content = stream.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        return [json.loads(text) for text in whole.splitlines()]

@@ -1,0 +1,19 @@
+"""What runs inside a Ray Train worker: find the place, train, say how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from components.train.loop import Place, run_to_outcome
+
+
+def work(config: dict[str, Any]) -> None:
+    """One worker's share of `config["plan"]`, on `config["threads"]` CPU threads."""
+    context = ray.train.get_context()
+    torch.set_num_threads(config["threads"])
+    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    run_to_outcome(config["plan"], place)

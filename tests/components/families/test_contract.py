@@ -1,0 +1,279 @@
+"""The contract: what every family in the folder must keep. There is no list to edit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components import artifact
+from components.families.family import (
+    Batch,
+    Family,
+    Kind,
+    Requests,
+    Shape,
+    Task,
+    kind_of,
+    names,
+    select,
+    tensors,
+)
+from components.families.sampling import Slots, sample
+from components.project import TrainOptions
+from components.train.step import advance, build, networks_for
+
+SHAPES = {Kind.IMAGE: [Shape(data=(1, 8, 8)), Shape(data=(3, 12, 8))]}
+CASES = [
+    pytest.param(name, shape, id=f"{name}-{'x'.join(map(str, shape.data))}")
+    for name in names()
+    for kind in sorted(kind_of(name).kinds)
+    for shape in SHAPES[kind]
+]
+BUDGET = 600
+"""Steps in which a family must learn eight examples; a few seconds for each."""
+
+
+def batch_of(shape: Shape, rows: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    data = torch.rand(rows, *shape.data, generator=generator) * 2 - 1
+    return Batch(data=data, length=torch.full((rows,), shape.data[0]))
+
+
+def requests_of(seeds: list[int]) -> Requests:
+    return Requests(seed=torch.tensor(seeds))
+
+
+def made(name: str, shape: Shape) -> tuple[Family, dict[str, nn.Module]]:
+    family = kind_of(name)()
+    return family, networks_for(family, shape, seed=0)
+
+
+def evaluated(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    return {name: network.eval() for name, network in networks.items()}
+
+
+def test_there_are_families_and_each_has_its_own_file() -> None:
+    assert {"gan", "vae"} <= set(names())
+    for name in names():
+        assert kind_of(name).__module__ == f"components.families.{name}"
+
+
+@pytest.mark.parametrize("name", names())
+def test_declarations(name: str) -> None:
+    family = kind_of(name)
+    assert family.kinds <= frozenset(Kind)
+    assert family.kinds
+    assert family.tasks <= frozenset(Task)
+    assert family.tasks
+    assert len(family.__doc__ or "") > 40, "the docstring names the paper"
+    assert dataclasses.fields(family)
+    assert family.private <= set(made(name, SHAPES[sorted(family.kinds)[0]][0])[1])
+
+
+@pytest.mark.parametrize("name", names())
+def test_search_ranges_hold_the_default_and_can_be_built(name: str) -> None:
+    kind = kind_of(name)
+    searched = [item for item in dataclasses.fields(kind) if "low" in item.metadata]
+    assert "lr" in {item.name for item in searched}
+    for item in searched:
+        low, high = item.metadata["low"], item.metadata["high"]
+        assert low <= item.default <= high
+        for value in (low, high):
+            kind(**{item.name: type(item.default)(value)})
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_value_of_the_wrong_kind_or_range_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="lr"):
+        kind_of(name)(lr=-1.0)
+    with pytest.raises(ValueError, match="lr"):
+        kind_of(name)(lr="fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lr"):
+        kind_of(name)(lr=float("nan"))
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_losses_are_finite_and_reach_every_parameter_of_their_own_network_only(
+    name: str, shape: Shape
+) -> None:
+    family, networks = made(name, shape)
+    for network in networks.values():
+        network.train()
+    for own, network in networks.items():
+        others = [other for key, other in networks.items() if key != own]
+        for other in others:
+            other.requires_grad_(False)
+        loss, logged = family.loss(own, networks, batch_of(shape, 6), 0)
+        assert loss.shape == ()
+        assert torch.isfinite(loss)
+        assert all(value.shape == () for value in logged.values())
+        loss.backward()
+        for key, parameter in network.named_parameters():
+            assert parameter.grad is not None, f"{own}.{key} takes no part in its loss"
+        for other in others:
+            assert all(parameter.grad is None for parameter in other.parameters())
+            other.requires_grad_(True)
+        network.zero_grad()
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_nats_are_one_finite_number_a_row(name: str, shape: Shape) -> None:
+    family, networks = made(name, shape)
+    with torch.no_grad():
+        nats = family.nats(evaluated(networks), batch_of(shape, 5))
+    if nats is not None:
+        assert nats.shape == (5,)
+        assert torch.isfinite(nats).all()
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_an_artifact_gives_identical_seeded_samples(name: str, shape: Shape, tmp_path: Path) -> None:
+    family, networks = made(name, shape)
+    networks = evaluated(networks)
+    before = sample(family, networks, requests_of([3, 1, 4, 1, 5]), width=4)
+    artifact.save(tmp_path / "model", family, networks, shape, an_about())
+    model = artifact.load(tmp_path / "model")
+    assert model.family == family
+    after = model.sample(requests_of([3, 1, 4, 1, 5]), width=4)
+    assert torch.equal(before, after)
+    assert torch.equal(after[1], after[3]), "one seed, one content"
+    assert not torch.equal(after[0], after[1])
+    assert after.shape == (5, *shape.data)
+    assert torch.isfinite(after).all()
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_a_row_started_late_in_a_full_state_equals_the_same_row_alone(name: str, shape: Shape) -> None:
+    family, networks = made(name, shape)
+    networks = evaluated(networks)
+    alone = Slots(family, networks, 4, requests_of([7]))
+    alone.admit([0], requests_of([7]))
+    run(alone, 0)
+    late = Slots(family, networks, 4, requests_of([7]))
+    late.admit([0, 1, 2, 3], requests_of([11, 12, 13, 14]))
+    late.advance()
+    run(late, 2)
+    late.admit([2], requests_of([7]))
+    run(late, 2)
+    assert torch.equal(alone.state.output[0], late.state.output[2])
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_done_rows_are_left_alone_and_idle_ones_may_hold_anything(name: str, shape: Shape) -> None:
+    family, networks = made(name, shape)
+    networks = evaluated(networks)
+    slots = Slots(family, networks, 3, requests_of([1]))
+    slots.admit([1], requests_of([5]))
+    with torch.inference_mode():
+        for value in tensors(slots.state).values():
+            if value.is_floating_point():
+                value[0] = float("nan")
+    run(slots, 1)
+    finished = slots.state.output[1].clone()
+    assert torch.isfinite(finished).all()
+    slots.advance()
+    assert torch.equal(slots.state.output[1], finished)
+    assert slots.state.output.shape[0] == slots.state.done.shape[0] == slots.state.step.shape[0] == 3
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_one_step_of_the_engine_changes_every_network(name: str, shape: Shape) -> None:
+    family, networks = made(name, shape)
+    before = {key: value.clone() for key, value in artifact.flatten(networks).items()}
+    trainee = build(family, networks, TrainOptions(), torch.device("cpu"), world=1)
+    for step in range(8):
+        advance(trainee, batch_of(shape, 8, step), step)
+    changed = {
+        key.partition(".")[0]
+        for key, value in artifact.flatten(networks).items()
+        if not torch.equal(value, before[key])
+    }
+    assert changed == set(networks)
+
+
+@pytest.mark.parametrize("name", names())
+def test_eight_examples_are_learned(name: str) -> None:
+    """A fixed budget halves −log p where the family has it, else the energy distance to the examples."""
+    shape = SHAPES[sorted(kind_of(name).kinds)[0]][0]
+    family, networks = made(name, shape)
+    batch = examples(shape)
+    options = TrainOptions(ema=0.99)
+    trainee = build(family, networks, options, torch.device("cpu"), world=1)
+    before = distance(family, trainee.sampled, batch)
+    for step in range(BUDGET):
+        advance(trainee, batch, step)
+        if step % 50 == 49 and (after := distance(family, trainee.sampled, batch)) < before / 2:
+            break
+    assert after < before / 2, f"{before} became {after} in {step + 1} steps"
+
+
+def examples(shape: Shape) -> Batch:
+    """Eight smooth two-level patterns, repeated so that a batch has 64 rows."""
+    rows = torch.arange(64) % 8
+    axes = torch.meshgrid(*(torch.linspace(0, 3.14, size) for size in shape.data), indexing="ij")
+    phase = sum(axes[1:], start=axes[0])
+    data = torch.stack(
+        [torch.sign(torch.cos(phase * (1 + row % 4) + row // 4)) * 0.8 for row in rows.tolist()]
+    )
+    return Batch(data=data, length=torch.full((64,), shape.data[0]))
+
+
+def distance(family: Family, networks: Mapping[str, nn.Module], batch: Batch) -> float:
+    training = {name: network.training for name, network in networks.items()}
+    for network in networks.values():
+        network.eval()
+    with torch.no_grad():
+        nats = family.nats(networks, batch)
+        if nats is not None:
+            found = float(nats.mean())
+        else:
+            drawn = sample(family, networks, requests_of(list(range(64))), width=64)
+            found = energy(drawn.flatten(1), batch.data.flatten(1))
+    for name, network in networks.items():
+        network.train(training[name])
+    return found
+
+
+def energy(left: Tensor, right: Tensor) -> float:
+    """The energy distance of two samples [N, D] (Székely & Rizzo 2013)."""
+    across, inside = (
+        torch.cdist(left, right).mean(),
+        torch.cdist(left, left).mean() + torch.cdist(right, right).mean(),
+    )
+    return float(2 * across - inside)
+
+
+def run(slots: Slots, row: int) -> None:
+    for _ in range(10_000):
+        if bool(slots.state.done[row]):
+            return
+        slots.advance()
+    raise AssertionError("the row never finished")
+
+
+def an_about() -> artifact.About:
+    return artifact.About(
+        product="p",
+        run="r",
+        dataset="d",
+        revision="0",
+        licence="CC0",
+        source="made",
+        classes=[],
+        modality="image",
+        key="k",
+        parameters={},
+        commit="",
+        dirty=False,
+        steps=1,
+    )
+
+
+def test_rows_can_be_chosen_and_repeated() -> None:
+    chosen = select(requests_of([5, 6, 7]), torch.tensor([2, 2, 0]))
+    assert chosen.seed.tolist() == [7, 7, 5]
