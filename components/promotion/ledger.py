@@ -1,0 +1,208 @@
+"""The truth about promotion: one append-only file of JSON lines a product, chained by sha256."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from components.errors import FailedError, UserError
+from components.settings import Settings
+
+Event = Literal["promote", "refuse", "rollback"]
+PATIENCE = 600.0
+"""Seconds to wait for another process that holds a product's lock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What was decided about a version: `champion` is the one before, `reasons` are the gate's."""
+
+    event: Event
+    product: str
+    version: int
+    digest: str
+    champion: int | None
+    reasons: tuple[str, ...]
+    who: str
+    why: str = ""
+    flow_run: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line(Entry):
+    """An entry as it stands in the file; `hash` covers all other fields, `previous` is the line before's."""
+
+    time: str
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the lines add up to.
+
+    `champions` are (number, digest), the present one last, with those before it that no rollback undid;
+    `ever` are all that were champion once; `rolled_back` were left by a rollback and not promoted since.
+    """
+
+    champions: tuple[tuple[int, str], ...] = ()
+    ever: frozenset[int] = frozenset()
+    rolled_back: frozenset[int] = frozenset()
+
+    @property
+    def champion(self) -> int | None:
+        """The number of the present champion."""
+        return self.champions[-1][0] if self.champions else None
+
+
+def path_of(settings: Settings, product: str) -> Path:
+    """Where the ledger of a product is."""
+    return settings.shared / "ledger" / f"{product}.jsonl"
+
+
+def products(settings: Settings) -> list[str]:
+    """The products that have a ledger."""
+    return sorted(path.stem for path in (settings.shared / "ledger").glob("*.jsonl"))
+
+
+@contextmanager
+def locked(settings: Settings, name: str) -> Iterator[None]:
+    """Hold the lock `name` among all processes that share the folder; raises `UserError` after ten minutes."""
+    path = settings.shared / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=PATIENCE):
+            yield
+    except Timeout as error:
+        raise UserError(
+            f"Another process holds {path} for more than {PATIENCE:.0f} s; end it and repeat the command."
+        ) from error
+
+
+def who() -> str:
+    """The name of the user of this process, or their number where it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def append(path: Path, entry: Entry) -> Line:
+    """Write `entry` as the last line and wait until it is on the disk; the caller holds the lock.
+
+    What a crash left of an unfinished line is moved to a file beside it. Raises `FailedError` if the chain is broken.
+    """
+    lines = read(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _set_aside(path)
+    content = dataclasses.asdict(entry)
+    content["time"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+    content["previous"] = lines[-1].hash if lines else ""
+    content["hash"] = _hash(content)
+    with path.open("ab") as stream:
+        stream.write(_canonical(content) + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return _line(content)
+
+
+def read(path: Path) -> list[Line]:
+    """All whole lines, the oldest first; raises `FailedError` that names the first that breaks the chain."""
+    lines: list[Line] = []
+    for number, text in enumerate(_split(path)[0], start=1):
+        try:
+            content = json.loads(text)
+            line = _line(content)
+            sound = content["hash"] == _hash(content)
+        except (ValueError, KeyError, TypeError):
+            raise _broken(path, number, "is not readable") from None
+        if not sound:
+            raise _broken(path, number, "was altered")
+        if line.previous != (lines[-1].hash if lines else ""):
+            raise _broken(path, number, "does not follow the line before it")
+        lines.append(line)
+    return lines
+
+
+def verify(path: Path) -> int:
+    """Check the whole chain and return the number of lines.
+
+    Raises `FailedError` that names the first broken line; a last line that a crash cut off is one.
+    """
+    lines = read(path)
+    if _split(path)[1]:
+        raise FailedError(
+            f"Line {len(lines) + 1} of {path} was cut off while it was written, so it counts for nothing; "
+            "the next promotion sets it aside."
+        )
+    return len(lines)
+
+
+def standing(lines: Iterable[Line]) -> Standing:
+    """Replay `lines`: a promotion adds a champion, a rollback returns to an earlier one."""
+    champions: list[tuple[int, str]] = []
+    ever: set[int] = set()
+    left: set[int] = set()
+    for line in lines:
+        if line.event == "refuse":
+            continue
+        target = (line.version, line.digest)
+        if line.event == "rollback" and target in champions:
+            while champions[-1] != target:
+                left.add(champions.pop()[0])
+        else:
+            champions.append(target)
+        ever.add(line.version)
+        left.discard(line.version)
+    return Standing(tuple(champions), frozenset(ever), frozenset(left))
+
+
+def _split(path: Path) -> tuple[list[bytes], bytes]:
+    """The whole lines, and what follows the last newline."""
+    if not path.is_file():
+        return [], b""
+    *whole, rest = path.read_bytes().split(b"\n")
+    return whole, rest
+
+
+def _set_aside(path: Path) -> None:
+    """Move an unfinished last line, which nobody acted upon, to a file beside the ledger."""
+    rest = _split(path)[1]
+    if not rest:
+        return
+    with path.with_suffix(".torn").open("ab") as stream:
+        stream.write(rest + b"\n")
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size - len(rest))
+        os.fsync(stream.fileno())
+
+
+def _line(content: Mapping[str, Any]) -> Line:
+    fields = {item.name: content[item.name] for item in dataclasses.fields(Line)}
+    return Line(**{**fields, "reasons": tuple(fields["reasons"])})
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical({k: v for k, v in content.items() if k != "hash"})).hexdigest()
+
+
+def _broken(path: Path, number: int, fault: str) -> FailedError:
+    return FailedError(
+        f"Line {number} of {path} {fault}, so nothing from there on can be trusted; "
+        "restore the file from a backup."
+    )

@@ -1,0 +1,197 @@
+"""Promotion and rollback: the gate's verdict becomes a line in the ledger, then the alias follows, under a lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.errors import FailedError, UserError
+from components.project import ProductRow
+from components.promotion import ledger
+from components.promotion.gate import Verdict, decide
+from components.promotion.ledger import Entry, Event, Line, Standing
+from components.promotion.registry import CHALLENGER, CHAMPION, Registry, Version
+from components.settings import Settings
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a request to promote or roll back: `previous` is the number of the champion before."""
+
+    product: str
+    version: int
+    accepted: bool
+    reasons: tuple[str, ...]
+    previous: int | None
+
+    @property
+    def name(self) -> str:
+        """The version that was decided about, such as digits/3."""
+        return f"{self.product}/{self.version}"
+
+
+def promote(
+    settings: Settings,
+    product_name: str,
+    product_row: ProductRow,
+    which: str | int = CHALLENGER,
+    force: bool = False,
+    why: str = "",
+    flow_run: str = "",
+) -> Decision:
+    """Let the gate judge a version; if it accepts, or `force` overrules it, the version becomes champion.
+
+    A refusal is written to the ledger as well, once. A version that a rollback left is refused until someone
+    forces it. Safe to repeat: what a crash interrupted is mended first. Raises `UserError`.
+    """
+    registry = Registry(settings)
+    with ledger.locked(settings, product_name):
+        lines = settle(registry, product_name)
+        standing = ledger.standing(lines)
+        version = registry.version(product_name, which)
+        before = standing.champion
+        if version.number == before:
+            return Decision(product_name, before, False, (f"{version.name} is already champion.",), before)
+        verdict = _judged(registry, version, product_row, lines, standing)
+        reasons, accepted = verdict.reasons, verdict.accepted
+        if force and not accepted:
+            accepted, reasons = True, (*reasons, f"{ledger.who()} promoted it all the same (--force).")
+        event: Event = "promote" if accepted else "refuse"
+        entry = _entry(event, version, before, reasons, why, flow_run)
+        if accepted:
+            registry.fetch(version)  # what cannot be fetched whole must not become champion
+        if accepted or not _repeated(lines, entry):
+            record(registry, entry)
+        return Decision(product_name, version.number, accepted, reasons, before)
+
+
+def rollback(settings: Settings, product_name: str, to: int | None = None, why: str = "") -> Decision:
+    """Make the champion before the present one, or `to`, champion again; it must have been champion once.
+
+    The version that is left is refused by the gate from then on. Raises `UserError` if there is none to go to.
+    """
+    registry = Registry(settings)
+    with ledger.locked(settings, product_name):
+        standing = ledger.standing(settle(registry, product_name))
+        number = _target(product_name, standing, to)
+        version = registry.version(product_name, number)
+        if number == standing.champion:
+            return Decision(product_name, number, True, (f"{version.name} is champion already.",), number)
+        registry.fetch(version)
+        before = standing.champion
+        reasons = (f"{product_name}/{before} gave way to {version.name}, which was champion before.",)
+        record(registry, _entry("rollback", version, before, reasons, why, ""))
+        return Decision(product_name, number, True, reasons, before)
+
+
+def champion(settings: Settings, product: str) -> Version | None:
+    """The present champion by the ledger, or None; MLflow's alias is mended if it says something else."""
+    registry = Registry(settings)
+    if product not in registry.products():
+        return None
+    with ledger.locked(settings, product):
+        standing = ledger.standing(settle(registry, product))
+    return registry.version(product, CHAMPION) if standing.champions else None
+
+
+def verify(settings: Settings, product: str) -> int:
+    """Check the product's ledger and that it holds the line that the registry saw last; the number of lines.
+
+    Raises `FailedError` that names what is broken.
+    """
+    count = ledger.verify(ledger.path_of(settings, product))
+    registry = Registry(settings)
+    if product in registry.products():
+        _known(registry, product, ledger.read(ledger.path_of(settings, product)))
+    return count
+
+
+def settle(registry: Registry, product: str) -> list[Line]:
+    """The ledger's lines, checked, with MLflow's alias brought to what they say; the caller holds the lock."""
+    lines = ledger.read(ledger.path_of(registry.settings, product))
+    _known(registry, product, lines)
+    registry.agree(product, ledger.standing(lines).champion, lines[-1].hash if lines else "")
+    return lines
+
+
+def record(registry: Registry, entry: Entry) -> None:
+    """First the ledger, then the alias: a crash between the two is mended by the next `settle`."""
+    path = ledger.path_of(registry.settings, entry.product)
+    line = ledger.append(path, entry)
+    registry.agree(entry.product, ledger.standing(ledger.read(path)).champion, line.hash)
+
+
+def _entry(
+    event: Event, version: Version, before: int | None, reasons: tuple[str, ...], why: str, flow_run: str
+) -> Entry:
+    return Entry(
+        event=event,
+        product=version.product,
+        version=version.number,
+        digest=version.digest,
+        champion=before,
+        reasons=reasons,
+        who=ledger.who(),
+        why=why,
+        flow_run=flow_run,
+    )
+
+
+def _known(registry: Registry, product: str, lines: list[Line]) -> None:
+    """Raise `FailedError` if the ledger lacks the line that the registry saw last: its end was cut off."""
+    head = registry.ledger_head(product)
+    if head and head not in {line.hash for line in lines}:
+        path = ledger.path_of(registry.settings, product)
+        raise FailedError(
+            f"The ledger {path} lacks the line {head[:12]} that the registry has seen; lines were removed: "
+            "restore the file from a backup."
+        )
+
+
+def _judged(
+    registry: Registry, version: Version, row: ProductRow, lines: list[Line], standing: Standing
+) -> Verdict:
+    """The gate's verdict, and the ledger's: nothing that a rollback left comes back by itself."""
+    before = registry.version(version.product, CHAMPION) if standing.champions else None
+    verdict = decide(registry.report(version), registry.report(before) if before else None, row)
+    if version.number not in standing.rolled_back:
+        return verdict
+    last = next(line for line in reversed(lines) if line.event == "rollback")
+    said = f" ({last.why})" if last.why else ""
+    reason = (
+        f"{version.name} was left by a rollback{said}; it returns only by --force or a rollback --to "
+        f"{version.number}."
+    )
+    return Verdict(False, (reason, *verdict.reasons), verdict.primary)
+
+
+def _repeated(lines: list[Line], entry: Entry) -> bool:
+    """Whether the last line says the same: a nightly run adds no line for what it was told the night before."""
+    if not lines:
+        return False
+    last = lines[-1]
+    return (last.event, last.version, last.champion, last.reasons) == (
+        entry.event,
+        entry.version,
+        entry.champion,
+        entry.reasons,
+    )
+
+
+def _target(product: str, standing: Standing, to: int | None) -> int:
+    """Where a rollback goes."""
+    if standing.champion is None:
+        raise UserError(f"The product {product} has no champion yet, so there is nothing to roll back.")
+    if to is None:
+        if len(standing.champions) < 2:
+            raise UserError(
+                f"{product}/{standing.champion} has no champion before it; name a version with --to, "
+                "or promote another one."
+            )
+        return standing.champions[-2][0]
+    if to not in standing.ever:
+        known = ", ".join(str(number) for number in sorted(standing.ever))
+        raise UserError(
+            f"{product}/{to} was never champion (these were: {known}); promote it with "
+            f"genloom promote {product} --version {to}."
+        )
+    return to

@@ -1,0 +1,325 @@
+"""The versions of each product: an MLflow registered model, whose files are the artifact and its evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.utils import get_results_from_paginated_fn
+
+from components.artifact import read_manifest
+from components.errors import FailedError, UserError, unknown
+from components.evaluation.report import Report, read_report
+from components.promotion import ledger
+from components.promotion.copies import check_artifact, check_report, kept, report_name
+from components.settings import Settings
+from components.tracking import TAG, asks, experiment_of, open_client, served
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version of a product; it never changes, except for its aliases and its evaluation.
+
+    `digest` is that of the artifact; `evaluation` names the report by the first digits of its hash.
+    """
+
+    product: str
+    number: int
+    run_id: str
+    run: str
+    family: str
+    key: str
+    digest: str
+    dataset: str
+    revision: str
+    commit: str
+    dirty: bool
+    flow_run: str
+    created: str
+    parameters: Mapping[str, Any]
+    aliases: tuple[str, ...]
+    tracking_run: str
+    torch: str
+    evaluation: str
+
+    @property
+    def name(self) -> str:
+        """Such as digits/3."""
+        return f"{self.product}/{self.number}"
+
+
+class Registry:
+    """Registers, finds and fetches versions; the alias `champion` is told by the ledger, not by MLflow."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.client = open_client(settings)
+
+    @asks
+    def register(
+        self, artifact: Path, evaluation: Path, run_id: str, tracking_run: str, flow_run: str = ""
+    ) -> Version:
+        """Make the artifact a version of its product, with its evaluation; the newest is the challenger.
+
+        An artifact that is registered already keeps its version and gets this evaluation. Safe to repeat
+        after an interruption. Raises `UserError` if the artifact is not whole.
+        """
+        manifest = read_manifest(artifact)
+        product, digest = manifest["about"]["product"], manifest["digest"]
+        with ledger.locked(self.settings, f"{product}-register"):
+            number = self._number(product, "digest", digest)
+            if number is None:
+                tags = _tags(manifest, run_id, tracking_run, flow_run)
+                number = self._create(product, artifact, evaluation, tags)
+            else:
+                self._evaluate(product, number, evaluation)
+            if number == max(self._numbers(product)):
+                self.client.set_registered_model_alias(product, CHALLENGER, str(number))
+        return self.version(product, number)
+
+    @asks
+    def evaluated(self, version: Version, evaluation: Path) -> Version:
+        """The version with a newer evaluation (of another dataset revision or protocol) in the place of its own."""
+        with ledger.locked(self.settings, f"{version.product}-register"):
+            self._evaluate(version.product, version.number, evaluation)
+        return self.version(version.product, version.number)
+
+    @asks
+    def find(self, product: str, key: str) -> Version | None:
+        """The newest version that the training `key` made."""
+        number = self._number(product, "key", key)
+        return None if number is None else self.version(product, number)
+
+    @asks
+    def versions(self, product: str) -> list[Version]:
+        """All versions, the oldest first; `UserError` if there is no such product."""
+        model = self._model(product)
+        champion = self._standing(product).champion
+        found = [_version(found, model, champion) for found in self._found(product)]
+        return sorted(found, key=lambda version: version.number)
+
+    @asks
+    def version(self, product: str, which: str | int) -> Version:
+        """The version by number, or the champion or challenger; `UserError` if there is none."""
+        model = self._model(product)
+        number = self._resolve(model, str(which))
+        try:
+            found = self.client.get_model_version(product, str(number))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            known = ", ".join(str(number) for number in sorted(self._numbers(product))[-10:])
+            raise UserError(f"There is no version {product}/{which}; there are: {known}.") from error
+        return _version(found, model, self._standing(product).champion)
+
+    def named(self, reference: str) -> Version:
+        """The version that `digits/3`, `digits@champion` or `digits` (its champion) names."""
+        product, _, which = reference.replace("@", "/").partition("/")
+        return self.version(product, which or CHAMPION)
+
+    @asks
+    def products(self) -> list[str]:
+        """The names of all registered products."""
+        models = _all(lambda count, token: self.client.search_registered_models(None, count, None, token))
+        return sorted(model.name for model in models if f"{TAG}product" in model.tags)
+
+    @asks
+    def fetch(self, version: Version) -> Path:
+        """The folder of the artifact below `home`, downloaded once and checked each time.
+
+        A copy that was altered is fetched again; raises `UserError` if the registry's own files are.
+        """
+        folder = self.settings.home / "models" / version.product / str(version.number)
+
+        def check(copy: Path) -> None:
+            check_artifact(copy, version.digest)
+
+        return kept(version.name, folder, check, lambda draft: self._download(version, "artifact", draft))
+
+    def report(self, version: Version) -> Report:
+        """The report of the version's evaluation."""
+        return read_report(self.pictures(version) / "report.json")
+
+    @asks
+    def pictures(self, version: Version) -> Path:
+        """The folder of the version's evaluation, report and pictures, fetched and checked as the artifact is."""
+        folder = self.settings.home / "reports" / version.product / f"{version.number}-{version.evaluation}"
+        source = f"evaluation/{version.evaluation}"
+
+        def check(copy: Path) -> None:
+            check_report(copy, version.evaluation)
+
+        return kept(version.name, folder, check, lambda draft: self._download(version, source, draft))
+
+    @asks
+    def ledger_head(self, product: str) -> str:
+        """The hash of the ledger line that the registry saw last, or nothing."""
+        return str(self._model(product).tags.get(f"{TAG}ledger", ""))
+
+    @asks
+    def agree(self, product: str, champion: int | None, head: str) -> None:
+        """Make MLflow's alias and its memory of the ledger's last line agree with the ledger."""
+        model = self._model(product)
+        alias = model.aliases.get(CHAMPION)
+        if champion is None and alias is not None:
+            self.client.delete_registered_model_alias(product, CHAMPION)
+        if champion is not None and str(alias) != str(champion):
+            self.client.set_registered_model_alias(product, CHAMPION, str(champion))
+        if head and model.tags.get(f"{TAG}ledger") != head:
+            self.client.set_registered_model_tag(product, f"{TAG}ledger", head)
+
+    def _model(self, product: str) -> RegisteredModel:
+        try:
+            return self.client.get_registered_model(product)
+        except MlflowException as error:
+            if not error.error_code.startswith(("RESOURCE_", "INVALID_")):
+                raise
+            raise unknown("registered product", product, self.products()) from error
+
+    def _resolve(self, model: RegisteredModel, which: str) -> int:
+        """The number behind a number's text or an alias."""
+        if which.isascii() and which.isdigit():
+            return int(which)
+        if which == CHALLENGER and which in model.aliases:
+            return int(model.aliases[which])
+        if which == CHAMPION:
+            return self._champion(model.name)
+        if which == CHALLENGER:
+            raise UserError(f"The product {model.name} has no challenger; train one with genloom retrain.")
+        raise UserError(
+            f"“{which}” names no version of {model.name}; write {model.name}/3, "
+            f"{model.name}@champion or {model.name}@challenger."
+        )
+
+    def _champion(self, product: str) -> int:
+        """The ledger's champion, if the registry's version of that number is the one the ledger means."""
+        standing = self._standing(product)
+        if not standing.champions:
+            raise UserError(
+                f"The product {product} has no champion yet; promote a version with genloom promote {product}."
+            )
+        number, digest = standing.champions[-1]
+        if self._number(product, "digest", digest) != number:
+            raise FailedError(
+                f"The ledger's champion {product}/{number} ({digest[:12]}) is not in the registry; "
+                "ledger and registry are from different times: restore both from one backup."
+            )
+        return number
+
+    def _found(self, product: str, condition: str = "") -> list[ModelVersion]:
+        query = f"name = '{product}'{condition}"
+        found = _all(lambda count, token: self.client.search_model_versions(query, count, page_token=token))
+        return [version for version in found if f"{TAG}digest" in version.tags]
+
+    def _numbers(self, product: str) -> list[int]:
+        return [int(version.version) for version in self._found(product)]
+
+    def _number(self, product: str, tag: str, value: str) -> int | None:
+        """The newest version whose tag has that value."""
+        found = self._found(product, f" AND tags.`{TAG}{tag}` = '{value}'")
+        return max((int(version.version) for version in found), default=None)
+
+    def _standing(self, product: str) -> ledger.Standing:
+        return ledger.standing(ledger.read(ledger.path_of(self.settings, product)))
+
+    def _create(self, product: str, artifact: Path, evaluation: Path, tags: Mapping[str, str]) -> int:
+        """Upload, then register: a version exists only when all its files do."""
+        model = self._logged_model(product, tags)
+        name = report_name(evaluation)
+        self.client.log_model_artifacts(model.model_id, str(artifact), "artifact")
+        self.client.log_model_artifacts(model.model_id, str(evaluation), f"evaluation/{name}")
+        self.client.finalize_logged_model(model.model_id, "READY")
+        try:
+            self.client.create_registered_model(product, tags={f"{TAG}product": "yes"})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        ours = {**tags, "evaluation": name, "model": model.model_id}
+        created = self.client.create_model_version(
+            product,
+            model.artifact_location,
+            tags["tracking_run"] or None,
+            tags={f"{TAG}{key}": value for key, value in ours.items()},
+            model_id=model.model_id if served(self.settings) else None,  # a database asks the global client
+        )
+        return int(created.version)
+
+    def _logged_model(self, product: str, tags: Mapping[str, str]) -> LoggedModel:
+        """The place of the version's files: one that an interrupted registration left, or a new one."""
+        experiment = experiment_of(self.client, self.settings, product)
+        condition = f"tags.`{TAG}digest` = '{tags['digest']}'"
+        found = self.client.search_logged_models([experiment], condition, max_results=1)
+        if found:
+            return found[0]
+        ours = {f"{TAG}digest": tags["digest"], f"{TAG}run_id": tags["run_id"]}
+        return self.client.create_logged_model(experiment, tags["run_id"], tags["tracking_run"] or None, ours)
+
+    def _evaluate(self, product: str, number: int, evaluation: Path) -> None:
+        """Upload an evaluation to the version's files and make it the current one."""
+        found = self.client.get_model_version(product, str(number))
+        name = report_name(evaluation)
+        if found.tags[f"{TAG}evaluation"] != name:
+            self.client.log_model_artifacts(found.tags[f"{TAG}model"], str(evaluation), f"evaluation/{name}")
+            self.client.set_model_version_tag(product, str(number), f"{TAG}evaluation", name)
+
+    def _download(self, version: Version, source: str, draft: Path) -> Path:
+        """The registry's `source` of the version, a folder, copied into `draft`."""
+        root = self.client.get_model_version_download_uri(version.product, str(version.number))
+        uri = f"{root.rstrip('/')}/{source}"
+        try:
+            return Path(download_artifacts(uri, dst_path=str(draft), tracking_uri=self.settings.tracking))
+        except (OSError, MlflowException) as error:
+            cause = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise UserError(f"{uri} cannot be fetched ({cause}); restore it from a backup.") from error
+
+
+def _tags(manifest: Mapping[str, Any], run_id: str, tracking_run: str, flow_run: str) -> dict[str, str]:
+    """What the registry keeps of a version beside its files."""
+    about = manifest["about"]
+    plain = {name: str(about[name]) for name in ("run", "key", "dataset", "revision", "commit")}
+    return plain | {
+        "family": manifest["family"],
+        "digest": manifest["digest"],
+        "torch": manifest["torch"],
+        "dirty": "true" if about["dirty"] else "false",
+        "parameters": json.dumps(about["parameters"], sort_keys=True),
+        "run_id": run_id,
+        "tracking_run": tracking_run,
+        "flow_run": flow_run,
+    }
+
+
+def _version(found: ModelVersion, model: RegisteredModel, champion: int | None) -> Version:
+    number = int(found.version)
+    aliases = {alias for alias, held in model.aliases.items() if str(held) == str(number)} - {CHAMPION}
+    tags = {key.removeprefix(TAG): value for key, value in found.tags.items() if key.startswith(TAG)}
+    content = {item.name: tags[item.name] for item in dataclasses.fields(Version) if item.name in tags}
+    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
+    return Version(
+        **content
+        | {
+            "product": found.name,
+            "number": number,
+            "dirty": tags["dirty"] == "true",
+            "created": created.isoformat(timespec="seconds"),
+            "parameters": json.loads(tags["parameters"]),
+            "aliases": tuple(sorted(aliases | ({CHAMPION} if number == champion else set()))),
+        }
+    )
+
+
+def _all(page: Callable[[int, str | None], Any]) -> list[Any]:
+    """All results of a call that answers page by page."""
+    return list(get_results_from_paginated_fn(page, PAGE))
