@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,45 +170,70 @@ def test_lines_cut_from_the_end_of_the_ledger_are_noticed(settings: Settings, re
             act()
 
 
-def test_a_registry_of_another_history_is_noticed(settings: Settings, register) -> None:
+def test_a_registry_of_another_history_is_noticed(
+    settings: Settings, empty_store: Path, make, register
+) -> None:
     register(1)
     promote(settings, "digits", ROW)
-    (settings.home / "mlflow.db").rename(settings.home / "lost.db")
+    shutil.copy(empty_store, settings.home / "other.db")
     other = Settings(home=settings.home, tracking_uri=f"sqlite:///{settings.home / 'other.db'}")
     registry = Registry(other)
-    with pytest.raises(UserError, match="no registered product"):
+    assert registry.register(*make(2), "digits-vae-2", "").number == 1
+    with pytest.raises(FailedError, match=r"champion digits/1 .* is not in the registry"):
         registry.version("digits", "champion")
 
 
 PROMOTE = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from components.project import ProductRow
 from components.promotion import promote as module
 from components.promotion.registry import Registry
 from components.settings import Settings
 settings = Settings(home=Path(sys.argv[1]))
-if sys.argv[3] == "die":
-    true_record = module.ledger.append
-    def append(path, entry):
-        true_record(path, entry)
+true_append = module.ledger.append
+def append(path, entry):
+    if sys.argv[3] == "slowly":
+        time.sleep(1)
+    line = true_append(path, entry)
+    if sys.argv[3] == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    module.ledger.append = append
+    return line
+module.ledger.append = append
+print("ready", flush=True)
+input()
 decision = module.promote(settings, "digits", ProductRow(dataset="digits"), sys.argv[2])
 print(decision.accepted, decision.version, decision.previous)
 """
 
 
-def start(settings: Settings, version: int, how: str = "live") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROMOTE, str(settings.home), str(version), how]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def at_once(settings: Settings, *requests: tuple[int, str]) -> list[tuple[int, list[str]]]:
+    """Promote versions, each by a process of its own, all let go together; exit codes and last words."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROMOTE, str(settings.home), str(version), how],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for version, how in requests
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=120)[0].split() for process in started]
+    return [(process.returncode, words) for process, words in zip(started, said, strict=True)]
 
 
 def test_a_crash_between_ledger_and_alias_is_mended_by_the_next_call(settings: Settings, register) -> None:
     register(1, 10.0)
     promote(settings, "digits", ROW)
     register(2, 9.0)
-    assert start(settings, 2, "die").wait(timeout=120) == -9
+    assert at_once(settings, (2, "die")) == [(-9, [])]
     assert events(settings)[-1] == ("promote", 2, 1)
     assert alias(settings) == "1"
     assert Registry(settings).version("digits", "champion").number == 2
@@ -224,9 +250,7 @@ def test_two_promotions_at_once_come_one_after_the_other(
     promote(settings, "digits", ROW)
     register(2, 9.0)
     register(3, 8.0)
-    said = [
-        process.communicate(timeout=120)[0].split() for process in [start(settings, 2), start(settings, 3)]
-    ]
+    said = [words for _, words in at_once(settings, (2, "slowly"), (3, "slowly"))]
     two_first = said == [["True", "2", "1"], ["True", "3", "2"]]
     three_first = said == [["False", "2", "3"], ["True", "3", "1"]]
     assert two_first or three_first
