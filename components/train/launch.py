@@ -18,6 +18,7 @@ from components import cluster
 from components.artifact import read_manifest
 from components.data.dataset import Dataset, open_dataset
 from components.errors import FailedError, UserError
+from components.families.family import Family
 from components.project import Project, RunRow
 from components.promotion.registry import Registry
 from components.settings import Settings, writable_home
@@ -58,31 +59,48 @@ def train(
     that is complete is returned as it is, unless `fresh`. Raises `UserError` for what does not fit, and
     `FailedError` if a loss is not finite or workers were lost too often.
     """
-    row = project.run(run, overrides)
-    family = check_run(project, run, row)
-    product = project.product(row.product)
     settings = project.settings
     writable_home(settings)
-    dataset = open_dataset(project.prepared / product.dataset)
-    count = row.train.workers if workers is None else workers
-    check_rows(run, row, product, dataset, count)
-    start = starting_point(settings, row)
-    key = key_of(row, dataset, read_manifest(start)["digest"] if start else "")
-    folder = attempt(settings, run, key, fresh)
+    wanted = plan_of(project, run, overrides)
+    count = wanted.row.train.workers if workers is None else workers
+    check_rows(run, wanted.row, wanted.dataset, count)
+    folder = attempt(settings, run, wanted.key, fresh)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if (done := finished(folder)) is not None:
             return done
         plan = Plan(
             folder=folder,
-            dataset=dataset.folder,
-            family=row.family,
-            hyperparameters=dataclasses.asdict(family),
-            options=row.train,
-            about=about_run(project, run, row, dataset, key),
-            start=start,
+            dataset=wanted.dataset.folder,
+            family=wanted.row.family,
+            hyperparameters=dataclasses.asdict(wanted.family),
+            options=wanted.row.train,
+            about=about_run(project, run, wanted.row, wanted.dataset, wanted.key),
+            start=wanted.start,
         )
-        return _train(settings, plan, run, row, dataset, count, progress)
+        return _train(settings, plan, wanted, count, progress)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A training that was asked for: the row with its overrides, what it resolves to, and its key."""
+
+    run: str
+    row: RunRow
+    family: Family
+    dataset: Dataset
+    start: Path | None
+    key: str
+
+
+def plan_of(project: Project, run: str, overrides: Sequence[str] = ()) -> Wanted:
+    """Check and resolve a training without starting it; raises `UserError` for what does not fit."""
+    row = project.run(run, overrides)
+    family = check_run(project, run, row)
+    dataset = open_dataset(project.prepared / project.product(row.product).dataset)
+    start = starting_point(project.settings, row)
+    key = key_of(row, dataset, read_manifest(start)["digest"] if start else "")
+    return Wanted(run, row, family, dataset, start, key)
 
 
 def starting_point(settings: Settings, row: RunRow) -> Path | None:
@@ -135,28 +153,23 @@ def _alone(folder: Path) -> FileLock:
 
 
 def _train(
-    settings: Settings,
-    plan: Plan,
-    run: str,
-    row: RunRow,
-    dataset: Dataset,
-    workers: int,
-    progress: Progress | None,
+    settings: Settings, plan: Plan, wanted: Wanted, workers: int, progress: Progress | None
 ) -> Trained:
     tracker = Tracker(settings)
+    row = wanted.row
     parameters = row.model_dump(mode="json")
-    tags = {"product": row.product, "family": row.family, "key": plan.about.key, "run": run}
-    tracking_run = tracker.begin(plan.folder.name, run, parameters, tags)
+    tags = {"product": row.product, "family": row.family, "key": wanted.key, "run": wanted.run}
+    tracking_run = tracker.begin(plan.folder.name, wanted.run, parameters, tags)
     record = write_run(
         RunRecord(
             id=plan.folder.name,
-            run=run,
+            run=wanted.run,
             product=row.product,
             family=row.family,
-            key=plan.about.key,
+            key=wanted.key,
             parameters=parameters,
-            dataset=dataset.name,
-            revision=dataset.revision,
+            dataset=wanted.dataset.name,
+            revision=wanted.dataset.revision,
             created=_created(plan.folder),
             workers=workers,
             steps=row.train.steps,

@@ -13,7 +13,7 @@ from components.data.dataset import Dataset
 from components.errors import UserError, unknown
 from components.families.family import Family, Task, kind_of, names
 from components.modalities.modality import modality_of
-from components.project import ProductRow, Project, RunRow, TrainOptions
+from components.project import Project, RunRow, TrainOptions
 from components.train.key import commit_of, training_key
 
 
@@ -92,11 +92,11 @@ def about_run(project: Project, name: str, row: RunRow, dataset: Dataset, key: s
     )
 
 
-def check_rows(name: str, row: RunRow, product: ProductRow, dataset: Dataset, workers: int) -> None:
+def check_rows(name: str, row: RunRow, dataset: Dataset, workers: int) -> None:
     """Refuse a batch that the data or the workers cannot carry."""
     if row.train.batch > dataset.rows("train"):
         raise UserError(
-            f"In run {name}, train.batch is {row.train.batch} and the dataset {product.dataset} has "
+            f"In run {name}, train.batch is {row.train.batch} and the dataset {dataset.name} has "
             f"{dataset.rows('train')} training rows; set train.batch to at most that."
         )
     if workers > 1 and row.train.batch % workers:

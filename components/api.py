@@ -1,0 +1,84 @@
+"""The notebook's door: train, load, sample and evaluate in this process, without a cluster or a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from components.artifact import Model
+from components.artifact import load as load_artifact
+from components.data.dataset import Dataset, open_dataset
+from components.data.prepare import reproduce
+from components.evaluation.evaluate import evaluate as evaluate_artifact
+from components.evaluation.report import Report
+from components.families.family import Requests
+from components.project import Project, open_project
+from components.promotion.registry import Registry
+from components.settings import quiet_environment
+from components.train.launch import Trained
+from components.train.launch import train as launch
+from components.train.runs import read_run
+from components.train.watch import Progress
+
+__all__ = [
+    "Model",
+    "Project",
+    "Report",
+    "Trained",
+    "evaluate",
+    "load",
+    "prepare",
+    "project",
+    "sample",
+    "train",
+]
+
+
+def project(start: Path | None = None) -> Project:
+    """The project around `start` (by default, the current folder)."""
+    quiet_environment()
+    return open_project(start)
+
+
+def prepare(where: Project, dataset: str) -> Dataset:
+    """Bring a dataset up to date by its DVC stage and open it."""
+    (prepared,) = reproduce(where, [dataset])
+    return prepared
+
+
+def train(
+    where: Project,
+    run: str,
+    overrides: Sequence[str] = (),
+    *,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Trained:
+    """Prepare the data of `run` and train it, by default in this process; resumes, and trains nothing twice."""
+    prepare(where, where.product(where.run(run, overrides).product).dataset)
+    return launch(where, run, overrides, workers=workers, progress=progress)
+
+
+def load(where: Project, name: str | Path) -> Model:
+    """A model by version (digits/3, digits@champion), by training run, or by the folder of an artifact."""
+    if isinstance(name, Path):
+        return load_artifact(name)
+    if "/" in name or "@" in name:
+        registry = Registry(where.settings)
+        return load_artifact(registry.fetch(registry.named(name)))
+    return load_artifact(read_run(where.settings, name).artifact)
+
+
+def sample(model: Model, n: int, seed: int = 0) -> Tensor:
+    """`n` outputs [n, …]; the i-th has the seed `seed` + i, as over HTTP."""
+    return model.sample(Requests(seed=torch.arange(seed, seed + n)))
+
+
+def evaluate(where: Project, trained: Trained) -> Report:
+    """Measure a trained run on its product's held-out data; the report and its pictures lie in its folder."""
+    row = read_run(where.settings, trained.run_id)
+    dataset = open_dataset(where.prepared / row.dataset)
+    return evaluate_artifact(trained.artifact, dataset, row.evaluation, where.settings.home / "judges")

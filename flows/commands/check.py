@@ -1,0 +1,36 @@
+"""`genloom check`: the whole of `params.yaml`, before anything is started."""
+
+from __future__ import annotations
+
+import typer
+
+from flows.commands.show import AsJson, listing
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("check")(check_project)
+
+
+def check_project(as_json: AsJson = False) -> None:
+    """Check params.yaml whole: every field, every reference, every family's settings. Exit code 2 if any is wrong."""
+    from components.errors import UserError
+    from components.project import open_project
+    from components.train.plan import check_run
+
+    project = open_project()
+    rows = []
+    for name in project.tables.runs:
+        row = project.run(name)
+        try:
+            check_run(project, name, row)
+            found = "ok"
+        except UserError as error:
+            found = str(error)
+        rows.append({"run": name, "product": row.product, "family": row.family, "finding": found})
+    listing(rows, as_json, empty="params.yaml holds no runs yet.")
+    wrong = [row["run"] for row in rows if row["finding"] != "ok"]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} of {len(rows)} runs in params.yaml are wrong: {', '.join(wrong)}; see above."
+        )

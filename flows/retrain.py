@@ -1,0 +1,184 @@
+"""The flow `retrain`: prepare → train → evaluate → register → promote. Each task is safe to repeat."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.runtime import flow_run
+
+from flows.prepare import may_pass, prepare_dataset
+from flows.progress import say, training_bar
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained model that is to be judged; `version` is 0 until it is registered."""
+
+    product: str
+    run_id: str
+    tracking_run: str
+    artifact: Path
+    evaluation: Path
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a retraining ended."""
+
+    product: str
+    run_id: str
+    version: int
+    trained: bool
+    promoted: bool
+    reasons: tuple[str, ...]
+    champion: int | None
+
+
+@task(name="train", retries=1, retry_delay_seconds=5, retry_condition_fn=may_pass)
+def train_model(
+    root: Path, run: str, overrides: Sequence[str], workers: int | None, fresh: bool
+) -> tuple[Candidate, bool]:
+    """Train, unless a registered version or a finished run carries the key; says whether it was trained."""
+    from components.project import open_project
+    from components.train.launch import plan_of, train
+
+    project = open_project(root)
+    wanted = plan_of(project, run, overrides)
+    if not fresh and (known := _registered(root, wanted.row.product, wanted.key)) is not None:
+        say(f"trained    {run} is version {known.product}/{known.version} already; --fresh trains it anyway")
+        return known, False
+    with training_bar(run, wanted.row.train.steps) as show:
+        trained = train(project, run, overrides, workers, fresh, show)
+    folder = trained.folder
+    say(f"trained    {run}{' before' if trained.skipped else ''}: {folder}; pictures in {folder / 'samples'}")
+    candidate = Candidate(
+        product=wanted.row.product,
+        run_id=trained.run_id,
+        tracking_run=trained.tracking_run,
+        artifact=trained.artifact,
+        evaluation=trained.folder / "evaluation",
+    )
+    return candidate, not trained.skipped
+
+
+def _registered(root: Path, product: str, key: str) -> Candidate | None:
+    """The registered version that carries `key`, fetched."""
+    from components.project import open_project
+    from components.promotion.registry import Registry
+
+    registry = Registry(open_project(root).settings)
+    found = registry.find(product, key)
+    if found is None:
+        return None
+    return Candidate(
+        product=product,
+        run_id=found.run_id,
+        tracking_run=found.tracking_run,
+        artifact=registry.fetch(found),
+        evaluation=registry.pictures(found),
+        version=found.number,
+    )
+
+
+@task(name="evaluate", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
+def evaluate_model(root: Path, candidate: Candidate) -> None:
+    """Measure the candidate on held-out data, and the champion again if its report is of other data."""
+    from components.data.dataset import open_dataset
+    from components.evaluation.evaluate import evaluate
+    from components.project import open_project
+
+    project = open_project(root)
+    dataset = open_dataset(project.prepared / project.product(candidate.product).dataset)
+    report = evaluate(candidate.artifact, dataset, candidate.evaluation, project.settings.home / "judges")
+    first = next(iter(report.metrics))
+    metric = report.metrics[first]
+    say(
+        f"evaluated  {candidate.run_id}: {first} {metric.value:.4g} [{metric.low:.4g}, {metric.high:.4g}]; "
+        f"pictures in {candidate.evaluation}"
+    )
+
+
+@task(name="register", retries=2, retry_delay_seconds=2, retry_condition_fn=may_pass)
+def register_model(root: Path, candidate: Candidate) -> Candidate:
+    """Make the candidate a version of its product, the challenger."""
+    from components.project import open_project
+    from components.promotion.registry import Registry
+
+    registry = Registry(open_project(root).settings)
+    version = registry.register(
+        candidate.artifact,
+        candidate.evaluation,
+        candidate.run_id,
+        candidate.tracking_run,
+        str(flow_run.id or ""),
+    )
+    say(f"registered {version.product}/{version.number}")
+    return dataclasses.replace(candidate, version=version.number)
+
+
+@task(name="promote", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
+def promote_model(root: Path, candidate: Candidate) -> tuple[bool, tuple[str, ...], int | None]:
+    """Let the gate judge: whether it accepted, its reasons, and the champion's number afterwards."""
+    from components.project import open_project
+    from components.promotion.promote import champion, promote
+
+    project = open_project(root)
+    decision = promote(
+        project.settings,
+        candidate.product,
+        project.product(candidate.product),
+        candidate.version,
+        flow_run=str(flow_run.id or ""),
+    )
+    now = champion(project.settings, candidate.product)
+    return decision.accepted, decision.reasons, now.number if now else None
+
+
+@task(name="evaluate-champion", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
+def evaluate_champion(root: Path, product: str) -> None:
+    """Measure the champion again if its report is of another dataset revision or protocol."""
+    from components.data.dataset import open_dataset
+    from components.evaluation.evaluate import evaluate
+    from components.project import open_project
+    from components.promotion.promote import champion
+    from components.promotion.registry import Registry
+
+    project = open_project(root)
+    now = champion(project.settings, product)
+    if now is None:
+        return
+    dataset = open_dataset(project.prepared / project.product(product).dataset)
+    registry = Registry(project.settings)
+    if registry.report(now).revision == dataset.revision:
+        return
+    folder = project.settings.home / "evaluations" / product / str(now.number)
+    evaluate(registry.fetch(now), dataset, folder, project.settings.home / "judges")
+    registry.evaluated(now, folder)
+    say(f"evaluated  the champion {product}/{now.number} again, on the present data")
+
+
+@flow(name="retrain", flow_run_name="retrain-{run}", validate_parameters=False)
+def retrain(
+    root: Path,
+    run: str,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    fresh: bool = False,
+) -> Outcome:
+    """Retrain `run` of the project at `root`; only a better model becomes champion, and a refusal is a success."""
+    from components.project import open_project
+
+    project = open_project(root)
+    product = project.run(run, overrides).product
+    prepare_dataset(root, project.product(product).dataset)
+    candidate, trained = train_model(root, run, overrides, workers, fresh)
+    evaluate_model(root, candidate)
+    candidate = register_model(root, candidate)
+    evaluate_champion(root, product)
+    promoted, reasons, champion = promote_model(root, candidate)
+    return Outcome(product, candidate.run_id, candidate.version, trained, promoted, reasons, champion)

@@ -1,0 +1,97 @@
+"""The Prefect server that flows report to: the one `PREFECT_API_URL` names, or one of our own while we work."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from components.errors import FailedError
+from components.settings import Settings
+
+PATIENCE = 120.0
+"""Seconds in which a server must answer; a busy laptop needs a third of it."""
+
+
+class PrefectServer:
+    """A Prefect server on loopback with its SQLite file in `GENLOOM_HOME`; ends with this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Start it without waiting, so that other things can start beside it."""
+        home = settings.home / "prefect"
+        home.mkdir(parents=True, exist_ok=True)
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.log = home / "server.log"
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port), "--no-ui"],
+                env={**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": self.url},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+            )
+
+    def wait(self) -> str:
+        """The server's API URL once it answers; raises `FailedError` if it does not come up."""
+        ends = time.monotonic() + PATIENCE
+        while time.monotonic() < ends and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/health", timeout=2).is_success:
+                    return self.url
+            except httpx.TransportError:
+                time.sleep(0.1)
+        self.stop()
+        raise FailedError(f"Prefect's server did not start; its log is {self.log}.")
+
+    def stop(self) -> None:
+        """End the server and wait until it is gone."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this child when its parent dies, even by kill -9; other systems have no such call."""
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def prefect_api(settings: Settings, started: PrefectServer | None = None) -> Iterator[None]:
+    """Flows called inside report to `PREFECT_API_URL` if it is set, else to `started` or a server of our own."""
+    home = settings.home / "prefect"
+    os.environ.setdefault("PREFECT_HOME", str(home))
+    if "PREFECT_API_URL" in os.environ:
+        yield
+        return
+    server = started or PrefectServer(settings)
+    try:
+        url = server.wait()
+        from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: Path(home)}):
+            yield
+    finally:
+        server.stop()
