@@ -186,7 +186,12 @@ class Registry:
         except MlflowException as error:
             if not error.error_code.startswith(("RESOURCE_", "INVALID_")):
                 raise
-            raise unknown("registered product", product, self.products()) from error
+            known = self.products()
+            if not known:
+                raise UserError(
+                    f"There is no registered product “{product}” yet; make one with genloom retrain RUN."
+                ) from error
+            raise unknown("registered product", product, known) from error
 
     def _resolve(self, model: RegisteredModel, which: str) -> int:
         """The number behind a number's text or an alias."""

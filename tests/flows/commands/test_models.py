@@ -1,0 +1,149 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.artifact import About, read_manifest, save
+from components.evaluation.report import Metric, Report, write_report
+from components.families.family import Shape, kind_of
+from components.promotion.registry import Registry, Version
+from components.settings import Settings, read_settings
+from components.tracking import open_client
+from flows.commands import main
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An `mlflow.db` with nothing in it: making one takes seconds, copying it does not."""
+    home = tmp_path_factory.mktemp("store")
+    open_client(Settings(home=home))
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def root(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with no data, in which only the commands of these tests are loaded."""
+    root = tmp_path / "project"
+    (root / ".genloom").mkdir(parents=True)
+    shutil.copy(empty_store, root / ".genloom")
+    (root / "params.yaml").write_text(
+        "datasets: {digits: {source: digits}}\nproducts: {digits: {dataset: digits}, other: {dataset: digits}}\n"
+    )
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(main, "MODULES", ("models",))
+    monkeypatch.setenv("COLUMNS", "200")
+    return root
+
+
+@pytest.fixture
+def register(root: Path) -> Callable[[int, float], Version]:
+    """Register an untrained model and an evaluation that says `distance`."""
+
+    def call(seed: int, distance: float) -> Version:
+        torch.manual_seed(seed)
+        folder = root.parent / f"run-{seed}"
+        family, shape = kind_of("vae")(latent=2, width=8), Shape(data=(1, 4, 4))
+        parameters = {"family": "vae", "init": None, "model": {"latent": 2}}
+        origin = ("digits", "digits-vae", "digits", "r1", "CC BY 4.0", "digits", [], "image")
+        about = About(*origin, key=f"key-{seed}", parameters=parameters, commit="0123", dirty=False, steps=1)
+        save(folder / "artifact", family, family.networks(shape), shape, about)
+        metric = Metric(distance, distance - 1, distance + 1, "lower")
+        report = Report(
+            artifact=read_manifest(folder / "artifact")["digest"],
+            family="vae",
+            dataset="digits",
+            revision="r1",
+            protocol={"samples": 100},
+            metrics={"distance": metric},
+            baseline={"distance": Metric(50.0, 49.0, 51.0, "lower")},
+            reference={"distance": Metric(1.0, 0.5, 1.5, "lower")},
+            pictures=("samples.png",),
+        )
+        write_report(folder / "evaluation" / "report.json", report)
+        (folder / "evaluation" / "samples.png").write_bytes(b"png")
+        registry = Registry(read_settings(root))
+        return registry.register(
+            folder / "artifact", folder / "evaluation", f"digits-vae-{seed}", "", "flow-7"
+        )
+
+    return call
+
+
+def test_a_project_without_versions_says_how_to_make_one(root: Path, genloom) -> None:
+    assert genloom("models", "list").out.startswith("No versions yet")
+    assert json.loads(genloom("models", "list", "other", "--json").out) == []
+    assert genloom("ledger", "verify").code == 0
+    for arguments, words in {
+        ("models", "list", "digit"): "“digit”; did you mean digits?",
+        ("models", "show", "digits/1"): "no registered product “digits”",
+        ("promote", "digit"): "no product “digit”; did you mean digits?",
+        ("rollback", "digits"): "no registered product “digits” yet; make one",
+        ("ledger", "show", "digits"): "no ledger “digits”",
+    }.items():
+        said = genloom(*arguments)
+        assert said.code == 2, said
+        assert words in said.err
+        assert "Traceback" not in said.err
+
+
+def test_versions_are_promoted_refused_and_rolled_back(root: Path, register, genloom) -> None:
+    register(1, 10.0)
+    said = genloom("promote", "digits")
+    assert said.code == 0
+    assert said.out.startswith("digits/1 is champion.\n")
+    register(2, 12.0)
+    refused = genloom("promote", "digits")
+    assert refused.code == 3
+    assert "digits/2 was refused" in refused.err
+    assert "2 worse" in refused.err
+    silent = genloom("promote", "digits", "--force")
+    assert (silent.code, "say why" in silent.err) == (2, True)
+    forced = genloom("promote", "digits", "--version", "2", "--force", "--why", "a trial")
+    assert forced.out.startswith("digits/2 is champion in the place of digits/1.\n")
+    back = genloom("rollback", "digits", "--why", "it failed")
+    assert back.out.startswith("digits/1 is champion in the place of digits/2.\n")
+    rows = json.loads(genloom("models", "list", "--json").out)
+    assert [(row["version"], row["aliases"]) for row in rows] == [
+        ("digits/2", ["challenger"]),
+        ("digits/1", ["champion"]),
+    ]
+    assert {key: rows[1][key] for key in ("metric", "value", "low", "high")} == {
+        "metric": "distance",
+        "value": 10.0,
+        "low": 9.0,
+        "high": 11.0,
+    }
+    assert "10 [9, 11]" in genloom("models", "list", "digits").out
+    events = json.loads(genloom("ledger", "show", "digits", "--json").out)
+    assert [event["event"] for event in events] == ["promote", "refuse", "promote", "rollback"]
+    assert [event["why"] for event in events] == ["", "", "a trial", "it failed"]
+    assert genloom("ledger", "verify").out == "digits: 4 lines, the chain is whole.\n"
+    path = root / ".genloom" / "ledger" / "digits.jsonl"
+    path.write_text(path.read_text().replace("a trial", "a crime"))
+    broken = genloom("ledger", "verify", "digits")
+    assert broken.code == 1
+    assert "Line 3 of" in broken.err
+
+
+def test_a_version_is_shown_with_its_metrics_pictures_and_origin(register, genloom) -> None:
+    register(1, 10.0)
+    genloom("promote", "digits")
+    for reference in ("digits/1", "digits@champion", "digits"):
+        shown = json.loads(genloom("models", "show", reference, "--json").out)
+        assert shown["version"] == "digits/1"
+    assert shown["metrics"]["distance"]["value"] == 10.0
+    assert Path(shown["pictures"][0]).read_bytes() == b"png"
+    table = genloom("models", "show", "digits/1").out
+    for cell in ("10 [9, 11]", "50 [49, 51]", "1 [0.5, 1.5]"):
+        assert cell in table
+    found = json.loads(genloom("models", "lineage", "digits/1", "--json").out)
+    assert (found["run"], found["commit"], found["flow_run"]) == ("digits-vae", "0123", "flow-7")
+    assert found["torch"] == torch.__version__
+    assert [event["event"] for event in found["ledger"]] == ["promote"]
+    assert "promote digits/1 by" in genloom("models", "lineage", "digits").out
+    said = genloom("models", "show", "digits/9")
+    assert said.code == 2
+    assert "no version digits/9" in said.err

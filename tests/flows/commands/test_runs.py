@@ -1,0 +1,179 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from components.evaluation.report import Metric, Report, write_report
+from components.train.runs import RunRecord, write_run
+from flows.commands import main
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with no data, in which only the commands of these tests are loaded."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "params.yaml").write_text("datasets: {digits: {source: digits}}\n")
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(main, "MODULES", ("runs",))
+    monkeypatch.setenv("COLUMNS", "200")
+    return root
+
+
+@pytest.fixture
+def make(root: Path) -> Callable[..., RunRecord]:
+    """Write the folder of a run as training leaves it."""
+
+    def call(name: str, latent: int = 16, shade: int = 0, **changes: object) -> RunRecord:
+        folder = root / ".genloom" / "runs" / name
+        content = {
+            "id": name,
+            "run": name.rpartition("-")[0],
+            "product": "digits",
+            "family": "vae",
+            "key": "k" * 64,
+            "parameters": {"family": "vae", "model": {"latent": latent, "width": 256}},
+            "dataset": "digits",
+            "revision": "r1",
+            "created": f"2026-01-0{1 + len(list(folder.parent.glob('*')))}T00:00:00+00:00",
+            "workers": 0,
+            "steps": 100,
+            "pid": os.getpid(),
+            "state": "done",
+        }
+        record = write_run(RunRecord(**{**content, **changes}, folder=folder))
+        lines = [
+            {"step": step, "seconds": step / 10, "rows_per_second": 5000.0, "loss/autoencoder": latent / step}
+            for step in (50, 100)
+        ]
+        record.progress.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "samples").mkdir(exist_ok=True)
+        for step in (50, 100):
+            Image.new("L", (40, 40), shade + step).save(folder / "samples" / f"step-{step:06}.png")
+        return record
+
+    return call
+
+
+def evaluate(record: RunRecord, distance: float) -> None:
+    metrics = {"distance": Metric(distance, distance - 1, distance + 1, "lower")}
+    write_report(
+        record.evaluation / "report.json",
+        Report("a", "vae", "digits", "r1", {}, metrics, pictures=("s.png",)),
+    )
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_the_list_tells_where_each_run_stands(make, genloom) -> None:
+    make("digits-vae-1a")
+    make("digits-vae-2b", state="running")
+    make("digits-gan-3c", state="running", pid=gone(), family="gan")
+    rows = json.loads(genloom("runs", "list", "--json").out)
+    assert [(row["id"], row["state"]) for row in rows] == [
+        ("digits-gan-3c", "interrupted"),
+        ("digits-vae-2b", "running"),
+        ("digits-vae-1a", "done"),
+    ]
+    assert (rows[0]["family"], rows[0]["step"], rows[0]["steps"]) == ("gan", 100, 100)
+    assert rows[0]["loss"] == {"autoencoder": 0.16}
+    assert "100/100" in genloom("runs", "list").out
+
+
+def test_no_runs_are_an_empty_list(root: Path, genloom) -> None:
+    assert genloom("runs", "list").out == "No runs yet; start one with genloom train RUN.\n"
+    assert json.loads(genloom("runs", "list", "--json").out) == []
+
+
+def test_a_run_is_shown_by_id_beginning_or_name(make, genloom) -> None:
+    record = make("digits-vae-1a")
+    evaluate(record, 10.0)
+    for name in ("digits-vae-1a", "digits-vae-1", "digits-vae"):
+        shown = json.loads(genloom("runs", "show", name, "--json").out)
+        assert shown["id"] == "digits-vae-1a"
+    assert shown["metrics"] == {"distance": "10 [9, 11]"}
+    assert shown["last"]["step"] == 100
+    assert shown["pictures"] == [str(record.folder / "samples" / "step-000100.png")]
+    assert shown["artifact"] is None
+    said = genloom("runs", "show", "digits-vea")
+    assert said.code == 2
+    assert "“digits-vea”; did you mean digits-vae-1a" in said.err
+
+
+def test_runs_are_compared_by_what_differs_with_one_picture(make, genloom, root: Path) -> None:
+    first, second = make("digits-vae-1a", 16, 0), make("digits-vae-2b", 32, 100)
+    evaluate(first, 10.0)
+    said = json.loads(genloom("runs", "compare", "digits-vae-1a", "digits-vae-2b", "--json").out)
+    assert said["parameters"] == {"model.latent": {"digits-vae-1a": 16, "digits-vae-2b": 32}}
+    assert said["metrics"]["distance"] == {"digits-vae-1a": "10 [9, 11]", "digits-vae-2b": None}
+    assert said["metrics"]["loss/autoencoder"] == {"digits-vae-1a": 0.16, "digits-vae-2b": 0.32}
+    picture = Path(said["picture"])
+    assert picture.parent == root / "out"
+    with Image.open(picture) as sheet:
+        shades = {sheet.getpixel((x, sheet.height // 2)) for x in range(sheet.width)}
+    assert {(100, 100, 100), (200, 200, 200), (255, 255, 255)} <= shades
+    table = genloom("runs", "compare", first.id, second.id, "-o", "here.png").out
+    assert "model.latent" in table
+    assert "model.width" not in table
+    assert str(root / "here.png") in table
+    assert (root / "here.png").is_file()
+
+
+def test_a_run_is_not_compared_with_itself(make, genloom) -> None:
+    make("digits-vae-1a")
+    said = genloom("runs", "compare", "digits-vae", "digits-vae-1a")
+    assert said.code == 2
+    assert "name two or more" in said.err
+
+
+def test_the_log_is_told_line_by_line(make, genloom) -> None:
+    make("digits-vae-1a")
+    said = genloom("runs", "logs", "digits-vae", "-f").out.splitlines()
+    assert said[0] == "step 50/100  5.0 s  5,000 rows/s  autoencoder=0.32"
+    assert said[-1] == "digits-vae-1a: done"
+    assert json.loads(genloom("runs", "logs", "digits-vae", "--json").out.splitlines()[1])["step"] == 100
+
+
+FOLLOWED = """
+import dataclasses, json, sys, time
+from components.settings import Settings
+from components.train.runs import read_run, write_run
+record = read_run(Settings(home=sys.argv[1]), "digits-vae")
+time.sleep(1)
+with record.progress.open("a") as stream:
+    stream.write(json.dumps({"step": 150, "loss/autoencoder": 0.1}) + "\\n")
+write_run(dataclasses.replace(record, state="stopped", reason="by request"))
+"""
+
+
+def test_a_log_is_followed_to_its_end(make, genloom, root: Path) -> None:
+    make("digits-vae-1a", state="running")
+    writer = subprocess.Popen([sys.executable, "-c", FOLLOWED, str(root / ".genloom")])
+    said = genloom("runs", "logs", "digits-vae", "--follow").out.splitlines()
+    assert writer.wait(timeout=60) == 0
+    assert said[-2].startswith("step 150/100")
+    assert said[-1] == "digits-vae-1a: stopped (by request)"
+
+
+def test_only_a_run_that_runs_can_be_stopped(make, genloom) -> None:
+    running = make("digits-vae-1a", state="running")
+    said = genloom("runs", "stop", "digits-vae")
+    assert said.code == 0
+    assert "writes a checkpoint" in said.out
+    assert running.stop_file.is_file()
+    for state, pid in (("done", os.getpid()), ("running", gone())):
+        ended = make("digits-gan-2b", state=state, pid=pid)
+        refused = genloom("runs", "stop", "digits-gan")
+        assert refused.code == 2
+        assert "nothing to stop" in refused.err
+        assert not ended.stop_file.exists()
