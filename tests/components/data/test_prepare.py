@@ -1,0 +1,216 @@
+"""The prepared dataset: what is written, that it is the same every time, and what happens when it cannot be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from components.data.dataset import SPLITS, file_hash, open_dataset
+from components.data.prepare import prepare, reproduce
+from components.data.spool import content_id
+from components.errors import FailedError, UserError
+from components.project import Project, open_project
+
+Bare = Callable[[dict[str, Any]], Project]
+Draw = Callable[..., Path]
+MINE = {
+    "source": "folder",
+    "path": "raw",
+    "size": [8, 6],
+    "licence": "CC0",
+    "split": {"val": 0.2, "test": 0.2},
+}
+
+
+def mine(bare: Bare, draw: Draw, count: int = 40, **fields: Any) -> Project:
+    """A project with `count` pictures in two classes."""
+    project = bare({"mine": {**MINE, **fields}})
+    draw(project.root / "raw" / "cat", range(count // 2))
+    draw(project.root / "raw" / "dog", range(count // 2, count))
+    return project
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): file_hash(path) for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def test_what_is_written(bare: Bare, draw: Draw) -> None:
+    project = mine(bare, draw)
+    (project.root / "raw" / "dog" / "note.txt").write_text("no picture")
+    (project.root / "raw" / "dog" / "copy.png").write_bytes((project.root / "raw/dog/0030.png").read_bytes())
+    dataset = prepare(project, "mine", project.prepared / "mine")
+    assert dataset == open_dataset(project.prepared / "mine")
+    assert sorted(path.name for path in dataset.folder.iterdir()) == [
+        *("dataset.json", "preview.png", "report.json", "test", "train", "val")
+    ]
+    assert dataset.shape.data == (3, 8, 6)
+    assert dataset.classes == ("cat", "dog")
+    ids = []
+    for split in SPLITS:
+        table = pq.read_table(dataset.folder / split / "00000.parquet")
+        about = json.loads(table.schema.metadata[b"genloom"])
+        assert about == {
+            **{"modality": "image", "shape": [3, 8, 6], "classes": ["cat", "dog"]},
+            **{"name": "mine", "licence": "CC0", "source": "folder"},
+        }
+        batch = dataset.whole(split)
+        pictures = ((batch.data + 1) * 127.5).round().to(torch.uint8).numpy()
+        assert [content_id(picture) for picture in pictures] == table.column("id").to_pylist()
+        assert batch.label is not None
+        ids += table.column("id").to_pylist()
+    assert len(set(ids)) == len(ids) == 40
+    report = json.loads((dataset.folder / "report.json").read_text())
+    assert (report["read"], report["kept"]) == (42, 40)
+    assert report["dropped"] == {
+        "no picture in a format that can be read": {"count": 1, "files": ["dog/note.txt"]},
+        "the same picture as another": {"count": 1, "files": ["dog/copy.png"]},
+    }
+    assert sum(found["classes"]["cat"] for found in report["splits"].values()) == 20
+    assert {split: found["rows"] for split, found in report["splits"].items()} == {
+        split: dataset.rows(split) for split in SPLITS
+    }
+    with Image.open(dataset.folder / "preview.png") as preview:
+        assert preview.width > 100
+
+
+def test_the_same_input_gives_the_same_bytes(bare: Bare, draw: Draw) -> None:
+    project = mine(bare, draw)
+    first = prepare(project, "mine", project.root / "first")
+    for path in sorted((project.root / "raw").rglob("*.png")):
+        path.rename(path.with_name(f"{content_id(np.asarray(Image.open(path)))[:8]}.png"))  # another order
+    second = prepare(project, "mine", project.root / "second")
+    assert files(first.folder) == files(second.folder)
+    assert first.revision == second.revision
+
+
+def test_rows_stay_where_they_are_when_pictures_are_added(bare: Bare, draw: Draw) -> None:
+    def ids(count: int) -> dict[str, set[str]]:
+        draw(project.root / "raw" / "dog", range(40, 40 + count))
+        dataset = prepare(project, "mine", project.prepared / "mine")
+        return {
+            split: {key for path in dataset.paths(split) for key in pq.read_table(path)["id"].to_pylist()}
+            for split in SPLITS
+        }
+
+    project = mine(bare, draw)
+    before, after = ids(0), ids(60)
+    assert all(before[split] < after[split] for split in SPLITS)
+
+
+def test_large_data_has_row_groups_and_files(bare: Bare, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.data.spool.GROUP_ROWS", 4)
+    monkeypatch.setattr("components.data.spool.FILE_BYTES", 8 * 3 * 8 * 6)
+    project = mine(bare, draw)
+    dataset = prepare(project, "mine", project.prepared / "mine")
+    paths = dataset.paths("train")
+    assert [path.name for path in paths] == [f"{number:05d}.parquet" for number in range(len(paths))]
+    assert len(paths) > 2
+    assert pq.read_metadata(paths[0]).num_row_groups == 2
+    assert sum(pq.read_metadata(path).num_rows for path in paths) == dataset.rows("train")
+
+
+def test_too_few_pictures_says_the_arithmetic_and_keeps_what_was(bare: Bare, draw: Draw) -> None:
+    project = mine(bare, draw)
+    target = project.prepared / "mine"
+    before = files(prepare(project, "mine", target).folder)
+    for path in sorted((project.root / "raw").rglob("*.png"))[2:]:
+        path.write_text("no picture any more")
+    with pytest.raises(UserError) as caught:
+        prepare(project, "mine", target)
+    message = str(caught.value)
+    assert "40 found, 38 left out (38 no picture in a format that can be read), 2 kept, of which" in message
+    assert "each split needs at least one; add pictures" in message
+    assert files(target) == before
+    assert [path.name for path in project.prepared.iterdir()] == ["mine"]
+
+
+def test_no_pictures_at_all(bare: Bare) -> None:
+    project = bare({"mine": MINE})
+    (project.root / "raw").mkdir()
+    with pytest.raises(UserError, match="is empty; put pictures into it"):
+        prepare(project, "mine", project.prepared / "mine")
+    (project.root / "raw" / "a.txt").write_text("x")
+    with pytest.raises(UserError, match="has no picture that can be read: 1 found, 1 left out"):
+        prepare(project, "mine", project.prepared / "mine")
+    assert list(project.prepared.iterdir()) == []
+
+
+def test_a_target_that_cannot_be_written(bare: Bare, draw: Draw) -> None:
+    project = mine(bare, draw)
+    (project.root / "data").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match=r"cannot be read or written: Not a directory; free some space"):
+        prepare(project, "mine", project.prepared / "mine")
+
+
+@pytest.mark.parametrize("limit", [1_000, 4_000], ids=["while reading", "while writing"])
+def test_no_space_on_the_disk(bare: Bare, draw: Draw, limit: int) -> None:
+    """A limit on the size of files fails a write as a full disk does."""
+    project = mine(bare, draw)
+    code = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "from components.data.prepare import main\n"
+        "sys.exit(main(['mine']))\n"
+    )
+    command = [sys.executable, "-B", "-c", code]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith("genloom: ")
+    assert sentence.endswith(
+        "cannot be read or written: File too large; free some space or change its permissions."
+    )
+    assert list(project.prepared.iterdir()) == []
+
+
+def test_dvc_prepares_what_changed_and_only_that(bare: Bare, draw: Draw) -> None:
+    """A row written by hand, in a folder that is no DVC workspace yet."""
+    project = mine(bare, draw)
+    told: list[tuple[str, int, int]] = []
+    [dataset] = reproduce(project, ["mine"], progress=lambda *what: told.append(what))
+    assert told[-1] == ("mine (pictures)", 40, 40)
+    told.clear()
+    assert reproduce(project, ["mine"], progress=lambda *what: told.append(what)) == [dataset]
+    assert told == []
+    draw(project.root / "raw" / "dog", range(40, 50))
+    [larger] = reproduce(project, ["mine"])
+    assert larger.revision != dataset.revision
+    assert sum(larger.rows(split) for split in SPLITS) == 50
+
+    before = files(larger.folder)
+    (project.root / "raw" / "metadata.jsonl").write_text("{oops")
+    with pytest.raises(UserError, match=r"metadata\.jsonl, line 1 is not valid JSON") as caught:
+        reproduce(project, ["mine"])
+    assert caught.value.exit_code == 2
+    assert files(larger.folder) == before
+
+    params = project.root / "params.yaml"
+    params.write_text(params.read_text().replace("path: raw", "path: photos"))
+    (project.root / "raw" / "metadata.jsonl").unlink()
+    (project.root / "raw").rename(project.root / "photos")
+    assert reproduce(open_project(project.root), ["mine"])[0].revision == larger.revision
+    assert "- photos" in (project.root / "dvc.yaml").read_text()
+
+
+def test_what_dvc_refuses_is_one_sentence(project: Path) -> None:
+    stages = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(stages + "  odd:\n    cmd: 'true'\n    deps: [gone]\n    bogus: 1\n")
+    with pytest.raises(FailedError, match=r"^dvc repro failed: .*; mend it and repeat the command\.$"):
+        reproduce(open_project(project), ["digits"])
+    (project / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(UserError, match=r"dvc\.yaml is not valid YAML"):
+        reproduce(open_project(project), ["digits"])
+    with pytest.raises(UserError, match=r"There is no dataset “digit”; did you mean digits\?"):
+        reproduce(open_project(project), ["digit"])
