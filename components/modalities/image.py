@@ -24,7 +24,11 @@ LARGEST_SIDE = 2048
 
 
 class ImageRequest(BaseModel):
-    """The body of OpenAI's `POST /v1/images/generations`, with `seed` added."""
+    """The body of OpenAI's `POST /v1/images/generations`, with `seed` added.
+
+    The fields from `user` on are OpenAI's too; they are taken where their value asks for nothing else than
+    what is done anyway.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -35,6 +39,11 @@ class ImageRequest(BaseModel):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     response_format: Literal["b64_json"] = "b64_json"
     user: str | None = None
+    quality: Literal["auto", "standard"] = "auto"
+    background: Literal["auto", "opaque"] = "auto"
+    moderation: Literal["auto", "low"] = "auto"
+    output_format: Literal["png"] = "png"
+    stream: Literal[False] = False
 
 
 class Image(Modality):

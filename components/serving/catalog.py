@@ -1,0 +1,99 @@
+"""What a replica serves: versions that were resolved before, each loaded with an engine of its own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from components.artifact import Model, load
+from components.families.family import Requests
+from components.serving.engine import Engine
+from components.settings import Settings
+
+SEEDS = 2**52
+"""Seeds drawn for those who name none; JavaScript reads such numbers exactly."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """An immutable version of a product and the folder of its artifact; `created` in seconds since the epoch."""
+
+    product: str
+    version: int
+    folder: Path
+    created: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A served version in memory, warm."""
+
+    served: Served
+    model: Model
+    engine: Engine
+
+    def requests(self, body: Any) -> tuple[Requests, int]:
+        """One row a picture and the seed of the first; picture i has seed + i, so it can be asked for alone.
+
+        Raises `UserError` for what the model cannot do.
+        """
+        seed = secrets.randbelow(SEEDS) if body.seed is None else int(body.seed)
+        seeds = [(seed + place) % 2**63 for place in range(body.n)]
+        about = self.model.about
+        return self.model.modality.requests(body, self.model.shape, about.classes, seeds), seed
+
+    def encode(self, output: Tensor, body: Any) -> list[bytes]:
+        """The finished rows as files, as the request asks."""
+        return self.model.modality.encode(output, body)
+
+    def generate(self, body: BaseModel) -> tuple[list[bytes], int]:
+        """Files and first seed of a request, computed here and now."""
+        requests, seed = self.requests(body)
+        return self.encode(self.engine.submit(requests).result(), body), seed
+
+
+class Catalog:
+    """The loaded versions by product name; closing it ends their engines."""
+
+    def __init__(self, loaded: Mapping[str, Loaded]) -> None:
+        self.loaded = MappingProxyType(dict(loaded))
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is something to serve and every engine works."""
+        return bool(self.loaded) and all(loaded.engine.healthy for loaded in self.loaded.values())
+
+    def close(self) -> None:
+        """End the engines."""
+        for loaded in self.loaded.values():
+            loaded.engine.close()
+
+
+def open_catalog(served: Sequence[Served], settings: Settings) -> Catalog:
+    """Load and warm the versions; the artifacts' hashes are checked. Raises `UserError`."""
+    return Catalog({one.product: open_version(one, settings) for one in served})
+
+
+def open_version(served: Served, settings: Settings) -> Loaded:
+    """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and draw once to warm it."""
+    model = load(_folder(served, settings))
+    loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1))
+    loaded.generate(model.modality.request())
+    return loaded
+
+
+def _folder(served: Served, settings: Settings) -> Path:
+    """The artifact's folder; another node of a cluster than the one that fetched it fetches its own copy."""
+    if served.folder.is_dir():
+        return served.folder
+    from components.promotion.registry import Registry
+
+    registry = Registry(settings)
+    return registry.fetch(registry.version(served.product, served.version))

@@ -1,0 +1,196 @@
+"""The engine: one thread that computes a model's rows together and lets requests come and go between steps.
+
+A new row enters as soon as a place is free, a finished one leaves at once, and nothing waits for a batch to
+fill. The width is fixed, so a row's bits depend on its own request, not on its neighbours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+
+import torch
+from torch import Tensor
+
+from components.artifact import Model
+from components.errors import FailedError
+from components.families.family import Requests, select
+from components.families.sampling import Slots
+
+log = logging.getLogger(__name__)
+SICK = 3
+"""Steps that fail one after the other before the engine calls itself unhealthy."""
+
+
+class QueueFullError(Exception):
+    """More rows wait than the engine's queue holds; the client may ask again soon."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One submitted request: `entered` of its rows have a place or are done, `left` are not finished."""
+
+    requests: Requests
+    left: int
+    entered: int = 0
+    output: Tensor | None = None
+    future: Future[Tensor] = field(default_factory=Future)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that have no place yet."""
+        return len(self.requests) - self.entered
+
+
+class Engine:
+    """Computes `width` rows of a model at a time; `queue` is how many rows may wait.
+
+    `threads` is torch's for the time that the engine runs; with width and device kind it decides the bits.
+    """
+
+    def __init__(self, model: Model, width: int | None = None, queue: int = 1024, threads: int = 1) -> None:
+        self.model, self.width = model, width or model.width
+        self.queue, self.threads = queue, threads
+        self._change = Condition()
+        self._jobs: deque[Job] = deque()
+        self._places: list[tuple[Job, int] | None] = [None] * self.width
+        self._slots: Slots | None = None
+        self._failures = 0
+        self._closing = False
+        self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
+        self._thread.start()
+
+    def submit(self, requests: Requests) -> Future[Tensor]:
+        """The finished outputs [N,…] on the CPU, in the order of `requests`; cancelling frees their places.
+
+        Raises `QueueFullError` if not all rows find room in the queue, `FailedError` after `close`.
+        """
+        with self._change:
+            if self._closing:
+                raise FailedError("The engine is closed; ask again when the server is back.")
+            if self.waiting + len(requests) > self.queue:
+                raise QueueFullError
+            job = Job(requests, left=len(requests))
+            self._jobs.append(job)
+            self._change.notify()
+        return job.future
+
+    @property
+    def waiting(self) -> int:
+        """Rows that have no place yet."""
+        with self._change:
+            return sum(job.waiting for job in self._jobs)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread runs and its last steps were not all failures."""
+        return self._thread.is_alive() and self._failures < SICK
+
+    def close(self) -> None:
+        """End the thread; what is not finished fails."""
+        with self._change:
+            self._closing = True
+            self._change.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        while self._wait():
+            try:
+                self._step()
+            except Exception as error:
+                log.exception("a step of %s failed", self.model.about.product)
+                self._fail(self._running(), _told(error))
+                self._slots = None
+                self._failures += 1
+        self._fail({*self._running(), *self._jobs}, FailedError("The engine was closed; ask again."))
+        torch.set_num_threads(before)
+
+    def _wait(self) -> bool:
+        """Sleep until there is work; False when the engine is closed."""
+        with self._change:
+            self._change.wait_for(lambda: self._closing or self._jobs or any(self._places))
+            return not self._closing
+
+    def _step(self) -> None:
+        self._drop_cancelled()
+        self._admit()
+        if self._slots is not None and any(self._places):
+            self._slots.advance()
+            self._collect(self._slots)
+
+    def _drop_cancelled(self) -> None:
+        gone = [place for place, taken in enumerate(self._places) if taken and taken[0].future.cancelled()]
+        if gone and self._slots is not None:
+            self._slots.clear(gone)
+        for place in gone:
+            self._places[place] = None
+        with self._change:
+            self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
+
+    def _admit(self) -> None:
+        """Give free places to waiting rows, first come, first served."""
+        free = [place for place, taken in enumerate(self._places) if taken is None]
+        while free and self._jobs:
+            job = self._jobs[0]
+            rows = range(job.entered, min(job.entered + len(free), len(job.requests)))
+            places, free = free[: len(rows)], free[len(rows) :]
+            try:
+                self._enter(job, places, rows)
+            except Exception as error:
+                log.exception("a request to %s could not start", self.model.about.product)
+                self._fail({job}, _told(error))
+                return
+            with self._change:
+                job.entered = rows.stop
+                if not job.waiting:
+                    self._jobs.popleft()
+
+    def _enter(self, job: Job, places: list[int], rows: range) -> None:
+        if self._slots is None:
+            first = select(job.requests, slice(0, 1))
+            self._slots = Slots(self.model.family, self.model.networks, self.width, first)
+        self._slots.admit(places, select(job.requests, slice(rows.start, rows.stop)))
+        for place, row in zip(places, rows, strict=True):
+            self._places[place] = (job, row)
+
+    def _collect(self, slots: Slots) -> None:
+        """Copy what is finished to its job and free its place."""
+        finished = [
+            place for place, done in enumerate(slots.state.done.tolist()) if done and self._places[place]
+        ]
+        if not finished:
+            return
+        outputs = slots.state.output[finished].cpu()
+        for place, output in zip(finished, outputs, strict=True):
+            taken = self._places[place]
+            assert taken is not None
+            job, row = taken
+            if job.output is None:
+                job.output = outputs.new_empty(len(job.requests), *output.shape)
+            job.output[row] = output
+            job.left -= 1
+            self._places[place] = None
+            if not job.left and job.future.set_running_or_notify_cancel():
+                job.future.set_result(job.output)
+        self._failures = 0
+
+    def _running(self) -> set[Job]:
+        return {taken[0] for taken in self._places if taken}
+
+    def _fail(self, jobs: set[Job], error: FailedError) -> None:
+        """Free the places of `jobs` and tell those who wait for them."""
+        self._places = [None if taken and taken[0] in jobs else taken for taken in self._places]
+        with self._change:
+            self._jobs = deque(job for job in self._jobs if job not in jobs)
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
+
+
+def _told(error: Exception) -> FailedError:
+    return FailedError(f"The model failed while it generated ({type(error).__name__}: {error}); ask again.")

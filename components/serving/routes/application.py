@@ -1,0 +1,92 @@
+"""The web application of one replica: all routes over one catalog; it runs under Ray Serve or any ASGI server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from components.modalities.image import ImageRequest
+from components.serving.catalog import Catalog
+from components.serving.routes import health, images, models
+from components.serving.routes.errors import answer, install
+
+LARGEST_BODY = 2**20
+"""Bytes of a request's body."""
+
+
+def create_app(catalog: Catalog) -> FastAPI:
+    """The routes over `catalog`, which is closed when the application ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        catalog.close()
+
+    # The interactive pages load scripts from elsewhere; /openapi.json is enough.
+    app = FastAPI(
+        title="Genloom", version=version("genloom"), docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    install(app, ImageRequest)
+    for part in (models, images, health):
+        app.include_router(part.router(catalog))
+    app.add_middleware(BodyLimit)
+    app.add_middleware(RequestName)
+    return app
+
+
+class BodyLimit:
+    """Answers 413 to a body of more than `LARGEST_BODY` bytes, whether or not it was announced."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body, at most the limit, and hand it on in one piece."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        too_large = announced.isdigit() and int(announced) > LARGEST_BODY
+        body, more = b"", not too_large
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            too_large = len(body) > LARGEST_BODY
+            more = bool(message.get("more_body")) and not too_large
+        if too_large:
+            response = answer(413, f"The body is larger than {LARGEST_BODY} bytes; send less.", "too_large")
+            await response(scope, receive, send)
+            return
+        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, replay, send)
+
+
+class RequestName:
+    """Gives an answer an `x-request-id` where no proxy in front has named the request already."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; add the header to its answer."""
+        if scope["type"] != "http" or "x-request-id" in Headers(scope=scope):
+            await self.app(scope, receive, send)
+            return
+        name = str(uuid.uuid4())
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).append("x-request-id", name)
+            await send(message)
+
+        await self.app(scope, receive, named)

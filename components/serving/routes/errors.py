@@ -1,0 +1,92 @@
+"""Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, one sentence, no traceback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from components.errors import FailedError, UserError, unknown
+from components.serving.engine import QueueFullError
+
+log = logging.getLogger(__name__)
+SHOWN = 60
+"""Characters of a wrong value that an error repeats."""
+
+
+class UnknownModelError(UserError):
+    """The request names a model that is not served; HTTP 404."""
+
+
+def answer(
+    status: int,
+    message: str,
+    code: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """An error as OpenAI's clients read it."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(content, status_code=status, headers=dict(headers or {}))
+
+
+def install(app: FastAPI, body: type[BaseModel]) -> None:
+    """Answer every exception of `app` in OpenAI's shape; `body` names the fields that a request may have."""
+
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        return respond(request, error, body)
+
+    for kind in (RequestValidationError, UserError, QueueFullError, HTTPException, Exception):
+        app.add_exception_handler(kind, handle)
+
+
+def respond(request: Request, error: Exception, body: type[BaseModel]) -> JSONResponse:
+    """The answer to a request that ended with `error`; what is not foreseen is logged and told as such."""
+    match error:
+        case RequestValidationError():
+            message, param = sentence(error.errors()[0], body)
+            return answer(400, message, "invalid_request", param)
+        case UnknownModelError():
+            return answer(404, str(error), "model_not_found", "model")
+        case FailedError():
+            return answer(500, str(error), "generation_failed")
+        case UserError():
+            return answer(400, str(error), "invalid_request")
+        case QueueFullError():
+            message = "The server has as many requests waiting as it can hold; ask again in a second."
+            return answer(503, message, "queue_full", headers={"retry-after": "1"})
+        case HTTPException():
+            return answer(error.status_code, _http(request, error), "invalid_request", headers=error.headers)
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return answer(500, "The server failed at this request; its log says why.", "internal_error")
+
+
+def _http(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return f"There is nothing at {request.url.path}; see /v1/models and /v1/images/generations."
+    if error.status_code == 405:
+        return f"{request.url.path} does not take {request.method}; see the documentation of the routes."
+    return f"{error.detail}."
+
+
+def sentence(error: Mapping[str, Any], body: type[BaseModel]) -> tuple[str, str | None]:
+    """One of pydantic's findings about a request, and the field that it is about."""
+    kind, where = error["type"], [str(part) for part in error["loc"] if part != "body"]
+    if kind == "json_invalid":
+        cause, place = error["ctx"]["error"], where[0] if where else "?"
+        return f"The body is no valid JSON: {cause}, at character {place}.", None
+    if not where:
+        return "The body must be a JSON object, sent with the header content-type: application/json.", None
+    param = ".".join(where)
+    if kind == "extra_forbidden":
+        return str(unknown("field", param, body.model_fields)), param
+    value, message = repr(error["input"]), str(error["msg"])
+    shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
+    return f"“{param}” is {shown}: {message[0].lower()}{message[1:]}.", param

@@ -1,0 +1,24 @@
+"""`GET /health`: 200 with the served versions, 503 while a model cannot answer."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from components.serving.catalog import Catalog
+
+
+def router(catalog: Catalog) -> APIRouter:
+    """The health of the models in `catalog`."""
+    routes = APIRouter()
+
+    @routes.get("/health")
+    async def health() -> JSONResponse:
+        models = [
+            {"id": name, "version": loaded.served.version, "waiting": loaded.engine.waiting}
+            for name, loaded in catalog.loaded.items()
+        ]
+        status = "ok" if catalog.healthy else "unhealthy"
+        return JSONResponse({"status": status, "models": models}, 200 if catalog.healthy else 503)
+
+    return routes
