@@ -78,17 +78,20 @@ def add_pictures(
     channels: Channels = 3,
     fit: Fit = "crop",
     licence: Annotated[str, typer.Option("--licence", help="The licence of the pictures.")] = "unknown",
+    image: Annotated[str | None, typer.Option("--image", help="The column of pictures in Parquet.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="The column of classes in Parquet.")] = None,
 ) -> None:
     """Look at your own pictures and write them into params.yaml, with a product, two runs and a DVC stage."""
     from components.data.add import add, describe
     from components.project import open_project
 
     project = open_project()
-    options = {"size": _size(size), "channels": channels, "fit": fit, "licence": licence}
+    options: dict[str, Any] = {"size": _size(size), "channels": channels, "fit": fit, "licence": licence}
     if channels not in (1, 3):
         raise UserError(f"--channels is {channels}; take 3 for colour or 1 for grey.")
     if fit not in ("crop", "pad", "stretch"):
         raise UserError(f"--fit is “{fit}”; take crop, pad or stretch.")
+    options |= {key: value for key, value in (("image", image), ("label", label)) if value is not None}
     found = add(project, name, describe(project, folder, options))
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
     print(f"{found.entries} pictures" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
@@ -143,6 +146,7 @@ def show_dataset(name: Name, as_json: AsJson = False) -> None:
             reason: found["count"] for reason, found in content["dropped"].items()
         } or "nothing"
         content["ignored_columns"] = content["ignored_columns"] or None
+        content["revision"] = manifest["revision"][:10]
         content["splits"] = {split: found["rows"] for split, found in content["splits"].items()}
     facts(content, as_json)
 
@@ -169,11 +173,11 @@ def check_out(name: Name) -> None:
 
 def _size(text: str) -> tuple[int, int]:
     """(height, width) of `32` or `48x64`."""
-    width, _, height = text.partition("x")
-    sides = [int(side) if side.isdecimal() else 0 for side in (height or width, width)]
-    if not all(4 <= side <= 1024 for side in sides):
+    parts = text.split("x")
+    sides = [int(part) if part.isdecimal() else 0 for part in parts]
+    if len(parts) > 2 or not all(4 <= side <= 1024 for side in sides):
         raise UserError(f"--size is “{text}”; write pixels a side, or WIDTHxHEIGHT, each from 4 to 1024.")
-    return sides[0], sides[1]
+    return sides[-1], sides[0]
 
 
 def _read(project: Project, name: str, file: str) -> dict[str, Any]:

@@ -1,0 +1,142 @@
+"""`genloom data` from outside: add, prepare, list, show, diff, checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Genloom = Callable[..., Any]
+
+
+def draw(folder: Path, seeds: range) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        levels = np.random.default_rng(seed).integers(0, 256, (10, 12, 3), np.uint8)
+        Image.fromarray(levels).save(folder / f"{seed:04d}.png")
+    return folder
+
+
+def state(root: Path) -> dict[str, bytes]:
+    return {name: (root / name).read_bytes() for name in ("params.yaml", "dvc.yaml", "dvc.lock")}
+
+
+def test_own_pictures_from_folder_to_report(project: Path, genloom: Genloom) -> None:
+    draw(project / "raw" / "cat", range(30))
+    draw(project / "raw" / "dog", range(30, 60))
+    (project / "raw" / "dog" / "note.txt").write_text("x")
+    said = genloom("data", "add", "pets", "raw", "--size", "12x8", "--licence", "CC0", "--channels", "1")
+    assert said.code == 0, said.err
+    assert "61 pictures in 2 classes: cat 30, dog 31" in said.out
+    assert "genloom data prepare pets" in said.out
+    text = (project / "params.yaml").read_text()
+    assert "# What is registered, promoted and served" in text
+    assert "size: [8, 12]" in text
+
+    said = genloom("data", "prepare", "pets")
+    assert said.code == 0, said.err
+    assert str(project / "data/prepared/pets/preview.png") in said.out
+
+    shown = json.loads(genloom("data", "show", "pets", "--json").out)
+    assert (shown["read"], shown["kept"], shown["shape"]) == (61, 60, [1, 8, 12])
+    assert shown["dropped"]["no picture in a format that can be read"]["files"] == ["dog/note.txt"]
+    assert "no picture in a format that can be read=1" in genloom("data", "show", "pets").out
+    listed = {row["name"]: row for row in json.loads(genloom("data", "list", "--json").out)}
+    assert (listed["pets"]["rows"], listed["pets"]["prepared"], listed["pets"]["licence"]) == (
+        60,
+        True,
+        "CC0",
+    )
+    assert (listed["mnist"]["rows"], listed["mnist"]["prepared"]) == (None, False)
+
+    shutil.rmtree(project / "data" / "prepared" / "pets")
+    assert genloom("data", "checkout", "pets").code == 0
+    assert json.loads(genloom("data", "show", "pets", "--json").out) == shown
+
+
+def test_diff_counts_what_came_and_went_since_a_commit(project: Path, genloom: Genloom) -> None:
+    identity = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_CONFIG_GLOBAL": os.devnull}
+    identity |= {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    draw(project / "raw", range(40))
+    assert genloom("data", "add", "noise", "raw", "--size", "8").code == 0
+    assert genloom("data", "prepare", "noise").code == 0
+    (project / ".dvc" / "config").write_text("")  # from now on with git
+    for command in (["init", "-q"], ["add", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    subprocess.run(["git", "commit", "-qm", "data"], cwd=project, check=True, env={**os.environ, **identity})
+    draw(project / "raw", range(40, 100))
+    (project / "raw" / "0000.png").unlink()
+    assert genloom("data", "prepare", "noise").code == 0
+    changes = json.loads(genloom("data", "diff", "noise", "--json").out)
+    assert sum(change["before"] for change in changes) == 40
+    assert sum(change["added"] for change in changes) == 60
+    assert sum(change["removed"] for change in changes) == 1
+    said = genloom("data", "diff", "noise", "--commit", "nowhere")
+    assert said.code == 2
+    assert "as of nowhere cannot be read" in said.err
+
+
+def test_bad_input_is_one_sentence_and_changes_nothing(project: Path, genloom: Genloom) -> None:
+    before = state(project)
+    draw(project / "good", range(3))
+    (project / "empty").mkdir()
+    (project / "texts").mkdir()
+    (project / "texts" / "a.png").write_text("x")
+    (project / "broken").mkdir()
+    (project / "broken" / "a.parquet").write_bytes(b"PAR1 and nothing more")
+    cases = [
+        (("data", "add", "mine", "gone"), "There is no .*gone; give the folder that holds your pictures"),
+        (("data", "add", "mine", "empty"), "The folder .*empty is empty; put pictures into it"),
+        (
+            ("data", "add", "mine", "texts"),
+            "texts holds no picture that can be read .1 no picture in a format",
+        ),
+        (("data", "add", "mine", "broken"), "a.parquet is no whole Parquet file"),
+        (("data", "add", "mine", "."), "holds the project's own prepared data"),
+        (("data", "add", "digits", "good"), "There is already a dataset “digits”"),
+        (("data", "add", "Bad Name", "good"), "“Bad Name” is no good name"),
+        (("data", "add", "mine", "good", "--size", "3"), "--size is “3”; write pixels a side"),
+        (("data", "add", "mine", "good", "--size", "8x"), "--size is “8x”"),
+        (("data", "add", "mine", "good", "--channels", "4"), "--channels is 4; take 3"),
+        (("data", "add", "mine", "good", "--fit", "zoom"), "--fit is “zoom”; take crop"),
+        (("data", "add", "mine", "good", "--label", "kind"), "holds no Parquet file; leave out --label"),
+        (("data", "prepare", "digit"), "There is no dataset “digit”; did you mean digits"),
+        (("data", "show", "mnist"), "“mnist” is not prepared; type genloom data prepare mnist"),
+        (("data", "checkout", "digit"), "There is no dataset “digit”"),
+        (("data", "diff", "digits"), "“digits” as of HEAD cannot be read"),
+    ]
+    for arguments, sentence in cases:
+        said = genloom(*arguments)
+        assert said.code == 2, (arguments, said)
+        assert said.out == ""
+        lines = said.err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert re.search(sentence, lines[0]), lines[0]
+    assert state(project) == before
+
+
+def test_too_few_pictures_say_the_arithmetic(project: Path, genloom: Genloom) -> None:
+    draw(project / "few", range(2))
+    assert genloom("data", "add", "few", "few").code == 0
+    said = genloom("data", "prepare", "few")
+    assert said.code == 2
+    assert "2 found, 0 left out, 2 kept, of which" in said.err
+    assert not (project / "data" / "prepared" / "few").exists()
+
+
+def test_adding_is_all_or_nothing(project: Path, genloom: Genloom) -> None:
+    draw(project / "good", range(3))
+    (project / "dvc.yaml").write_text("stages: [")
+    before = state(project)
+    said = genloom("data", "add", "mine", "good")
+    assert said.code == 2
+    assert "dvc.yaml is not valid YAML" in said.err
+    assert state(project) == before
