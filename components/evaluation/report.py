@@ -44,6 +44,27 @@ class Report:
     seconds: float = 0.0
 
 
+def comparable(one: Report, other: Report) -> bool:
+    """Whether the two reports' numbers may be compared: same dataset revision, same protocol."""
+    return (one.dataset, one.revision, one.protocol) == (other.dataset, other.revision, other.protocol)
+
+
+def table(report: Report) -> list[dict[str, str]]:
+    """A row for each metric: the model, the trivial model and real rows side by side, for people."""
+    columns = {"model": report.metrics, "baseline": report.baseline, "real": report.reference}
+    return [
+        {"metric": name, "better": metric.better}
+        | {column: _cell(metrics.get(name)) for column, metrics in columns.items()}
+        for name, metric in report.metrics.items()
+    ]
+
+
+def _cell(metric: Metric | None) -> str:
+    if metric is None:
+        return "–"
+    return f"{metric.value:.3g} [{metric.low:.3g}, {metric.high:.3g}]"
+
+
 def write_report(path: Path, report: Report) -> None:
     """Write `report` as JSON, atomically."""
     draft = path.with_name(f".{path.name}-{os.getpid()}")

@@ -1,0 +1,97 @@
+"""`genloom evaluate`: measure a trained model on held-out rows, beside a trivial model and real rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from components.errors import UserError
+from flows.commands.show import AsJson, facts, listing
+
+if TYPE_CHECKING:
+    from components.evaluation.report import Report
+    from components.project import Project
+    from components.promotion.registry import Version
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|VERSION",
+        help="A run's id, its name (the latest of them), or a version such as digits/3 or digits@champion.",
+        show_default=False,
+    ),
+]
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command("evaluate")(evaluate_model)
+
+
+def evaluate_model(name: Name, as_json: AsJson = False) -> None:
+    """Measure a model on the test split; nothing is measured twice."""
+    from components.project import open_project
+
+    project = open_project()
+    if "/" in name or "@" in name:
+        report, folder = _version(project, name)
+    else:
+        report, folder = _run(project, name)
+    _print(report, folder, as_json)
+
+
+def _run(project: Project, name: str) -> tuple[Report, Path]:
+    """Evaluate a training run; the report stands in the run's folder."""
+    from components.train.runs import read_run
+
+    record = read_run(project.settings, name)
+    if not record.artifact.is_dir():
+        raise UserError(
+            f"The run {record.id} is {record.state} and has no model yet; "
+            f"type genloom train {record.run} to go on with it."
+        )
+    return _evaluate(project, record.artifact, record.product, record.evaluation), record.evaluation
+
+
+def _version(project: Project, name: str) -> tuple[Report, Path]:
+    """Evaluate a registered version on the data as it is now; the registry gets the report."""
+    from components.promotion.registry import Registry
+
+    registry = Registry(project.settings)
+    version: Version = registry.named(name)
+    folder = project.settings.shared / "evaluations" / version.product / str(version.number)
+    report = _evaluate(project, registry.fetch(version), version.product, folder)
+    registry.evaluated(version, folder)
+    return report, folder
+
+
+def _evaluate(project: Project, artifact: Path, product: str, folder: Path) -> Report:
+    from rich.console import Console
+
+    from components.data.dataset import open_dataset
+    from components.evaluation.evaluate import evaluate
+
+    dataset = open_dataset(project.prepared / project.product(product).dataset)
+    with Console(stderr=True).status("loading") as status:
+        return evaluate(artifact, dataset, folder, project.settings.shared / "cache", progress=status.update)
+
+
+def _print(report: Report, folder: Path, as_json: bool) -> None:
+    """A table for people; for programs the whole report, with the pictures' paths."""
+    import dataclasses
+
+    from components.evaluation.report import table
+
+    pictures = [str(folder / name) for name in report.pictures]
+    if as_json:
+        facts(dataclasses.asdict(report) | {"pictures": pictures}, True)
+        return
+    listing(table(report), False)
+    protocol = report.protocol
+    print(
+        f"\n{protocol['samples']} samples against {protocol['held_out']} rows of the test split of "
+        f"{report.dataset}; in brackets, 95% intervals; real: {protocol['reference']} training rows."
+    )
+    print("\n".join(f"picture: {path}" for path in pictures))

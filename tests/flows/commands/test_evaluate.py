@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from components.artifact import About, save
+from components.data.dataset import open_dataset
+from components.errors import UserError
+from components.families.vae import VAE
+from components.project import open_project
+from components.promotion.registry import Registry
+from components.train.runs import RunRecord, write_run
+from flows.commands.evaluate import attach
+
+RUN = "digits-vae-0123456789"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tests of this file share one home, so that the judge is trained once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def say(
+    project: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run `genloom evaluate …` and give back what it prints; a finished run of an untrained model is there."""
+    monkeypatch.setenv("GENLOOM_HOME", str(home))
+    dataset = open_dataset(project / "data" / "prepared" / "digits")
+    record = RunRecord(
+        id=RUN,
+        run="digits-vae",
+        product="digits",
+        family="vae",
+        key="0" * 64,
+        parameters={},
+        dataset="digits",
+        revision=dataset.revision,
+        created="2026-01-01T00:00:00+00:00",
+        workers=1,
+        steps=0,
+        pid=1,
+        state="done",
+        folder=home / "runs" / RUN,
+    )
+    if not record.folder.exists():
+        write_run(record)
+        family = VAE(latent=2, width=16)
+        torch.manual_seed(0)
+        about = About(
+            product="digits",
+            run="digits-vae",
+            dataset="digits",
+            revision=dataset.revision,
+            licence=dataset.licence,
+            source=dataset.source,
+            classes=dataset.classes,
+            modality="image",
+            key=record.key,
+            parameters={},
+            commit="",
+            dirty=False,
+            steps=0,
+        )
+        save(record.artifact, family, family.networks(dataset.shape), dataset.shape, about)
+    app = typer.Typer()
+    attach(app)
+
+    def call(*arguments: str) -> str:
+        capfd.readouterr()
+        typer.main.get_command(app).main(list(arguments), "genloom evaluate", standalone_mode=False)
+        return capfd.readouterr().out
+
+    return call
+
+
+def test_a_run_is_evaluated_by_id_or_name_and_the_pictures_are_named(
+    say: Callable[..., str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = home / "runs" / RUN / "evaluation"
+    printed = say(RUN)
+    for word in ("model", "baseline", "real", "judge_frechet_distance", "negative_elbo_nats"):
+        assert word in printed
+    assert f"picture: {folder / 'samples.png'}" in printed
+    assert "1000 samples against" in printed
+    before = (folder / "report.json").stat().st_mtime_ns
+    assert say("digits-vae") == printed
+    assert (folder / "report.json").stat().st_mtime_ns == before
+
+
+def test_json_is_the_whole_report_with_the_pictures_paths(say: Callable[..., str], home: Path) -> None:
+    content = json.loads(say("digits-vae", "--json"))
+    assert content["metrics"]["judge_frechet_distance"]["better"] == "lower"
+    assert content["protocol"]["samples"] == 1000
+    assert [Path(path).is_file() for path in content["pictures"]] == [True, True]
+
+
+def test_a_version_is_evaluated_and_the_registry_gets_the_report(say: Callable[..., str], home: Path) -> None:
+    say("digits-vae")
+    registry = Registry(open_project().settings)
+    run = home / "runs" / RUN
+    registry.register(run / "artifact", run / "evaluation", RUN, "", "")
+    content = json.loads(say("digits/1", "--json"))
+    report = registry.report(registry.version("digits", 1))
+    assert report.artifact == content["artifact"]
+    assert report.seconds == content["seconds"]
+    assert all(Path(path).is_file() for path in content["pictures"])
+
+
+def test_what_is_not_there_is_named_with_the_nearest(say: Callable[..., str], home: Path) -> None:
+    with pytest.raises(UserError, match="did you mean digits-vae-0123456789"):
+        say("digits-vea")
+    record = json.loads((home / "runs" / RUN / "run.json").read_text())
+    (home / "runs" / "digits-gan-1").mkdir(exist_ok=True)
+    half = record | {"id": "digits-gan-1", "run": "digits-gan", "state": "stopped"}
+    (home / "runs" / "digits-gan-1" / "run.json").write_text(json.dumps(half))
+    with pytest.raises(UserError, match="digits-gan-1 is stopped and has no model yet; type genloom train"):
+        say("digits-gan-1")
