@@ -1,0 +1,118 @@
+"""`genloom demo`: from real digits to a served model, with one command."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from components.project import Project
+    from flows.retrain import Outcome
+    from flows.server import PrefectServer
+
+PRODUCT = "digits"
+RUNS = ("digits-vae", "digits-gan")
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("demo")(demonstrate)
+
+
+def demonstrate(
+    port: Annotated[
+        int | None, typer.Option(help="Port of the endpoint; by default GENLOOM_PORT or 8000.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the picture goes.")] = Path(
+        "out/demo.png"
+    ),
+) -> None:
+    """Prepare digits, train a VAE and a GAN, promote the better, serve it, and ask it for a picture."""
+    from components.project import open_project
+    from components.serving import server
+    from components.settings import writable_home
+    from flows.progress import say
+    from flows.server import PrefectServer
+
+    began = time.monotonic()
+    project = open_project()
+    writable_home(project.settings)
+    for run in RUNS:
+        project.run(run)
+    if server.find(project.settings) is None:
+        server.check_port(project.settings.host, port or project.settings.port)
+    say("starting   Ray, Ray Serve and Prefect, side by side")
+    prefect = None if "PREFECT_API_URL" in os.environ else PrefectServer(project.settings)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            serving = pool.submit(server.start_detached, project.settings, port)
+            outcomes = _retrain(project, prefect, serving.result)
+    finally:
+        if prefect is not None:
+            prefect.stop()
+    url = _serve(project)
+    _draw(project, output)
+    _farewell(url, output, outcomes, time.monotonic() - began)
+
+
+def _retrain(project: Project, prefect: PrefectServer | None, ready: Callable[[], object]) -> list[Outcome]:
+    """Both runs, one after the other, once the cluster is `ready` to train on."""
+    from flows.progress import say
+    from flows.server import prefect_api
+
+    with prefect_api(project.settings, prefect):
+        ready()
+        from flows.retrain import retrain
+
+        outcomes = []
+        for run in RUNS:
+            outcome = retrain(project.root, run)
+            outcomes.append(outcome)
+            for reason in outcome.reasons:
+                say(f"gate       {reason}")
+    return outcomes
+
+
+def _serve(project: Project) -> str:
+    """Serve the champion; returns the URL."""
+    from components.promotion.promote import champion
+    from components.serving import server
+    from flows.progress import say
+
+    best = champion(project.settings, PRODUCT)
+    assert best is not None, "two versions were judged just now"
+    url = server.deploy(project.settings, PRODUCT, best)
+    say(f"serving    {PRODUCT}/{best.number} ({best.family}) at {url}")
+    return url
+
+
+def _draw(project: Project, output: Path) -> None:
+    """Ask the endpoint over HTTP for 64 pictures and write them as one."""
+    from components.serving import draw
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    drawn = draw.draw(project.settings, PRODUCT, 64, 0, "auto", None)
+    draw.write(draw.check_target(output), drawn)
+
+
+def _farewell(url: str, output: Path, outcomes: list[Outcome], seconds: float) -> None:
+    champion = outcomes[-1].champion
+    print(f"""
+Done in {seconds:.0f} s. {PRODUCT}/{champion} is champion.
+
+  picture   {output}
+  endpoint  {url}/v1/images/generations
+
+Next:
+  curl -s {url}/v1/images/generations -d '{{"model": "{PRODUCT}", "n": 4, "size": "64x64"}}'
+  genloom generate {PRODUCT} -n 16 -o out.png     the same from the command line
+  genloom models list                           versions, metrics, who is champion
+  genloom runs compare {" ".join(outcome.run_id for outcome in outcomes)}
+  genloom data add NAME FOLDER                  your own pictures
+  genloom serve --stop                          end the endpoint, which goes on until then""")
