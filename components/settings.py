@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     @property
     def tracking(self) -> str:
         """MLflow's tracking URI: a server's, or the SQLite file in `home`."""
-        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+        path = str(self.home / "mlflow.db").replace("%", "%25").replace("?", "%3F")
+        return self.tracking_uri or f"sqlite:///{path}"
 
     @property
     def shared(self) -> Path:

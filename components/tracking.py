@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import wraps
 from pathlib import Path
@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from components.errors import UserError
+from components.project import flatten
 from components.settings import Settings, quiet_environment, writable_home
 
 TAG = "genloom."
@@ -196,12 +197,3 @@ class Tracker:
     def end(self, tracking_run: str, status: Status) -> None:
         """Close the run; one that is not FINISHED is re-opened by `begin`."""
         self.client.set_terminated(tracking_run, status)
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings as pairs such as (`model.latent`, 16)."""
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

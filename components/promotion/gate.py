@@ -117,13 +117,13 @@ def _compared(name: str, ours: Metric, theirs: Metric, least: float) -> list[Fin
     finite = math.isfinite(ours.value)
     holds = finite and (gain > least or not math.isfinite(theirs.value))
     values = f"The challenger's {name} is {shown(ours)} and the champion's {shown(theirs)}, {ours.better} is better"
-    asked = f"a gain of more than {least:.4g} is asked for"
+    asked = f", and a gain of more than {least:.4g} is asked for" if least else ""
     if not math.isfinite(gain):
         return [Finding(holds, f"{values}; a value that is not finite never wins.")]
     size = f"{abs(gain):.4g} {'better' if gain > 0 else 'worse'}" if gain else "equal"
     apart = ours.high < theirs.low or theirs.high < ours.low
     remark = f"Their 95% intervals {'do not overlap' if apart else 'overlap'}."
-    return [Finding(holds, f"{values}: it is {size}, and {asked}."), Finding(True, remark)]
+    return [Finding(holds, f"{values}: it is {size}{asked}."), Finding(True, remark)]
 
 
 def _guarded(name: str, metric: Metric, guard: Guard) -> Finding:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from components.evaluation.report import Metric, Report
     from components.project import Project
+    from components.promotion.ledger import Line
     from components.promotion.promote import Decision
     from components.promotion.registry import Registry, Version
 
@@ -81,13 +82,14 @@ def show_model(reference: Reference, as_json: AsJson = False) -> None:
         metrics = {name: dataclasses.asdict(metric) for name, metric in report.metrics.items()}
         facts({**content, "metrics": metrics, "protocol": dict(report.protocol)}, True)
         return
-    facts(content, False)
+    facts({**content, "pictures": "\n".join(content["pictures"])}, False)
+    print()
     listing(_beside(report), False)
 
 
 def show_lineage(reference: Reference, as_json: AsJson = False) -> None:
     """Show where a version comes from: run, data, code, parameters, parents, evaluation, decisions."""
-    from components.project import open_project
+    from components.project import flatten, open_project
     from components.promotion.lineage import lineage
     from components.promotion.registry import Registry
 
@@ -95,7 +97,7 @@ def show_lineage(reference: Reference, as_json: AsJson = False) -> None:
     found = lineage(settings, Registry(settings).named(reference))
     content = {
         **_origin(found.version),
-        "started_from": list(found.ancestors),
+        "started_from": list(found.ancestors) or None,
         "key": found.version.key,
         "digest": found.version.digest,
         "torch": found.version.torch,
@@ -106,11 +108,10 @@ def show_lineage(reference: Reference, as_json: AsJson = False) -> None:
         events = [dataclasses.asdict(line) for line in found.events]
         facts({**content, "metrics": evaluation, "protocol": dict(found.protocol), "ledger": events}, True)
         return
-    facts({**content, "metrics": _intervals(found.metrics)}, False)
+    parameters = dict(flatten(found.version.parameters))
+    facts({**content, "parameters": parameters, "metrics": _intervals(found.metrics)}, False)
     for line in found.events:
-        print(
-            f"{line.time}  {line.event} {line.product}/{line.version} by {line.who}: {' '.join(line.reasons)}"
-        )
+        print(_event(line))
 
 
 def promote_version(
@@ -171,25 +172,22 @@ def show_ledger(product: Product, as_json: AsJson = False) -> None:
     if as_json:
         listing([dataclasses.asdict(line) for line in lines], True)
         return
-    rows = [
-        {
-            "time": line.time[:19],
-            "event": line.event,
-            "version": line.version,
-            "champion before": line.champion,
-            "who": line.who,
-            "reasons": " ".join(line.reasons),
-            "why": line.why,
-        }
-        for line in lines
-    ]
-    listing(rows, False)
+    for line in lines:
+        print(_event(line))
 
 
 def _ledgers(settings_products: list[str], product: str | None) -> list[str]:
     if product is not None and product not in settings_products:
         raise unknown("ledger", product, settings_products)
     return settings_products if product is None else [product]
+
+
+def _event(line: Line) -> str:
+    """A line of the ledger for people, its reasons indented below it."""
+    before = f"{line.product}/{line.champion}" if line.champion else "none"
+    head = f"{line.time[:19].replace('T', ' ')}  {line.event} {line.product}/{line.version}"
+    why = f": {line.why}" if line.why else ""
+    return "\n    ".join([f"{head} (champion before: {before}), by {line.who}{why}", *line.reasons])
 
 
 def _say(decision: Decision) -> None:
@@ -214,7 +212,7 @@ def _row(project: Project, registry: Registry, version: Version, as_json: bool) 
         "run": version.run,
         "metric": primary,
         **value,
-        "created": version.created,
+        "created": version.created if as_json else version.created[:16].replace("T", " "),
     }
 
 

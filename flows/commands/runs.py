@@ -41,53 +41,43 @@ def list_runs(as_json: AsJson = False) -> None:
 
     rows = []
     for record in read_runs(open_project().settings):
-        last = (read_progress(record) or [{}])[-1]
-        place = (
-            {"step": last.get("step", 0), "steps": record.steps}
-            if as_json
-            else {"step": f"{last.get('step', 0)}/{record.steps}"}
-        )
-        rows.append(
-            {
-                "id": record.id,
-                "run": record.run,
-                "family": record.family,
-                "state": _state(record),
-                **place,
-                "loss": _losses(last),
-                "created": record.created,
-            }
-        )
+        last = (read_progress(record) or [{"step": 0}])[-1]
+        row = {"id": record.id, "run": record.run, "family": record.family, "state": _state(record)}
+        place = {"step": last["step"], "steps": record.steps, "loss": _losses(last)}
+        rows.append({**row, **place, "created": record.created})
+    if not as_json:
+        rows = [_short(row) for row in rows]
     listing(rows, as_json, "No runs yet; start one with genloom train RUN.")
 
 
 def show_run(name: Name, as_json: AsJson = False) -> None:
     """Show one run: where it stands, its settings, its numbers, where its files are."""
+    from components.project import flatten
+
     record = _read(name)
+    pictures = [str(path) for path in _pictures(record)]
     evaluated = (record.evaluation / "report.json").is_file()
-    facts(
-        {
-            "id": record.id,
-            "state": _state(record),
-            "reason": record.reason or None,
-            "product": record.product,
-            "family": record.family,
-            "dataset": record.dataset,
-            "revision": record.revision,
-            "created": record.created,
-            "workers": record.workers,
-            "steps": record.steps,
-            "parameters": dict(record.parameters),
-            "key": record.key,
-            "tracking_run": record.tracking_run or None,
-            "last": _last(record),
-            "metrics": _metrics(record),
-            "pictures": [str(path) for path in _pictures(record)],
-            "artifact": str(record.artifact) if record.artifact.is_dir() else None,
-            "evaluation": str(record.evaluation) if evaluated else None,
-        },
-        as_json,
-    )
+    content = {
+        "id": record.id,
+        "state": _state(record),
+        "reason": record.reason or None,
+        "product": record.product,
+        "family": record.family,
+        "dataset": record.dataset,
+        "revision": record.revision,
+        "created": record.created,
+        "workers": record.workers,
+        "steps": record.steps,
+        "parameters": dict(record.parameters) if as_json else dict(flatten(record.parameters)),
+        "key": record.key,
+        "tracking_run": record.tracking_run or None,
+        "last": _last(record),
+        "metrics": _metrics(record),
+        "pictures": pictures if as_json else "\n".join(pictures),
+        "artifact": str(record.artifact) if record.artifact.is_dir() else None,
+        "evaluation": str(record.evaluation) if evaluated else None,
+    }
+    facts(content, as_json)
 
 
 def compare(
@@ -96,8 +86,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Put runs side by side: the parameters that differ, the numbers, one picture of all samples."""
-    from components.project import open_project
-    from components.tracking import flatten
+    from components.project import flatten, open_project
 
     records = {record.id: record for record in map(_read, names)}
     if len(records) < 2:
@@ -162,6 +151,17 @@ def _read(name: str) -> RunRecord:
 
 def _state(record: RunRecord) -> str:
     return "interrupted" if record.interrupted else record.state
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that fits a terminal: the id begins with the run's name anyway."""
+    step = f"{row['step']}/{row['steps']}"
+    created = row["created"][:16].replace("T", " ")
+    return {key: row[key] for key in ("id", "family", "state")} | {
+        "step": step,
+        "loss": row["loss"],
+        "created": created,
+    }
 
 
 def _losses(line: dict[str, Any]) -> dict[str, float]:

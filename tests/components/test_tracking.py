@@ -17,7 +17,9 @@ TAGS = {"product": "digits", "family": "vae"}
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(home=tmp_path_factory.mktemp("tracking"))
+    home = tmp_path_factory.mktemp("tracking") / "what's 100%20 # odd? é"
+    home.mkdir()
+    return Settings(home=home)
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def test_a_run_holds_its_parameters_numbers_and_pictures(tracker: Tracker, tmp_p
     assert [(point.step, point.value) for point in history] == [(50, 0.02), (100, 0.01)]
     [picture] = tracker.client.list_artifacts(run, "samples")
     assert picture.path == "samples/step-000100.png"
+    assert (tracker.settings.home / "mlflow.db").is_file()
     assert list((tracker.settings.home / "mlartifacts").rglob("step-000100.png"))
 
 
