@@ -143,7 +143,7 @@ def test_a_version_is_shown_with_its_metrics_pictures_and_origin(register, genlo
     assert (found["run"], found["commit"], found["flow_run"]) == ("digits-vae", "0123", "flow-7")
     assert found["torch"] == torch.__version__
     assert [event["event"] for event in found["ledger"]] == ["promote"]
-    assert "promote digits/1 by" in genloom("models", "lineage", "digits").out
+    assert "promote digits/1 (champion before: none), by" in genloom("models", "lineage", "digits").out
     said = genloom("models", "show", "digits/9")
     assert said.code == 2
     assert "no version digits/9" in said.err
