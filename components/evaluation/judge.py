@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from torch.optim import AdamW
@@ -160,7 +161,7 @@ def _fit(path: Path, name: str, dataset: Dataset, progress: Progress) -> None:
     network.scale = _scale(network, dataset)
     weights = {key: value.contiguous() for key, value in network.state_dict().items()}
     draft = path.with_name(f".{path.name}-{os.getpid()}")
-    save_file(weights, draft, metadata={"about": json.dumps(about, sort_keys=True)})
+    draft.write_bytes(serialized(weights, metadata={"about": json.dumps(about, sort_keys=True)}))
     draft.replace(path)
 
 

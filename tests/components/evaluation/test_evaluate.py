@@ -116,6 +116,16 @@ def test_another_number_of_samples_is_another_evaluation(
     assert read_report(tmp_path / "report.json") == small
 
 
+def test_without_classes_the_metrics_are_named_after_principal_components(
+    artifact: Path, digits: Dataset, cache: Path, tmp_path: Path
+) -> None:
+    plain = dataclasses.replace(digits, classes=("digit",))
+    found = evaluate(artifact, plain, tmp_path, cache, samples=200)
+    assert list(found.metrics) == [f"pca_{name}" for name in JUDGED] + ["negative_elbo_nats"]
+    assert (found.protocol["features"], found.protocol["judge_accuracy"]) == ("pca", None)
+    assert found.baseline["pca_coverage"].high < found.reference["pca_coverage"].low
+
+
 def test_the_pictures_are_there_and_are_pictures(report: Report, folder: Path) -> None:
     assert report.pictures == ("samples.png", "nearest.png")
     assert {path.name for path in folder.iterdir()} == {"report.json", *report.pictures}
