@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml.comments import CommentedSeq
+
 from components.data.example import Dropped, NotAPicture, silent
 from components.data.sources import open_source
 from components.data.stages import ensure_stage, ensure_workspace
@@ -43,9 +45,13 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> Folder
         )
     inside = place.is_relative_to(project.root)
     where = place.relative_to(project.root).as_posix() if inside else place.as_posix()
-    table = place.suffix == ".parquet" or next(place.rglob("*.parquet"), None) is not None
-    if table:
+    if place.suffix == ".parquet" or next(place.rglob("*.parquet"), None) is not None:
         return ParquetRow(source="parquet", path=where, **options)
+    columns = sorted({"image", "label"} & options.keys())
+    if columns:
+        raise UserError(
+            f"{place} holds no Parquet file; leave out {' and '.join(f'--{name}' for name in columns)}."
+        )
     return FolderRow(source="folder", path=where, **options)
 
 
@@ -85,7 +91,7 @@ def add(project: Project, name: str, row: FolderRow | ParquetRow) -> Survey:
     found = survey(project, row)
     params = project.root / "params.yaml"
     before = params.read_bytes()
-    add_dataset(project, name, row.model_dump(mode="json", exclude_unset=True))
+    add_dataset(project, name, _written(row))
     try:
         ensure_workspace(project)
         ensure_stage(open_project(project.root), name)
@@ -95,3 +101,12 @@ def add(project: Project, name: str, row: FolderRow | ParquetRow) -> Survey:
         draft.replace(params)
         raise
     return found
+
+
+def _written(row: FolderRow | ParquetRow) -> dict[str, Any]:
+    """The row as it is written for people: the source first, the size on one line."""
+    content = row.model_dump(mode="json", exclude_unset=True)
+    if "size" in content:
+        content["size"] = CommentedSeq(content["size"])
+        content["size"].fa.set_flow_style()
+    return {"source": content.pop("source"), **content}

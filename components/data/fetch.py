@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -33,7 +32,7 @@ def fetch(file: RemoteFile, settings: Settings, progress: Progress) -> Path:
     if kept.is_file() and file_hash(kept) == file.sha256:
         return kept
     downloads.mkdir(parents=True, exist_ok=True)
-    name = Path(urlsplit(file.url).path).name
+    name = _name(file.url)
     with tempfile.TemporaryDirectory(dir=downloads, prefix=".draft-") as folder:
         content = Path(folder) / "content"
         for candidate in _candidates(name, settings.mirrors):
@@ -50,6 +49,10 @@ def fetch(file: RemoteFile, settings: Settings, progress: Progress) -> Path:
         return content.replace(kept)
 
 
+def _name(url: str) -> str:
+    return url.partition("?")[0].rpartition("/")[2]
+
+
 def _candidates(name: str, mirrors: list[Path]) -> Iterator[Path]:
     """Files below the mirror folders with the URL's name, packed or plain."""
     plain = name.removesuffix(".gz")
@@ -61,7 +64,7 @@ def _candidates(name: str, mirrors: list[Path]) -> Iterator[Path]:
 
 
 def _unpack(packed: Path, content: Path) -> str:
-    """Write what `packed` holds, gunzipped if it is gzip, to `content` and return its sha256 ("" if broken)."""
+    """Write what `packed` holds, gunzipped if it is gzip, to `content` and return its sha256, or what is wrong."""
     digest = hashlib.sha256()
     try:
         with _opened(packed) as stream, content.open("wb") as target:
@@ -81,7 +84,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _download(url: str, target: Path, progress: Progress) -> None:
-    name = Path(urlsplit(url).path).name
+    name = _name(url)
     try:
         with (
             httpx.Client(

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -116,12 +117,12 @@ def _read(name: str, source: Source, spool: Spool, progress: Progress) -> _Tally
 def _decoded(source: Source) -> Iterator[tuple[Entry, Pixels] | Dropped]:
     """The entries in order, decoded by threads, a bounded number ahead."""
     workers = os.cpu_count() or 1
-    ahead = max(workers, min(4096, WINDOW_BYTES // math.prod(source.shape)))
+    ahead = max(workers, min(1024, WINDOW_BYTES // math.prod(source.shape)))
     entries = iter(source.entries)
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore", DecompressionBombWarning)  # a large picture, not yet one too large
         while some := list(islice(entries, ahead)):
-            for part in pool.map(_load, parts(some, -(-ahead // (4 * workers)))):
+            for part in pool.map(_load, parts(some, -(-ahead // (16 * workers)))):
                 yield from part
 
 
@@ -223,6 +224,7 @@ def _cannot_write(target: Path, error: OSError) -> UserError:
 
 def main(arguments: Sequence[str]) -> int:
     """The command of the DVC stages: `python -m components.data.prepare NAME`; returns the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stage that is stopped takes its draft away
     try:
         project = open_project()
         for name in arguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from functools import partial
 from pathlib import Path
@@ -24,11 +25,7 @@ def open_source(project: Project, row: AnyDataset, progress: Progress) -> Source
         return _digits()
     if isinstance(row, IdxRow):
         return _idx(project, row, progress)
-    path = project.root / Path(row.path).expanduser()
-    if not path.exists():
-        raise UserError(
-            f"There is no {path}, which a dataset's row names; correct its “path” in params.yaml."
-        )
+    path = source_path(project, row)
     if isinstance(row, FolderRow):
         return open_folder(path, row)
     return open_parquet(path, row)
@@ -55,26 +52,26 @@ def _digits() -> Source:
 
 def _idx(project: Project, row: IdxRow, progress: Progress) -> Source:
     """MNIST's files; those for training and for testing are official splits."""
-    arrays = {
-        str(part): _read_idx(fetch(file, project.settings, progress)) for part, file in row.files.items()
-    }
-    pairs: list[tuple[Pixels, Any, Split | None]] = []
+    paths = {str(part): fetch(file, project.settings, progress) for part, file in row.files.items()}
+    if "train_images" not in paths:
+        raise UserError(
+            "A dataset of the source “idx” needs train_images; add them to its “files” in params.yaml."
+        )
+    arrays = {part: _read_idx(path) for part, path in paths.items()}
+    size = arrays["train_images"].shape[1:]
+    parts: list[tuple[Pixels, Any, Split | None]] = []
     for split in ("train", "test"):
         images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
         if images is None:
             continue
-        if images.ndim != 3 or (labels is not None and labels.shape != images.shape[:1]):
+        shapes = (images.shape, None if labels is None else labels.shape)
+        if images.ndim != 3 or images.shape[1:] != size or shapes[1] not in (None, images.shape[:1]):
             raise UserError(
-                f"The {split} files hold arrays of {images.shape} and "
-                f"{None if labels is None else labels.shape}, not pictures [N, H, W] with labels [N]; "
-                "check “files” in params.yaml."
+                f"The {split} files hold arrays of {shapes[0]} and {shapes[1]}, not pictures [N, H, W] of one size "
+                "with labels [N]; correct “files” in params.yaml."
             )
-        pairs.append((images[:, None], labels, split))
-    if not pairs or pairs[0][2] != "train":
-        raise UserError(
-            "A dataset of the source “idx” needs train_images; add them to “files” in params.yaml."
-        )
-    return _arrays("idx", pairs)
+        parts.append((images[:, None], labels, split))
+    return _arrays("idx", parts)
 
 
 def _read_idx(path: Path) -> Pixels:
@@ -84,11 +81,13 @@ def _read_idx(path: Path) -> Pixels:
     a big-endian 32-bit number (Y. LeCun's page on MNIST).
     """
     with path.open("rb") as stream:
-        zeros, kind, dimensions = struct.unpack(">HBB", stream.read(4).ljust(4, b"\xff"))
-        if zeros != 0 or kind != 8:
-            raise UserError(f"{path} is no IDX file of unsigned bytes; check “files” in params.yaml.")
-        shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
-    return np.memmap(path, np.uint8, "r", offset=4 + 4 * dimensions, shape=shape)
+        start, kind, dimensions = struct.unpack(">HBB", stream.read(4).ljust(4, b"\xff"))
+        header = stream.read(4 * dimensions)
+    shape = tuple(int.from_bytes(header[place : place + 4], "big") for place in range(0, 4 * dimensions, 4))
+    offset = 4 + 4 * dimensions
+    if start != 0 or kind != 8 or offset + math.prod(shape) != path.stat().st_size:
+        raise UserError(f"{path} is no whole IDX file of unsigned bytes; correct “files” in params.yaml.")
+    return np.memmap(path, np.uint8, "r", offset=offset, shape=shape)
 
 
 def _arrays(name: str, parts: list[tuple[Pixels, Any, Split | None]]) -> Source:

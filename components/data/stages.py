@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from filelock import FileLock
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -19,6 +20,7 @@ from components.data.dataset import Dataset, open_dataset
 from components.data.example import Progress
 from components.errors import FailedError, UserError
 from components.project import FolderRow, ParquetRow, Project
+from components.settings import writable_home
 
 CODE = {
     "digits": ("sources",),
@@ -65,50 +67,55 @@ def ensure_workspace(project: Project) -> None:
         how = []
     else:
         how = ["--subdir"] if any((folder / ".git").exists() for folder in above) else ["--no-scm"]
-    run_dvc(project, ["init", "-q", *how])
+    run_dvc(project, ["init", *how])
 
 
 def ensure_stage(project: Project, name: str) -> None:
     """Write the stage of a dataset into `dvc.yaml`, unless one is there that depends on all that it should."""
     wanted = _dependencies(project, name)
     stage = _stages(project).get(stage_name(name))
-    if stage is not None and wanted <= set(stage.get("deps", [])):
+    written = {path for dependency in (stage or {}).get("deps", []) for path in _paths(dependency)}
+    if stage is not None and wanted <= written:
         return
     options = [option for path in sorted(wanted) for option in ("-d", path)]
     out = (project.prepared / name).relative_to(project.root).as_posix()
     # the output persists while the stage runs: what was prepared stays until the new data replaces it
     options += ["-p", f"datasets.{name}", "--outs-persist", out]
     command = f"python -m components.data.prepare {name}"
-    run_dvc(project, ["stage", "add", "-q", "--force", "-n", stage_name(name), *options, command])
+    run_dvc(project, ["stage", "add", "--force", "-n", stage_name(name), *options, command])
 
 
 def repro(project: Project, names: Sequence[str], force: bool, progress: Progress) -> None:
     """Run the stages of the datasets that are not up to date (or all, by `force`)."""
     options = ["--force"] if force else []
-    run_dvc(project, ["repro", "-q", *options, *map(stage_name, names)], progress)
+    run_dvc(project, ["repro", *options, *map(stage_name, names)], progress)
 
 
 def checkout(project: Project, name: str) -> Dataset:
     """Put back the prepared data that `dvc.lock` names, from DVC's cache; raises `UserError` if it is not there."""
     project.dataset(name)
     folder = project.prepared / name
-    run_dvc(project, ["checkout", "-q", "--force", folder.relative_to(project.root).as_posix()])
+    run_dvc(project, ["checkout", "--force", folder.relative_to(project.root).as_posix()])
     return open_dataset(folder)
 
 
 def run_dvc(project: Project, arguments: Sequence[str], progress: Progress | None = None) -> None:
     """Run `dvc` in the project; raises the `UserError` that a stage printed, or `FailedError` with DVC's words."""
     lines: list[str] = []
-    with subprocess.Popen(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
-        cwd=project.root,
-        env=_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    ) as process:
+    lock = FileLock(writable_home(project.settings) / ".dvc-lock")  # DVC refuses to run a stage beside itself
+    with (
+        lock,
+        subprocess.Popen(
+            [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+            cwd=project.root,
+            env=_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -120,6 +127,7 @@ def run_dvc(project: Project, arguments: Sequence[str], progress: Progress | Non
             process.wait()
         except BaseException:
             os.killpg(process.pid, signal.SIGTERM)  # DVC and the stage that it runs
+            process.communicate()  # until both have gone
             raise
     if process.returncode != 0:
         raise _failure(arguments[0], lines)
@@ -151,6 +159,11 @@ def _stages(project: Project) -> dict[str, Any]:
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     return dict((content or {}).get("stages") or {})
+
+
+def _paths(dependency: str | Mapping[str, Any]) -> list[str]:
+    """The path of a dependency in `dvc.yaml`, which may have options below it."""
+    return [dependency] if isinstance(dependency, str) else list(dependency)
 
 
 def _dependencies(project: Project, name: str) -> set[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -214,3 +217,25 @@ def test_what_dvc_refuses_is_one_sentence(project: Path) -> None:
         reproduce(open_project(project), ["digits"])
     with pytest.raises(UserError, match=r"There is no dataset “digit”; did you mean digits\?"):
         reproduce(open_project(project), ["digit"])
+
+
+def test_stopping_ends_the_stage_too(bare: Bare) -> None:
+    """A stage that waits for a server is gone when the command that started it is stopped."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(200)
+        file = {"url": f"http://127.0.0.1:{server.getsockname()[1]}/a.gz", "sha256": "0" * 64}
+        project = bare({"slow": {"source": "idx", "files": {"train_images": file}}})
+        code = "from components.data.prepare import *; reproduce(open_project(), ['slow'])"
+        command = [sys.executable, "-c", code]
+        environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
+        with subprocess.Popen(command, cwd=project.root, env=environment, stderr=subprocess.PIPE) as process:
+            stage, _ = server.accept()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=100)
+    assert b"KeyboardInterrupt" in said
+    with stage:
+        stage.settimeout(10)
+        while stage.recv(4096):
+            pass  # the request; then the end of the connection, because its process has ended
+    assert list(project.prepared.iterdir()) == []
+    assert list((project.settings.home / "downloads").iterdir()) == []
