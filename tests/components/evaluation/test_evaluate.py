@@ -87,7 +87,7 @@ def test_the_second_call_changes_nothing_and_says_nothing(
 
     before, said, started = state(), list[str](), time.perf_counter()
     assert evaluate(artifact, digits, folder, cache, progress=said.append) == report
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 5
     assert said == []
     assert state() == before
 

@@ -28,7 +28,9 @@ def test_the_judge_is_trained_once_for_a_revision(judge: Features, digits: Datas
     data = digits.whole("test").data
     assert torch.equal(again.of(data), judge.of(data))
     assert judge.of(data).dtype == torch.float64
-    assert [path.name for path in cache.glob("judge-*.safetensors")] == [f"judge-1-{digits.revision}.safetensors"]
+    assert [path.name for path in cache.glob("judge-*.safetensors")] == [
+        f"judge-1-{digits.revision}.safetensors"
+    ]
 
 
 def test_the_same_judge_is_trained_again_and_a_broken_file_does_not_matter(
