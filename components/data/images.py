@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -23,34 +22,34 @@ def read_picture(data: Path | bytes, size: tuple[int, int], channels: int, fit: 
 
     Turned as its EXIF data says; transparency lies over white; of an animation the first frame is taken.
     """
-    try:
-        with warnings.catch_warnings():
-            # a picture so large that Pillow suspects an attack is left out, not decoded
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(data) if isinstance(data, bytes) else data) as image:
-                opaque = _opaque(image, channels)
-    except UnidentifiedImageError as error:
-        raise NotAPicture("no picture in a format that can be read") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise NotAPicture("a picture of too many pixels") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise NotAPicture(f"a broken picture: {_reason(error)}") from error
-    pixels = np.asarray(_fitted(opaque, size, fit))
+    pixels = np.asarray(_fitted(_opaque(_upright(data), channels), size, fit))
     stacked = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     return np.ascontiguousarray(stacked)
 
 
+def _upright(data: Path | bytes) -> Image.Image:
+    """The decoded picture, turned as its EXIF data says."""
+    try:
+        with Image.open(BytesIO(data) if isinstance(data, bytes) else data) as image:
+            return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise NotAPicture("no picture in a format that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise NotAPicture("a picture of too many pixels") from error
+    except Exception as error:  # bytes from anywhere: Pillow's decoders raise whatever they stumble over
+        raise NotAPicture(f"a broken picture: {_reason(error)}") from error
+
+
 def _opaque(image: Image.Image, channels: int) -> Image.Image:
-    """The picture upright, in mode L or RGB, over white where it is transparent."""
+    """The picture in mode L or RGB, over white where it is transparent."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I"):
-        return _sixteen_bit(ImageOps.exif_transpose(image)).convert(mode)
+        return _sixteen_bit(image).convert(mode)
     if image.mode not in PLAIN:
         raise NotAPicture(f"a picture in the colour mode {image.mode}, which is not read")
-    upright = ImageOps.exif_transpose(image)
-    if not upright.has_transparency_data:
-        return upright.convert(mode)
-    layer = upright.convert("RGBA")
+    if not image.has_transparency_data:
+        return image.convert(mode)
+    layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert(mode)
 
 
@@ -74,4 +73,4 @@ def _fitted(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
 def _reason(error: Exception) -> str:
     """Pillow's reason without figures and paths, so that equal reasons can be counted."""
     strerror = error.strerror if isinstance(error, OSError) else None
-    return strerror or re.sub(r"\s*[(:'].*", "", str(error)).strip().lower() or type(error).__name__
+    return strerror or re.sub(r"\s*[(:'\d].*", "", str(error)).strip().lower() or type(error).__name__
