@@ -81,4 +81,4 @@ def evaluate(where: Project, trained: Trained) -> Report:
     """Measure a trained run on its product's held-out data; the report and its pictures lie in its folder."""
     row = read_run(where.settings, trained.run_id)
     dataset = open_dataset(where.prepared / row.dataset)
-    return evaluate_artifact(trained.artifact, dataset, row.evaluation, where.settings.home / "judges")
+    return evaluate_artifact(trained.artifact, dataset, row.evaluation, where.settings.shared / "cache")

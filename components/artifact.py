@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from components.errors import UserError, unknown
@@ -72,7 +73,8 @@ def save(folder: Path, family: Family, networks: Networks, shape: Shape, about: 
     draft = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file(flatten(networks), draft / WEIGHTS)
+    # save_file would make a file that only its owner can read, which a shared folder cannot use
+    (draft / WEIGHTS).write_bytes(to_bytes(flatten(networks)))
     manifest = {
         "format": FORMAT,
         "family": type(family).__module__.rpartition(".")[2],

@@ -94,7 +94,7 @@ def evaluate_model(root: Path, candidate: Candidate) -> None:
 
     project = open_project(root)
     dataset = open_dataset(project.prepared / project.product(candidate.product).dataset)
-    report = evaluate(candidate.artifact, dataset, candidate.evaluation, project.settings.home / "judges")
+    report = evaluate(candidate.artifact, dataset, candidate.evaluation, project.settings.shared / "cache")
     first = next(iter(report.metrics))
     metric = report.metrics[first]
     say(
@@ -140,24 +140,24 @@ def promote_model(root: Path, candidate: Candidate) -> tuple[bool, tuple[str, ..
 
 
 @task(name="evaluate-champion", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
-def evaluate_champion(root: Path, product: str) -> None:
-    """Measure the champion again if its report is of another dataset revision or protocol."""
+def evaluate_champion(root: Path, candidate: Candidate) -> None:
+    """Measure the champion again if its report cannot be compared with the candidate's: other data, other judge."""
     from components.data.dataset import open_dataset
     from components.evaluation.evaluate import evaluate
+    from components.evaluation.report import comparable, read_report
     from components.project import open_project
     from components.promotion.promote import champion
     from components.promotion.registry import Registry
 
     project = open_project(root)
+    product = candidate.product
     now = champion(project.settings, product)
-    if now is None:
+    registry = Registry(project.settings)
+    if now is None or comparable(read_report(candidate.evaluation / "report.json"), registry.report(now)):
         return
     dataset = open_dataset(project.prepared / project.product(product).dataset)
-    registry = Registry(project.settings)
-    if registry.report(now).revision == dataset.revision:
-        return
-    folder = project.settings.home / "evaluations" / product / str(now.number)
-    evaluate(registry.fetch(now), dataset, folder, project.settings.home / "judges")
+    folder = project.settings.shared / "evaluations" / product / str(now.number)
+    evaluate(registry.fetch(now), dataset, folder, project.settings.shared / "cache")
     registry.evaluated(now, folder)
     say(f"evaluated  the champion {product}/{now.number} again, on the present data")
 
@@ -179,6 +179,6 @@ def retrain(
     candidate, trained = train_model(root, run, overrides, workers, fresh)
     evaluate_model(root, candidate)
     candidate = register_model(root, candidate)
-    evaluate_champion(root, product)
+    evaluate_champion(root, candidate)
     promoted, reasons, champion = promote_model(root, candidate)
     return Outcome(product, candidate.run_id, candidate.version, trained, promoted, reasons, champion)

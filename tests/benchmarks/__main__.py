@@ -1,0 +1,65 @@
+"""`python -m tests.benchmarks [NAME …]`: run the benchmarks, print a table, and put it into docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from components.settings import quiet_environment
+from tests.benchmarks import ingest, rerun, scaling, training
+from tests.benchmarks.row import Row
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+ALL = {"ingest": ingest.run, "training": training.run, "scaling": scaling.run, "rerun": rerun.run}
+BEGIN, END = "<!-- table -->", "<!-- /table -->"
+
+
+def main(names: list[str]) -> None:
+    """Run what is named (by default all) in a project of their own, so that no run of yours is touched."""
+    quiet_environment()
+    with tempfile.TemporaryDirectory(prefix="genloom-bench-") as folder:
+        project = a_project(Path(folder))
+        os.chdir(project)
+        for name in names or ALL:
+            rows = ALL[name](project)
+            for row in rows:
+                print(row.line(), flush=True)
+            keep(name, rows)
+
+
+def a_project(folder: Path) -> Path:
+    """A copy of what a project consists of; prepared data is prepared there."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "components", folder / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def keep(name: str, rows: list[Row]) -> None:
+    """Replace the rows of one benchmark in the page; the others stay as they were measured."""
+    page = PAGE.read_text(encoding="utf-8")
+    start, stop = page.index(BEGIN) + len(BEGIN), page.index(END)
+    marker = f"`make bench` · {name}"
+    old = [line for line in page[start:stop].splitlines() if line.startswith("| ") and marker not in line]
+    header = ["| what | measured | wanted | command | date, cores |", "|---|---|---|---|---|"]
+    body = [line for line in old if not line.startswith("| what")]
+    when = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} × {platform.machine()}"
+    body += [f"| {row.what} | {row.measured} | {row.wanted} | {marker} | {when} |" for row in rows]
+    table = "\n".join(["", *header, *body, ""])
+    draft = PAGE.with_suffix(".draft")
+    draft.write_text(page[:start] + table + page[stop:], encoding="utf-8")
+    draft.replace(PAGE)
+    out = ROOT / "out" / "bench"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps([row.__dict__ for row in rows], indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

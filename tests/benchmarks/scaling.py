@@ -1,0 +1,44 @@
+"""Two Ray Train workers against one, one core each, on a model large enough to matter."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from components.project import open_project
+from components.train.launch import train
+from components.train.runs import load_run, read_progress
+from tests.benchmarks.data import mnist
+from tests.benchmarks.row import Row
+
+STEPS, WARM, PAIRS, BATCH = 60, 10, 3, 1024
+MODEL = ["model.width=1024", "model.depth=3"]
+
+
+def run(project: Path) -> list[Row]:
+    """The same global batch of 1,024 rows by one and by two workers, alternating."""
+    mnist(project)
+    ratios = []
+    for pair in range(PAIRS):
+        one, two = (rate(project, workers, pair) for workers in (1, 2))
+        ratios.append(two / one)
+        print(f"  {one:,.0f} rows/s by one worker, {two:,.0f} by two", flush=True)
+    ratio = statistics.median(ratios)
+    measured = f"{ratio:.2f}× ({', '.join(f'{value:.2f}' for value in ratios)})"
+    return [Row("two workers against one, vae 1,024 wide, 3 deep", measured, "≥ 1.6×", {"ratio": ratio})]
+
+
+def rate(project: Path, workers: int, seed: int) -> float:
+    """Rows a second in steady state with one thread a worker."""
+    overrides = [
+        *MODEL,
+        f"train.steps={STEPS}",
+        f"train.batch={BATCH}",
+        f"train.seed={seed}",
+        "train.threads=1",
+    ]
+    overrides += ["train.log_every=5", "train.sample_every=1000", "train.checkpoint_every=1000"]
+    trained = train(open_project(project), "mnist-vae", overrides, workers=workers, fresh=True)
+    lines = [line for line in read_progress(load_run(trained.folder)) if WARM <= line["step"] < STEPS]
+    first, last = lines[0], lines[-1]
+    return float((last["step"] - first["step"]) * BATCH / (last["seconds"] - first["seconds"]))

@@ -1,0 +1,257 @@
+"""Training in this process: resuming bit for bit, stopping, refusing, and never training twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.errors import FailedError, UserError
+from components.project import open_project
+from components.train import checkpoint
+from components.train.launch import Trained, plan_of, train
+from components.train.runs import load_run, read_progress, read_run
+
+SHORT = [
+    "train.steps=60",
+    "train.checkpoint_every=20",
+    "train.log_every=10",
+    "train.sample_every=30",
+    "train.threads=1",
+]
+SMALL = [*SHORT, "model.width=64"]
+
+
+def go(overrides: list[str], run: str = "digits-vae", fresh: bool = False) -> Trained:
+    return train(open_project(), run, overrides, workers=0, fresh=fresh)
+
+
+def weights(trained: Trained) -> dict[str, torch.Tensor]:
+    return load_file(trained.artifact / "networks.safetensors")
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_training_leaves_progress_pictures_checkpoints_and_an_artifact() -> None:
+    seen: list[int] = []
+    trained = train(
+        open_project(), "digits-vae", SMALL, workers=0, progress=lambda line: seen.append(line["step"])
+    )
+    record = load_run(trained.folder)
+    assert record.state == "done"
+    assert seen == [10, 20, 30, 40, 50, 60]
+    lines = read_progress(record)
+    assert lines[-1]["loss/autoencoder"] < lines[0]["loss/autoencoder"]
+    assert lines[0]["rows_per_second"] > 0
+    assert [path.name for path in sorted((trained.folder / "samples").iterdir())] == [
+        "step-000000030.png",
+        "step-000000060.png",
+    ]
+    assert [path.name for path in checkpoint.checkpoints(trained.folder)] == [
+        "step-000000040",
+        "step-000000060",
+    ]
+    manifest = json.loads((trained.artifact / "model.json").read_text())
+    assert manifest["family"] == "vae"
+    assert manifest["about"]["dataset"] == "digits"
+    assert "components" not in json.dumps(manifest), "no import paths in artifacts"
+
+
+@pytest.mark.usefixtures("project")
+def test_nothing_is_trained_twice_unless_fresh() -> None:
+    first = go(SMALL)
+    assert go(SMALL).skipped
+    again = go(SMALL, fresh=True)
+    assert not again.skipped
+    assert again.run_id == f"{first.run_id}-2"
+    assert equal(weights(first), weights(again)), "the same key gives the same weights"
+    assert go(SMALL).run_id == again.run_id
+
+
+@pytest.mark.usefixtures("project")
+def test_stopped_and_resumed_ends_with_the_same_weights_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = go(SMALL)
+    monkeypatch.setenv("GENLOOM_HOME", "elsewhere")
+    folder = Path("elsewhere/runs").resolve() / straight.run_id
+
+    def stop_at(line: dict[str, float]) -> None:
+        if line["step"] == 30:
+            (folder / "stop").touch()
+
+    # the watcher runs beside the loop, so the loop is slowed to let it be seen
+    with pytest.raises(FailedError, match="stopped by request"):
+        slowly(lambda: train(open_project(), "digits-vae", SMALL, workers=0, progress=stop_at))
+    stopped = load_run(folder)
+    assert stopped.state == "stopped"
+    assert 30 <= read_progress(stopped)[-1]["step"] < 60
+    resumed = go(SMALL)
+    assert not resumed.skipped
+    assert equal(weights(straight), weights(resumed))
+    assert [line["step"] for line in read_progress(load_run(folder))] == [10, 20, 30, 40, 50, 60]
+
+
+def slowly(call: object) -> None:
+    from components.train import loop
+
+    real = loop.advance
+
+    def slow(*arguments: object) -> object:
+        time.sleep(0.05)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "advance", slow)
+        call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("run", ["digits-vae", "digits-gan"])
+def test_kill_9_and_the_same_command_end_with_the_same_weights(
+    project: Path, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    overrides = ["train.steps=120", *SHORT[1:]]
+    straight = go(overrides, run)
+    home = project / "killed"
+    folder = home / "runs" / straight.run_id
+    command = [
+        sys.executable,
+        "-c",
+        "from flows.commands.main import main; main()",
+        "train",
+        run,
+        "--workers",
+        "0",
+    ]
+    for override in overrides:
+        command += ["--set", override]
+    environment = {**os.environ, "GENLOOM_HOME": str(home)}
+    process = subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: bool(checkpoint.checkpoints(folder)), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "artifact").exists(), "killed half-way"
+    monkeypatch.setenv("GENLOOM_HOME", str(home))
+    assert load_run(folder).interrupted
+    resumed = go(overrides, run)
+    assert resumed.run_id == straight.run_id
+    assert equal(weights(straight), weights(resumed))
+
+
+def wait_for(happened: object, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    ends = time.monotonic() + seconds
+    while not happened():  # type: ignore[operator]
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_half_written_checkpoint_is_not_used() -> None:
+    trained = go(SMALL)
+    newest = trained.folder / "checkpoints" / "step-000000099"
+    newest.mkdir()
+    (newest / "networks.safetensors").write_bytes(b"half")
+    assert checkpoint.checkpoints(trained.folder)[-1].name == "step-000000060"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpoint() -> None:
+    overrides = [*SMALL, "train.clip=0", "model.lr=10", "train.checkpoint_every=1", "model.depth=4"]
+    poison()
+    with pytest.raises(
+        FailedError, match=r"not finite at step 7; the last good checkpoint is .*step-000000006\."
+    ):
+        go(overrides)
+    assert read_run(open_project().settings, "digits-vae").state == "failed"
+
+
+def poison() -> None:
+    """The seventh loss becomes infinite, as after an overflow."""
+    from components.families.vae import VAE
+
+    real = VAE.loss
+    patch = pytest.MonkeyPatch()
+
+    def overflow(self: VAE, name: str, networks: object, batch: object, step: int) -> object:
+        loss, logged = real(self, name, networks, batch, step)  # type: ignore[arg-type]
+        if step == 6:
+            patch.undo()
+            return loss * float("inf"), logged
+        return loss, logged
+
+    patch.setattr(VAE, "loss", overflow)
+
+
+@pytest.mark.usefixtures("project")
+def test_averages_are_what_is_saved_and_bf16_trains() -> None:
+    averaged, plain = go(SMALL), go([*SMALL, "train.ema=0"])
+    assert not equal(weights(averaged), weights(plain))
+    half = go([*SMALL, "train.precision=bf16"])
+    loss = read_progress(load_run(half.folder))[-1]["loss/autoencoder"]
+    assert loss == pytest.approx(read_progress(load_run(averaged.folder))[-1]["loss/autoencoder"], rel=0.1)
+    assert all(value.dtype == torch.float32 for value in weights(half).values())
+
+
+@pytest.mark.parametrize(
+    ("run", "overrides", "sentence"),
+    [
+        ("digit-vae", [], "There is no run “digit-vae”; did you mean digits-vae"),
+        (
+            "digits-vae",
+            ["model.latnt=3"],
+            "no field of the family vae “model.latnt”; did you mean model.latent",
+        ),
+        ("digits-vae", ["train.step=3"], "no field “train.step”; did you mean train.steps"),
+        ("digits-vae", ["model.latent=0"], "model.latent = 0 is out of range: at least 1"),
+        ("digits-vae", ["model.latent=many"], "model.latent = 'many' must be of the kind"),
+        ("digits-vae", ["train.steps=0"], "train.steps is 0"),
+        ("digits-vae", ["train.ema=1.5"], "train.ema is 1.5"),
+        (
+            "digits-vae",
+            ["train.batch=5000"],
+            "train.batch is 5000 and the dataset digits has 1413 training rows",
+        ),
+        ("digits-vae", ["latent"], "“latent” is no assignment"),
+        ("digits-vae", ["init=digits/7"], "digits"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_wrong_use_is_one_sentence_before_anything_starts(
+    run: str, overrides: list[str], sentence: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        train(open_project(), run, overrides, workers=0)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(open_project().settings.runs.glob("*"))
+
+
+def test_the_key_holds_what_decides_the_weights_and_nothing_else(project: Path) -> None:
+    key = plan_of(open_project(), "digits-vae").key
+    assert plan_of(open_project(), "digits-vae", ["train.workers=2", "train.log_every=7"]).key == key
+    assert plan_of(open_project(), "digits-vae", ["model.latent=17"]).key != key
+    assert plan_of(open_project(), "digits-vae", ["train.seed=1"]).key != key
+    assert plan_of(open_project(), "digits-gan").key != key
+
+
+def test_two_trainings_of_the_same_run_do_not_meet(project: Path) -> None:
+    from filelock import FileLock
+
+    first = go(SMALL)
+    with (
+        FileLock(first.folder / "lock"),
+        pytest.raises(UserError, match="is being trained by another process"),
+    ):
+        go(SMALL)
