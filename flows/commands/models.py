@@ -226,7 +226,7 @@ def _origin(version: Version) -> dict[str, Any]:
         "created": version.created,
         "dataset": version.dataset,
         "revision": version.revision,
-        "commit": version.commit,
+        "commit": version.commit or None,
         "dirty": version.dirty,
         "flow_run": version.flow_run or None,
         "tracking_run": version.tracking_run or None,

@@ -22,8 +22,8 @@ def listing(rows: Sequence[Mapping[str, Any]], as_json: bool, empty: str = "Noth
         print(empty)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
+    for place, name in enumerate(rows[0]):
+        table.add_column(name, overflow="fold", no_wrap=place == 0)  # what names a row stays in one piece
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console().print(table)
