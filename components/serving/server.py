@@ -145,6 +145,14 @@ def stop(settings: Settings) -> Server | None:
     return server
 
 
+def withdraw(settings: Settings) -> None:
+    """Serve nothing any more on the cluster of `RAY_ADDRESS`, which goes on."""
+    cluster.connect(settings)
+    from components.serving import app
+
+    app.withdraw()
+
+
 @contextlib.contextmanager
 def hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
     """Own Ray and the HTTP proxy in this process for the time of the block; other processes find them."""
@@ -181,9 +189,12 @@ def main() -> None:
     parser.add_argument("port", type=int)
     asked = parser.parse_args()
     settings = Settings(**json.loads(os.environ.pop("GENLOOM_SETTINGS")))
-    with hosting(settings, asked.host, asked.port) as server:
-        print(f"serving at {server.url}", flush=True)
-        wait_for_signal()
+    try:
+        with hosting(settings, asked.host, asked.port) as server:
+            print(f"serving at {server.url}", flush=True)
+            wait_for_signal()
+    except UserError as error:
+        sys.exit(str(error))
 
 
 def _wait(settings: Settings, process: subprocess.Popen[bytes]) -> Server:

@@ -6,7 +6,6 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from components.errors import UserError
@@ -52,11 +51,11 @@ def run(arguments: Sequence[str]) -> int:
         return result if isinstance(result, int) else 0
     except UserError as error:
         return _say(str(error), error.exit_code)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.exceptions.Abort:
+    except typer.Abort:
         return _say("Stopped; the same command goes on from where it was.", 130)
-    except click.ClickException as error:
+    except typer.TyperException as error:
         return _say(error.format_message(), 2)
     except KeyboardInterrupt:
         return _say("Stopped; the same command goes on from where it was.", 130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -87,6 +88,6 @@ def sentence(error: Mapping[str, Any], body: type[BaseModel]) -> tuple[str, str 
     param = ".".join(where)
     if kind == "extra_forbidden":
         return str(unknown("field", param, body.model_fields)), param
-    value, message = repr(error["input"]), str(error["msg"])
+    value, message = json.dumps(error["input"], ensure_ascii=False, default=str), str(error["msg"])
     shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
     return f"“{param}” is {shown}: {message[0].lower()}{message[1:]}.", param

@@ -1,0 +1,152 @@
+"""`genloom serve`: a product's champion, or another version, behind OpenAI's routes on this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from components.errors import UserError
+from flows.commands.show import AsJson, facts
+
+if TYPE_CHECKING:
+    from components.project import Project
+    from components.promotion.registry import Version
+    from components.settings import Settings
+
+Product = Annotated[str | None, typer.Argument(help="A product of params.yaml.", show_default=False)]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="By default GENLOOM_PORT, or 8000.")]
+Host = Annotated[str | None, typer.Option(help="By default GENLOOM_HOST, or 127.0.0.1.", show_default=False)]
+Which = Annotated[str, typer.Option("--version", help="A number, champion, or challenger.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Leave the server in the background.")]
+Stop = Annotated[bool, typer.Option("--stop", help="End the server in the background.")]
+Status = Annotated[bool, typer.Option("--status", help="Say what runs and what it serves.")]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def attach(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command("serve")(serve)
+
+
+def serve(
+    product: Product = None,
+    port: Port = None,
+    host: Host = None,
+    version: Which = "champion",
+    detach: Detach = False,
+    stop: Stop = False,
+    status: Status = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a product over HTTP, until Ctrl-C or in the background."""
+    from components.project import open_project
+
+    project = open_project()
+    if stop:
+        _stop(project.settings)
+    elif status:
+        _status(project.settings, as_json)
+    elif product is None:
+        raise UserError("Name the product to serve, such as genloom serve digits; or use --status or --stop.")
+    else:
+        _start(project, product, version, detach, port, host)
+
+
+def _start(
+    project: Project, product: str, which: str, detach: bool, port: int | None, host: str | None
+) -> None:
+    from components.serving import server
+
+    settings = project.settings
+    version = _resolve(project, product, which)
+    if (host or settings.host) not in LOOPBACK:
+        typer.echo(
+            f"Anyone who reaches {host or settings.host} can use this server: there are no keys yet.",
+            err=True,
+        )
+    if os.environ.get("RAY_ADDRESS"):
+        _say(version, server.deploy(_asked(settings, port, host), product, version))
+        return
+    if detach or server.find(settings) is not None:
+        _background(settings, product, version, port, host)
+    else:
+        _foreground(_asked(settings, port, host), product, version)
+
+
+def _background(
+    settings: Settings, product: str, version: Version, port: int | None, host: str | None
+) -> None:
+    from components.serving import server
+
+    before = server.find(settings)
+    server.start_detached(settings, port, host)
+    try:
+        url = server.deploy(settings, product, version)
+    except BaseException:
+        if before is None:
+            server.stop(settings)
+        raise
+    _say(version, url)
+    typer.echo("It runs in the background; end it with genloom serve --stop.")
+
+
+def _foreground(settings: Settings, product: str, version: Version) -> None:
+    from components.serving import server
+
+    typer.echo(f"Starting Ray and {version.name} …")
+    with server.hosting(settings, settings.host, settings.port):
+        _say(version, server.deploy(settings, product, version))
+        typer.echo("End it with Ctrl-C.")
+        server.wait_for_signal()
+
+
+def _asked(settings: Settings, port: int | None, host: str | None) -> Settings:
+    return settings.model_copy(update={"port": port or settings.port, "host": host or settings.host})
+
+
+def _resolve(project: Project, product: str, which: str) -> Version:
+    """The immutable version that everything from here on is about; `UserError` if there is none."""
+    project.product(product)
+    from components.promotion.registry import Registry
+
+    registry = Registry(project.settings)
+    if product not in registry.products():
+        runs = [name for name, row in project.tables.runs.items() if row.product == product]
+        raise UserError(
+            f"The product {product} has no version yet; make one with genloom retrain "
+            f"{runs[0] if runs else 'RUN, once params.yaml has a run of it'}."
+        )
+    return registry.version(product, which)
+
+
+def _say(version: Version, url: str) -> None:
+    typer.echo(f"{version.name} ({version.family}) is served at {url}; try")
+    typer.echo(f"  curl {url}/v1/models")
+    typer.echo(f"  genloom generate {version.product} -n 16 -o out.png")
+
+
+def _stop(settings: Settings) -> None:
+    from components.serving import server
+
+    if os.environ.get("RAY_ADDRESS"):
+        server.withdraw(settings)
+        typer.echo("Nothing of this project is served on the cluster now.")
+        return
+    stopped = server.stop(settings)
+    typer.echo("No server runs." if stopped is None else f"The server at {stopped.url} has ended.")
+
+
+def _status(settings: Settings, as_json: bool) -> None:
+    from components.serving import client, server
+
+    running = server.find(settings)
+    content: dict[str, object] = {"running": running is not None}
+    if running is not None:
+        content |= {"url": running.url, "pid": running.pid, "log": str(server.log_of(settings))}
+        served = client.models(running.url)
+        content["models"] = (
+            served if as_json else [f"{one['id']}/{one['version']} ({one['family']})" for one in served]
+        )
+    facts(content, as_json)

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.artifact import Model, load
+from components.errors import FailedError
+from components.families.family import Networks, Requests, State
+from components.families.sampling import blank, noise, sample
+from components.families.vae import VAE
+from components.serving.engine import Engine, QueueFullError
+
+WIDTH = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slow(VAE):
+    """Takes as many steps as the request's label says, each adding noise of the row's own; label < 0 breaks."""
+
+    pause: float = 0.0
+
+    def start(self, networks: Networks, requests: Requests) -> State:
+        assert requests.label is not None
+        if bool((requests.label == 99).any()):
+            raise ValueError("no such label")
+        fields = blank(requests, (1, 8, 8), torch.device("cpu"))
+        return Counting(**fields, todo=requests.label.clone())
+
+    def advance(self, networks: Networks, state: State) -> State:
+        assert isinstance(state, Counting)
+        time.sleep(self.pause)
+        if bool(((state.todo < 0) & ~state.done).any()):
+            raise RuntimeError("the step broke")
+        step = noise(state.seed, state.step, (1, 8, 8))
+        latent = step.flatten(1)[:, : self.latent]
+        decoded: Tensor = networks["autoencoder"].decode(latent)  # type: ignore[operator]
+        active = ~state.done
+        state.output[active] += decoded[active]
+        state.step[active] += 1
+        state.done |= state.step >= state.todo
+        return state
+
+
+@dataclasses.dataclass(kw_only=True)
+class Counting(State):
+    todo: Tensor
+
+
+@pytest.fixture
+def model(artifact: Callable[..., Path], tmp_path: Path) -> Model:
+    return load(artifact(tmp_path / "artifact"))
+
+
+@pytest.fixture
+def start(model: Model) -> Iterator[Callable[..., Engine]]:
+    engines: list[Engine] = []
+
+    def begin(pause: float = 0.0, **options: Any) -> Engine:
+        slow = Slow(latent=4, width=32, depth=1, pause=pause)
+        engine = Engine(dataclasses.replace(model, family=slow), WIDTH, **options)
+        engines.append(engine)
+        return engine
+
+    yield begin
+    for engine in engines:
+        engine.close()
+
+
+def ask(seeds: list[int], steps: int) -> Requests:
+    return Requests(seed=torch.tensor(seeds), label=torch.full((len(seeds),), steps))
+
+
+def test_the_engine_draws_what_the_plain_sampler_draws(model: Model) -> None:
+    engine = Engine(model)
+    requests = Requests(seed=torch.arange(40))
+    expected = sample(model.family, model.networks, requests, model.width)
+    assert torch.equal(engine.submit(requests).result(30), expected)
+    engine.close()
+
+
+def test_a_seed_gives_the_same_bits_whatever_the_neighbours(start: Callable[..., Engine]) -> None:
+    engine = start()
+    alone = {steps: engine.submit(ask([7], steps)).result(30) for steps in (1, 3, 5)}
+    results: list[tuple[int, Tensor]] = []
+
+    def client(number: int) -> None:
+        for turn in range(15):
+            steps = (1, 3, 5)[(number + turn) % 3]
+            others = engine.submit(ask([100 * number + turn] * (1 + turn % 5), 1 + turn % 4))
+            results.append((steps, engine.submit(ask([7], steps)).result(30)))
+            others.result(30)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 90
+    assert all(torch.equal(drawn, alone[steps]) for steps, drawn in results)
+
+
+def test_a_short_request_enters_and_leaves_while_a_long_one_runs(start: Callable[..., Engine]) -> None:
+    engine = start(pause=0.01)
+    long = engine.submit(ask([1], 200))
+    time.sleep(0.05)
+    began = time.monotonic()
+    engine.submit(ask([2], 2)).result(30)
+    assert time.monotonic() - began < 1.0
+    assert not long.done()
+    long.cancel()
+
+
+def test_more_rows_than_places_come_back_in_order(start: Callable[..., Engine]) -> None:
+    engine = start()
+    together = engine.submit(ask(list(range(11)), 2)).result(30)
+    single = [engine.submit(ask([seed], 2)).result(30) for seed in range(11)]
+    assert torch.equal(together, torch.cat(single))
+
+
+def test_a_cancelled_request_frees_its_places(start: Callable[..., Engine]) -> None:
+    engine = start(pause=0.005)
+    full = engine.submit(ask(list(range(WIDTH + 3)), 100_000))
+    time.sleep(0.05)
+    assert engine.waiting == 3
+    assert full.cancel()
+    assert engine.submit(ask([1], 1)).result(5).shape == (1, 1, 8, 8)
+    assert engine.waiting == 0
+
+
+def test_a_full_queue_refuses_and_takes_again_later(start: Callable[..., Engine]) -> None:
+    engine = start(pause=0.005, queue=6)
+    running = engine.submit(ask([1] * WIDTH, 100_000))
+    time.sleep(0.05)
+    waiting = engine.submit(ask([2] * 6, 1))
+    with pytest.raises(QueueFullError):
+        engine.submit(ask([3], 1))
+    running.cancel()
+    assert len(waiting.result(30)) == 6
+    assert len(engine.submit(ask([3], 1)).result(30)) == 1
+
+
+def test_a_step_that_breaks_fails_those_in_flight_and_the_engine_goes_on(
+    start: Callable[..., Engine],
+) -> None:
+    engine = start(pause=0.01)
+    before = engine.submit(ask([1], 2)).result(30)
+    neighbour = engine.submit(ask([5], 1000))
+    time.sleep(0.03)
+    broken = engine.submit(ask([6], -1))
+    for future in (broken, neighbour):
+        with pytest.raises(FailedError, match="RuntimeError: the step broke"):
+            future.result(30)
+    assert torch.equal(engine.submit(ask([1], 2)).result(30), before)
+    assert engine.healthy
+
+
+def test_a_request_that_cannot_start_fails_alone(start: Callable[..., Engine]) -> None:
+    engine = start(pause=0.01)
+    neighbour = engine.submit(ask([5], 20))
+    with pytest.raises(FailedError, match="no such label"):
+        engine.submit(ask([6], 99)).result(30)
+    assert len(neighbour.result(30)) == 1
+
+
+def test_an_engine_whose_steps_keep_failing_is_unhealthy_until_one_succeeds(
+    start: Callable[..., Engine],
+) -> None:
+    engine = start()
+    for _ in range(3):
+        with pytest.raises(FailedError):
+            engine.submit(ask([1], -1)).result(30)
+    time.sleep(0.05)
+    assert not engine.healthy
+    engine.submit(ask([1], 1)).result(30)
+    assert engine.healthy
+
+
+def test_closing_ends_the_thread_and_tells_who_waits(start: Callable[..., Engine]) -> None:
+    threads = torch.get_num_threads()
+    engine = start(pause=0.005)
+    futures = [engine.submit(ask([seed] * WIDTH, 100_000)) for seed in range(2)]
+    engine.close()
+    for future in futures:
+        with pytest.raises(FailedError, match="closed"):
+            future.result(0)
+    with pytest.raises(FailedError, match="closed"):
+        engine.submit(ask([1], 1))
+    assert not engine.healthy
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,245 @@
+"""One real server: Ray, Ray Serve, its proxy, a replica; asked over HTTP as applications do."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import openai
+import psutil
+import pytest
+from PIL import Image
+
+from components.errors import UserError
+from components.modalities.image import ImageRequest
+from components.promotion.registry import Registry
+from components.serving import server
+from components.serving.catalog import Served, open_version
+from components.settings import Settings
+
+
+@pytest.fixture
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def ask(url: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{url}/v1/images/generations", json=body, timeout=60)
+
+
+def test_the_openai_client_works_unchanged(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["digits"]
+    answer = client.images.generate(model="digits", prompt="", n=4, size="auto", extra_body={"seed": 7})
+    assert answer.data is not None
+    pictures = [base64.b64decode(item.b64_json or "") for item in answer.data]
+    assert [Image.open(io.BytesIO(picture)).size for picture in pictures] == [(8, 8)] * 4
+    with pytest.raises(openai.NotFoundError, match="did you mean digits"):
+        client.images.generate(model="digit", prompt="")
+    with pytest.raises(openai.BadRequestError, match="“n” is 0"):
+        client.images.generate(model="digits", prompt="", n=0)
+    raw = client.images.with_raw_response.generate(model="digits", prompt="")
+    assert raw.headers["x-genloom-version"] == "1"
+    assert raw.headers["x-request-id"]
+
+
+def test_clients_at_once_get_the_same_bits_for_the_same_seed(url: str) -> None:
+    def client(number: int) -> tuple[int, list[dict[str, Any]]]:
+        answer = ask(url, n=1 + number % 7, seed=number % 5)
+        return number % 5, answer.json()["data"]
+
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(client, range(150)))
+    longest = {seed: max((data for own, data in answers if own == seed), key=len) for seed in range(5)}
+    assert all(data == longest[seed][: len(data)] for seed, data in answers)
+
+
+def test_the_server_draws_what_the_model_draws_here(url: str, site: Any) -> None:
+    registry = Registry(site.settings)
+    folder = registry.fetch(registry.version("digits", 1))
+    loaded = open_version(Served("digits", 1, folder, 0), site.settings)
+    files, _ = loaded.generate(ImageRequest(n=20, seed=3))
+    loaded.engine.close()
+    answer = ask(url, n=20, seed=3)
+    assert [base64.b64decode(item["b64_json"]) for item in answer.json()["data"]] == files
+
+
+def test_errors_pass_the_proxy_in_openai_s_shape(url: str) -> None:
+    large = b'{"user": "' + b"a" * 2**20 + b'"}'
+    target = f"{url}/v1/images/generations"
+    answers = {
+        400: httpx.post(target, content=b"{", headers={"content-type": "application/json"}),
+        404: httpx.get(f"{url}/nothing"),
+        405: httpx.get(target),
+        413: httpx.post(target, content=large, headers={"content-type": "application/json"}),
+    }
+    for status, answer in answers.items():
+        assert answer.status_code == status
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert len(answer.headers.get_list("x-request-id")) == 1
+
+
+def test_a_client_that_leaves_frees_its_places(url: str) -> None:
+    for _ in range(20):
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(f"{url}/v1/images/generations", json={"n": 128, "size": "2048x2048"}, timeout=0.05)
+    deadline = time.monotonic() + 30
+    while (health := httpx.get(f"{url}/health", timeout=30).json())["models"][0]["waiting"]:
+        assert time.monotonic() < deadline, health
+    assert ask(url, n=1).status_code == 200
+
+
+def test_what_listens_beyond_loopback_wants_the_token(url: str, site: Any) -> None:
+    running = server.find(site.settings)
+    assert running is not None
+    owner = psutil.Process(running.pid)
+    processes = {process.pid: process for process in (owner, *owner.children(recursive=True))}
+    listening = [
+        (item.laddr, processes[item.pid].cmdline()[0])
+        for item in psutil.net_connections("tcp")
+        if item.pid in processes and item.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 5
+    loopback = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    beyond = [(address.port, name) for address, name in listening if address.ip not in loopback]
+    assert [name for _, name in beyond] == ["ray::ServeReplica:genloom:endpoint"]
+    call = grpc.insecure_channel(f"127.0.0.1:{beyond[0][0]}").unary_unary(
+        "/ray.serve.ASGIService/HandleRequest"
+    )
+    with pytest.raises(grpc.RpcError) as refused:
+        call(b"", timeout=10)
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_generate_asks_the_server_and_writes_a_grid_or_files(
+    url: str, genloom: Callable[..., Any], tmp_path: Path
+) -> None:
+    said = genloom("generate", "digits", "-n", 16, "--seed", 7, "-o", tmp_path / "grid.png")
+    assert said.code == 0, said.err
+    assert f"by the server at {url}" in said.out
+    assert min(Image.open(tmp_path / "grid.png").size) > 4 * 56
+    (tmp_path / "many").mkdir()
+    assert genloom("generate", "digits", "-n", 3, "--seed", 7, "-o", tmp_path / "many").code == 0
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == [
+        f"digits-1-{seed}.png" for seed in (7, 8, 9)
+    ]
+    other = genloom("generate", "digits", "--version", 2, "--seed", 7, "-o", tmp_path / "two.png")
+    assert "loaded here" in other.out
+    assert (tmp_path / "two.png").read_bytes() != (tmp_path / "grid.png").read_bytes()
+
+
+def test_status_says_what_is_served(url: str, port: int, genloom: Callable[..., Any]) -> None:
+    status = json.loads(genloom("serve", "--status", "--json").out)
+    assert (status["running"], status["url"]) == (True, url)
+    assert [(model["id"], model["version"]) for model in status["models"]] == [("digits", 1)]
+    assert "digits/1 (vae)" in genloom("serve", "--status").out
+
+
+def test_a_server_that_runs_elsewhere_is_not_moved(url: str, site: Any) -> None:
+    with pytest.raises(UserError, match="runs already at"):
+        server.start_detached(site.settings, port=1)
+    assert server.start_detached(site.settings).url == url
+
+
+def test_another_version_takes_over_without_a_gap(url: str, elsewhere: Callable[..., Any]) -> None:
+    over = threading.Event()
+    seen: list[tuple[int, str | None]] = []
+
+    def watch() -> None:
+        with httpx.Client() as http:
+            while not over.is_set():
+                answer = http.post(f"{url}/v1/images/generations", json={"seed": 1}, timeout=30)
+                seen.append((answer.status_code, answer.headers.get("x-genloom-version")))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    said = elsewhere("serve", "digits", "--version", "2", "--detach")
+    over.set()
+    watcher.join()
+    assert said.code == 0, said.err
+    assert {status for status, _ in seen} == {200}
+    versions = [version for _, version in seen]
+    assert versions[0] == "1"
+    assert versions == sorted(versions)
+    assert ask(url).headers["x-genloom-version"] == "2"
+
+
+def test_stop_ends_every_process_and_generate_goes_on_with_the_same_bits(
+    url: str, site: Any, genloom: Callable[..., Any], tmp_path: Path
+) -> None:
+    served, local = tmp_path / "served.png", tmp_path / "local.png"
+    assert f"by the server at {url}" in genloom("generate", "digits", "--seed", 5, "-o", served).out
+    running = server.find(site.settings)
+    assert running is not None
+    processes = psutil.Process(running.pid).children(recursive=True)
+    assert "has ended" in genloom("serve", "--stop").out
+    _, left = psutil.wait_procs(processes, timeout=20)
+    assert not left
+    assert "No server runs." in genloom("serve", "--stop").out
+    assert json.loads(genloom("serve", "--status", "--json").out) == {"running": False}
+    said = genloom("generate", "digits", "--version", "2", "--seed", 5, "-o", local)
+    assert "loaded here" in said.out
+    assert local.read_bytes() == served.read_bytes()
+
+
+def test_a_port_in_use_is_said_before_anything_starts(
+    site: Any, genloom: Callable[..., Any], tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        for options in (["--detach"], []):
+            said = genloom("serve", "digits", "--port", number, *options)
+            assert said.code == 2
+            assert f"The port {number} on 127.0.0.1 cannot be used" in said.err
+            assert "--port" in said.err
+            assert said.err.count("\n") == 1
+        home = tmp_path / "home"
+        with pytest.raises(UserError, match=f"{number}"):
+            server.start_detached(Settings(home=home, port=number))
+        assert not server.log_of(Settings(home=home)).exists()
+    assert server.find(site.settings) is None
+
+
+def test_bad_use_is_one_sentence(genloom: Callable[..., Any], tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere" / "out.png"
+    for arguments, said in (
+        (("serve",), "Name the product to serve"),
+        (("serve", "digts"), "did you mean digits"),
+        (("serve", "mnist"), "genloom retrain mnist-vae"),
+        (("serve", "digits", "--version", "9"), "There is no version digits/9"),
+        (("generate", "digts"), "did you mean digits"),
+        (("generate", "digits", "-n", "0"), "greater than or equal to 1"),
+        (("generate", "digits", "-n", "many"), "valid integer"),
+        (("generate", "digits", "--seed", "-1"), "greater than or equal to 0"),
+        (("generate", "digits", "--size", "9x9"), "no whole multiple"),
+        (("generate", "digits", "--size", "large"), "“size” is"),
+        (("generate", "digits", "-o", missing), "There is no folder"),
+        (("generate", "digits", "-o", tmp_path / "out.jpg"), "out.png"),
+    ):
+        result = genloom(*arguments)
+        assert result.code == 2, arguments
+        assert said in result.err, arguments
+        assert result.err.count("\n") == 1, result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_beyond_loopback_is_warned_about(
+    genloom: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        said = genloom("serve", "digits", "--host", "0.0.0.0", "--port", taken.getsockname()[1])
+    assert said.code == 2
+    assert "there are no keys yet" in said.err
