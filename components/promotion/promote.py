@@ -86,7 +86,7 @@ def rollback(settings: Settings, product_name: str, to: int | None = None, why: 
 def champion(settings: Settings, product: str) -> Version | None:
     """The present champion by the ledger, or None; MLflow's alias is mended if it says something else."""
     registry = Registry(settings)
-    if product not in registry.products():
+    if not ledger.path_of(settings, product).is_file() and product not in registry.products():
         return None
     with ledger.locked(settings, product):
         standing = ledger.standing(settle(registry, product))
@@ -109,7 +109,10 @@ def settle(registry: Registry, product: str) -> list[Line]:
     """The ledger's lines, checked, with MLflow's alias brought to what they say; the caller holds the lock."""
     lines = ledger.read(ledger.path_of(registry.settings, product))
     _known(registry, product, lines)
-    registry.agree(product, ledger.standing(lines).champion, lines[-1].hash if lines else "")
+    standing = ledger.standing(lines)
+    if standing.champions:
+        registry.version(product, CHAMPION)  # raises if the registry does not hold what the ledger means
+    registry.agree(product, standing.champion, lines[-1].hash if lines else "")
     return lines
 
 

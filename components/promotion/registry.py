@@ -219,7 +219,8 @@ class Registry:
         if self._number(product, "digest", digest) != number:
             raise FailedError(
                 f"The ledger's champion {product}/{number} ({digest[:12]}) is not in the registry; "
-                "ledger and registry are from different times: restore both from one backup."
+                "ledger and registry are from different times: restore both from one backup, or move "
+                f"{ledger.path_of(self.settings, product)} away to begin anew."
             )
         return number
 
