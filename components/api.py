@@ -10,9 +10,9 @@ from torch import Tensor
 
 from components.artifact import Model
 from components.artifact import load as load_artifact
-from components.data.dataset import Dataset, open_dataset
+from components.data.dataset import Dataset
 from components.data.prepare import reproduce
-from components.evaluation.evaluate import evaluate as evaluate_artifact
+from components.evaluation.project import evaluate_artifact
 from components.evaluation.report import Report
 from components.families.family import Requests
 from components.project import Project, open_project
@@ -79,6 +79,5 @@ def sample(model: Model, n: int, seed: int = 0) -> Tensor:
 
 def evaluate(where: Project, trained: Trained) -> Report:
     """Measure a trained run on its product's held-out data; the report and its pictures lie in its folder."""
-    row = read_run(where.settings, trained.run_id)
-    dataset = open_dataset(where.prepared / row.dataset)
-    return evaluate_artifact(trained.artifact, dataset, row.evaluation, where.settings.shared / "cache")
+    record = read_run(where.settings, trained.run_id)
+    return evaluate_artifact(where, record.product, record.artifact, record.evaluation)

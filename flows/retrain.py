@@ -11,7 +11,7 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 
 from flows.prepare import may_pass, prepare_dataset
-from flows.progress import say, training_bar
+from flows.progress import console, say, training_bar
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Candidate:
     tracking_run: str
     artifact: Path
     evaluation: Path
+    steps: int
     version: int = 0
 
 
@@ -62,6 +63,7 @@ def train_model(
         tracking_run=trained.tracking_run,
         artifact=trained.artifact,
         evaluation=trained.folder / "evaluation",
+        steps=wanted.row.train.steps,
     )
     return candidate, not trained.skipped
 
@@ -81,6 +83,7 @@ def _registered(root: Path, product: str, key: str) -> Candidate | None:
         tracking_run=found.tracking_run,
         artifact=registry.fetch(found),
         evaluation=registry.pictures(found),
+        steps=0,
         version=found.number,
     )
 
@@ -88,13 +91,18 @@ def _registered(root: Path, product: str, key: str) -> Candidate | None:
 @task(name="evaluate", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
 def evaluate_model(root: Path, candidate: Candidate) -> None:
     """Measure the candidate on held-out data, and the champion again if its report is of other data."""
-    from components.data.dataset import open_dataset
-    from components.evaluation.evaluate import evaluate
+    from components.evaluation.project import evaluate_artifact
     from components.project import open_project
+    from components.tracking import Tracker
 
     project = open_project(root)
-    dataset = open_dataset(project.prepared / project.product(candidate.product).dataset)
-    report = evaluate(candidate.artifact, dataset, candidate.evaluation, project.settings.shared / "cache")
+    with console.status("evaluating") as status:
+        report = evaluate_artifact(
+            project, candidate.product, candidate.artifact, candidate.evaluation, status.update
+        )
+    if not candidate.version:
+        found = {f"test/{name}": metric.value for name, metric in report.metrics.items()}
+        Tracker(project.settings).log(candidate.tracking_run, candidate.steps, found)
     first = next(iter(report.metrics))
     metric = report.metrics[first]
     say(
@@ -142,8 +150,7 @@ def promote_model(root: Path, candidate: Candidate) -> tuple[bool, tuple[str, ..
 @task(name="evaluate-champion", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
 def evaluate_champion(root: Path, candidate: Candidate) -> None:
     """Measure the champion again if its report cannot be compared with the candidate's: other data, other judge."""
-    from components.data.dataset import open_dataset
-    from components.evaluation.evaluate import evaluate
+    from components.evaluation.project import evaluate_version
     from components.evaluation.report import comparable, read_report
     from components.project import open_project
     from components.promotion.promote import champion
@@ -152,13 +159,11 @@ def evaluate_champion(root: Path, candidate: Candidate) -> None:
     project = open_project(root)
     product = candidate.product
     now = champion(project.settings, product)
-    registry = Registry(project.settings)
-    if now is None or comparable(read_report(candidate.evaluation / "report.json"), registry.report(now)):
+    report = read_report(candidate.evaluation / "report.json")
+    if now is None or comparable(report, Registry(project.settings).report(now)):
         return
-    dataset = open_dataset(project.prepared / project.product(product).dataset)
-    folder = project.settings.shared / "evaluations" / product / str(now.number)
-    evaluate(registry.fetch(now), dataset, folder, project.settings.shared / "cache")
-    registry.evaluated(now, folder)
+    with console.status("evaluating the champion") as status:
+        evaluate_version(project, now, status.update)
     say(f"evaluated  the champion {product}/{now.number} again, on the present data")
 
 

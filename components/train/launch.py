@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -285,4 +286,5 @@ def _abandon(tracker: Tracker, record: RunRecord, error: BaseException) -> None:
     )
     reason = str(error) or type(error).__name__
     write_run(dataclasses.replace(record, state="stopped" if stopped else "failed", reason=reason))
-    tracker.end(record.tracking_run, "KILLED" if stopped else "FAILED")
+    with contextlib.suppress(UserError):  # the first error is the one to see
+        tracker.end(record.tracking_run, "KILLED" if stopped else "FAILED")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.errors import UserError
 from components.tracking import Tracker
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -37,20 +39,24 @@ class Watch:
 
     def _follow(self) -> None:
         while not self.ended.wait(INTERVAL):
-            self._look()
+            # a run log that does not answer must not end a training: what it missed is sent with the next look
+            with contextlib.suppress(UserError):
+                self._look()
 
     def _look(self) -> None:
-        for line in self._new_lines():
+        for line, end in self._new_lines():
             values = {name: value for name, value in line.items() if name not in ("step", "seconds")}
             self.tracker.log(self.tracking_run, line["step"], values)
+            self.offset = end
             if self.progress:
                 self.progress(line)
         for path in sorted((self.folder / "samples").glob("*.png")):
             if path.name not in self.seen:
-                self.seen.add(path.name)
                 self.tracker.picture(self.tracking_run, path)
+                self.seen.add(path.name)
 
-    def _new_lines(self) -> list[dict[str, Any]]:
+    def _new_lines(self) -> list[tuple[dict[str, Any], int]]:
+        """The lines that are complete and not handed on yet, each with the offset behind it."""
         path = self.folder / "progress.jsonl"
         if not path.is_file():
             return []
@@ -59,6 +65,8 @@ class Watch:
         with path.open("rb") as stream:
             stream.seek(self.offset)
             content = stream.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        return [json.loads(text) for text in whole.splitlines()]
+        found, end = [], self.offset
+        for text in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+            end += len(text)
+            found.append((json.loads(text), end))
+        return found

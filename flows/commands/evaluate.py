@@ -13,7 +13,6 @@ from flows.commands.show import AsJson, facts, listing
 if TYPE_CHECKING:
     from components.evaluation.report import Report
     from components.project import Project
-    from components.promotion.registry import Version
 
 Name = Annotated[
     str,
@@ -52,30 +51,25 @@ def _run(project: Project, name: str) -> tuple[Report, Path]:
             f"The run {record.id} is {record.state} and has no model yet; "
             f"type genloom train {record.run} to go on with it."
         )
-    return _evaluate(project, record.artifact, record.product, record.evaluation), record.evaluation
+    from rich.console import Console
+
+    from components.evaluation.project import evaluate_artifact
+
+    with Console(stderr=True).status("loading") as status:
+        report = evaluate_artifact(project, record.product, record.artifact, record.evaluation, status.update)
+    return report, record.evaluation
 
 
 def _version(project: Project, name: str) -> tuple[Report, Path]:
     """Evaluate a registered version on the data as it is now; the registry gets the report."""
-    from components.promotion.registry import Registry
-
-    registry = Registry(project.settings)
-    version: Version = registry.named(name)
-    folder = project.settings.shared / "evaluations" / version.product / str(version.number)
-    report = _evaluate(project, registry.fetch(version), version.product, folder)
-    registry.evaluated(version, folder)
-    return report, folder
-
-
-def _evaluate(project: Project, artifact: Path, product: str, folder: Path) -> Report:
     from rich.console import Console
 
-    from components.data.dataset import open_dataset
-    from components.evaluation.evaluate import evaluate
+    from components.evaluation.project import evaluate_version
+    from components.promotion.registry import Registry
 
-    dataset = open_dataset(project.prepared / project.product(product).dataset)
+    version = Registry(project.settings).named(name)
     with Console(stderr=True).status("loading") as status:
-        return evaluate(artifact, dataset, folder, project.settings.shared / "cache", progress=status.update)
+        return evaluate_version(project, version, status.update)
 
 
 def _print(report: Report, folder: Path, as_json: bool) -> None:
