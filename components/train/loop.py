@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor
 
-from components.artifact import load, save
+from components.artifact import WEIGHTS, fill, save
 from components.data.dataset import Batches, Dataset, Position, open_dataset
 from components.errors import FailedError, UserError
 from components.families.family import Batch, Family, Requests, kind_of, move
@@ -66,12 +67,9 @@ def run_to_outcome(plan: Plan, place: Place) -> None:
 
 
 def _trainee(plan: Plan, place: Place, family: Family, dataset: Dataset) -> Trainee:
+    networks = networks_for(family, dataset.shape, plan.options.seed)
     if plan.start is not None:
-        networks = dict(load(plan.start).networks)
-        for network in networks.values():
-            network.requires_grad_(True)
-    else:
-        networks = networks_for(family, dataset.shape, plan.options.seed)
+        fill(networks, load_file(plan.start / WEIGHTS))
     return build(family, networks, plan.options, place.device, place.world)
 
 

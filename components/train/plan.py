@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.artifact import About
+import torch
+from safetensors import safe_open
+
+from components.artifact import WEIGHTS, About
 from components.data.dataset import Dataset
 from components.errors import UserError, unknown
 from components.families.family import Family, Task, kind_of, names
@@ -104,3 +107,27 @@ def check_rows(name: str, row: RunRow, dataset: Dataset, workers: int) -> None:
             f"In run {name}, train.batch = {row.train.batch} cannot be shared by {workers} workers evenly; "
             f"set train.batch to a multiple of {workers}."
         )
+
+
+def check_start(name: str, row: RunRow, family: Family, dataset: Dataset, start: Path) -> None:
+    """Refuse to start from an artifact whose weights have other names or shapes than this run's networks."""
+    with torch.device("meta"):
+        wanted = {key: list(value.shape) for key, value in meta_weights(family, dataset).items()}
+    with safe_open(start / WEIGHTS, framework="pt") as stored:
+        found = {key: list(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+    wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if wrong:
+        key = wrong[0]
+        raise UserError(
+            f"In run {name}, the weights of {row.init} do not fit the networks: {key} is {found.get(key)} there "
+            f"and {wanted.get(key)} here; use the same family and model: settings as {row.init}."
+        )
+
+
+def meta_weights(family: Family, dataset: Dataset) -> dict[str, torch.Tensor]:
+    """The networks' weights by the names they have in an artifact, for their shapes only."""
+    return {
+        f"{name}.{key}": value
+        for name, network in family.networks(dataset.shape).items()
+        for key, value in network.state_dict().items()
+    }

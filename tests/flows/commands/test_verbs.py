@@ -1,0 +1,167 @@
+"""check, doctor, families, train: what they say, and how wrong use ends."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Genloom = Callable[..., Any]
+
+
+@pytest.mark.usefixtures("project")
+def test_check_reads_params_whole(genloom: Genloom) -> None:
+    said = genloom("check", "--json")
+    assert said.code == 0
+    assert {row["run"] for row in json.loads(said.out)} >= {
+        "digits-vae",
+        "digits-gan",
+        "mnist-vae",
+        "mnist-gan",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("family: vae", "family: vea", "There is no family “vea”; did you mean vae"),
+        ("model: {latent: 16", "model: {latnet: 16", "did you mean model.latent"),
+        ("model: {latent: 16", "model: {latent: 0", "model.latent = 0 is out of range"),
+        (
+            "product: digits\n",
+            "product: digit\n",
+            "runs.digits-vae: There is no product “digit”; did you mean digits",
+        ),
+        (
+            "    dataset: digits",
+            "    dataset: digts",
+            "products.digits: There is no dataset “digts”; did you mean digits",
+        ),
+        ("task: free", "task: label", "does free; choose another family or product"),
+        ("source: digits", "source: digts", "digts"),
+        ("steps: 6000", "stepz: 6000", "There is no field “stepz”; did you mean steps"),
+        ("batch: 64", "batch: -1", "batch"),
+        ("runs:", "runs: [", "is not valid YAML"),
+        ("datasets:", "dataset:", "There is no field “dataset”; did you mean datasets"),
+    ],
+)
+def test_check_names_what_is_wrong(
+    project: Path, genloom: Genloom, old: str, new: str, sentence: str
+) -> None:
+    path = project / "params.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    said = genloom("check")
+    assert said.code == 2
+    assert sentence in " ".join((said.out + said.err).split())
+    assert "Traceback" not in said.err
+
+
+def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genloom: Genloom) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = genloom("check")
+    assert said.code == 2
+    assert "No params.yaml" in said.err
+
+
+@pytest.mark.usefixtures("project")
+def test_doctor_examines_the_machine(genloom: Genloom, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        monkeypatch.setenv("GENLOOM_PORT", str(busy.getsockname()[1]))
+        findings = {row["subject"]: row for row in json.loads(genloom("doctor", "--json").out)}
+    assert {"Python", "torch", "ray", "cores", "memory", "disk", "GPU", "port", "RAY_ADDRESS"} <= set(
+        findings
+    )
+    assert findings["torch"]["verdict"] == "ok"
+    assert "in use" in findings["port"]["found"]
+    monkeypatch.setenv("GENLOOM_TRACKING_URI", "http://127.0.0.1:1")
+    said = genloom("doctor", "--json")
+    assert said.code == 1
+    findings = {row["subject"]: row for row in json.loads(said.out)}
+    assert findings["GENLOOM_TRACKING_URI"]["verdict"] == "mend"
+
+
+@pytest.mark.usefixtures("project")
+def test_families_and_their_fields(genloom: Genloom) -> None:
+    listed = json.loads(genloom("families", "--json").out)
+    assert {row["family"] for row in listed} >= {"gan", "vae"}
+    fields = json.loads(genloom("families", "vae", "--json").out)
+    assert {"model.lr", "model.latent"} <= {row["field"] for row in fields}
+    said = genloom("families", "vea")
+    assert said.code == 2
+    assert "did you mean vae" in said.err
+
+
+@pytest.mark.usefixtures("project")
+def test_train_in_process(genloom: Genloom) -> None:
+    arguments = [
+        "train",
+        "digits-vae",
+        "--workers",
+        "0",
+        "--set",
+        "train.steps=20",
+        "--set",
+        "train.threads=1",
+    ]
+    first = genloom(*arguments)
+    assert first.code == 0, first.err
+    assert (Path(first.out.strip()) / "model.json").is_file()
+    again = genloom(*arguments)
+    assert "was trained already" in " ".join(again.err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "digits-vea"], "There is no run “digits-vea”; did you mean digits-vae"),
+        (
+            ["train", "digits-vae", "--set", "model.latent=-3"],
+            "model.latent = -3 is out of range: at least 1",
+        ),
+        (["train", "digits-vae", "--set", "model.latemt=3"], "did you mean model.latent"),
+        (["train", "digits-vae", "--workers", "-1"], "Invalid value for '--workers'"),
+        (["retrain", "nothing"], "There is no run “nothing”"),
+        (["trian", "digits-vae"], "No such command 'trian'"),
+        (["train"], "Missing argument"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_wrong_use_ends_with_2_and_one_sentence(
+    genloom: Genloom, arguments: list[str], sentence: str
+) -> None:
+    said = genloom(*arguments)
+    assert said.code == 2
+    assert sentence in said.err
+    assert "Traceback" not in said.err
+    assert not Path(".genloom/runs").exists()
+
+
+def test_a_home_that_cannot_be_written(
+    project: Path, monkeypatch: pytest.MonkeyPatch, genloom: Genloom
+) -> None:
+    (project / "file").write_text("not a folder")
+    monkeypatch.setenv("GENLOOM_HOME", str(project / "file" / "home"))
+    for verb in (
+        ["train", "digits-vae", "--workers", "0"],
+        ["retrain", "digits-vae"],
+        ["demo", "--port", "1"],
+    ):
+        said = genloom(*verb)
+        assert said.code == 2, said.err
+        assert "(GENLOOM_HOME) cannot be written" in said.err
+        assert "Traceback" not in said.err
+
+
+def test_a_setting_that_cannot_be_meant(
+    project: Path, monkeypatch: pytest.MonkeyPatch, genloom: Genloom
+) -> None:
+    monkeypatch.setenv("GENLOOM_PORT", "eighty")
+    said = genloom("check")
+    assert said.code == 2
+    assert "GENLOOM_PORT is 'eighty'" in said.err
