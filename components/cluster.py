@@ -29,7 +29,7 @@ SERVE = {
 }
 OBJECT_STORE = 256 * 2**20
 """Bytes of a local cluster's object store: data goes from Parquet to the workers without it."""
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds to wait for a cluster that another process is just starting."""
 
 
@@ -50,10 +50,10 @@ class Capacity:
     gpus: float
 
 
-def connect(settings: Settings, cpus: int | None = None, announce: bool = False) -> None:
+def connect(settings: Settings, cpus: int | None = None, shared: bool = False) -> None:
     """Join `RAY_ADDRESS`, or the project's local cluster, or start a local one in this process.
 
-    `cpus` counts only for one that is started (by default, the machine's); with `announce`, other processes
+    `cpus` counts only for one that is started (by default, the machine's); with `shared`, other processes
     of the project join it. A process that is connected stays as it is. Raises `UserError` if `RAY_ADDRESS`
     does not answer.
     """
@@ -70,7 +70,7 @@ def connect(settings: Settings, cpus: int | None = None, announce: bool = False)
     if local is not None:
         _join(local.address, f"The project's Ray at {local.address} (process {local.pid}) does not answer")
         return
-    _start(settings, cpus, announce)
+    _start(settings, cpus, shared)
 
 
 def disconnect(settings: Settings) -> None:
@@ -106,6 +106,13 @@ def alive(pid: int, started: float) -> bool:
         return False
 
 
+def ended() -> bool:
+    """Whether the Ray that this process started has lost one of its two servers, as for want of memory."""
+    children = psutil.Process().children()
+    running = {child.name() for child in children if child.status() != psutil.STATUS_ZOMBIE}
+    return not {"raylet", "gcs_server"} <= running
+
+
 def prepare_environment(settings: Settings) -> None:
     """Set what Ray reads when it is imported or started; with `RAY_ADDRESS`, security is that cluster's."""
     quiet_environment()
@@ -136,11 +143,11 @@ def _reread_token() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _start(settings: Settings, cpus: int | None, announce: bool) -> None:
+def _start(settings: Settings, cpus: int | None, shared: bool) -> None:
     import ray
 
-    if announce:
-        _announce(settings, "")
+    if shared:
+        announce(settings, os.getpid())
     # Without the dashboard Ray Train cannot ask for the state of its own actors and leaks placement groups.
     context = ray.init(
         address="local",
@@ -151,8 +158,8 @@ def _start(settings: Settings, cpus: int | None, announce: bool) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    if announce:
-        _announce(settings, str(context.address_info["gcs_address"]))
+    if shared:
+        announce(settings, os.getpid(), str(context.address_info["gcs_address"]))
 
 
 def _join(address: str, failure: str) -> None:
@@ -187,10 +194,10 @@ def _file(settings: Settings) -> Path:
     return settings.home / "cluster.json"
 
 
-def _announce(settings: Settings, address: str) -> None:
-    pid = os.getpid()
+def announce(settings: Settings, pid: int, address: str = "") -> None:
+    """Tell the project's other processes to join the Ray of process `pid`; without an address, to wait for it."""
     local = Local(address, pid, psutil.Process(pid).create_time())
-    draft = settings.home / f".cluster-{pid}.json"
+    draft = settings.home / f".cluster-{os.getpid()}.json"
     draft.write_text(json.dumps(asdict(local)), encoding="utf-8")
     draft.replace(_file(settings))
 

@@ -87,13 +87,9 @@ def roll_out(versions: Sequence[Served], settings: Settings) -> None:
 
 def withdraw() -> None:
     """Take the application away and leave the cluster as it is."""
+    _hush()
     serve.delete(NAME)
     _remember([])
-
-
-def close() -> None:
-    """End Ray Serve on the cluster."""
-    serve.shutdown()
 
 
 def _hush() -> None:

@@ -34,7 +34,7 @@ from components.settings import Settings, writable_home
 if TYPE_CHECKING:
     from components.promotion.registry import Version
 
-PATIENCE = 90.0
+PATIENCE = 120.0
 """Seconds that a server may take to come up, on a busy machine."""
 
 
@@ -98,6 +98,8 @@ def start_detached(settings: Settings, port: int | None = None, host: str | None
                 start_new_session=True,
             )
         try:
+            # A training that begins meanwhile waits for this Ray instead of starting a second one.
+            cluster.announce(settings, process.pid)
             return _wait(settings, process)
         except BaseException:
             process.terminate()
@@ -158,9 +160,12 @@ def hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
     """Own Ray and the HTTP proxy in this process for the time of the block; other processes find them."""
     _folder(settings)
     check_port(host, port)
-    cluster.connect(settings, announce=True)
+    cluster.connect(settings, shared=True)
     from components.serving import app
 
+    owner = cluster.find(settings)
+    if owner is None or owner.pid != os.getpid():
+        raise UserError("Another server of this project is just starting; see genloom serve --status.")
     try:
         app.open_proxy(host, port)
         server = Server(_at(host, port), os.getpid(), psutil.Process().create_time())
@@ -170,16 +175,21 @@ def hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
         yield server
     finally:
         _record(settings).unlink(missing_ok=True)
-        app.close()
+        if not cluster.ended():
+            app.withdraw()
         cluster.disconnect(settings)
 
 
 def wait_for_signal() -> None:
-    """Sleep until SIGINT or SIGTERM."""
+    """Sleep until SIGINT or SIGTERM; raises `FailedError` if this process's Ray ends before."""
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
-    over.wait()
+    while not over.wait(timeout=2):
+        if cluster.ended():
+            raise FailedError(
+                "Ray has ended under the server; see /tmp/ray/session_latest/logs, and serve again."
+            )
 
 
 def main() -> None:
