@@ -96,8 +96,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The checked content of `model.json`; raises `UserError` if anything is missing or altered."""
     path = folder / "model.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"The artifact {folder} has no readable model.json; fetch or train it again."
         ) from error
