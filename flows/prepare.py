@@ -15,7 +15,10 @@ def may_pass(_task: Any, _run: Any, state: Any) -> bool:
     from components.errors import UserError
 
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, UserError)
+    if isinstance(error, UserError):
+        return False
+    say(f"failed     {type(error).__name__}: {error}")
+    return True
 
 
 @task(name="prepare", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)

@@ -34,7 +34,12 @@ class PrefectServer:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port), "--no-ui"],
-                env={**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": self.url},
+                env={
+                    **os.environ,
+                    "PREFECT_HOME": str(home),
+                    "PREFECT_API_URL": self.url,
+                    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+                },
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,
@@ -92,6 +97,21 @@ def prefect_api(settings: Settings, started: PrefectServer | None = None) -> Ite
         from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: Path(home)}):
-            yield
+            try:
+                yield
+            finally:
+                _flush()
     finally:
         server.stop()
+
+
+def _flush() -> None:
+    """Send what the flows logged before their server ends."""
+    import logging
+
+    from prefect.logging.handlers import APILogHandler
+
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, APILogHandler):
+                handler.flush()

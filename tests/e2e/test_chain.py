@@ -133,3 +133,12 @@ def test_two_workers_and_more_workers_than_cores(command: Command) -> None:
     record = read_run(open_project().settings, "digits-vae")
     assert record.workers == 2
     assert record.state == "done"
+
+
+@pytest.mark.usefixtures("no_process_left")
+def test_wrong_use_of_retrain_is_one_sentence(command: Command) -> None:
+    said = command("retrain", "digits-vae", "--workers", "64")
+    assert said.returncode == 2
+    assert said.stderr.splitlines()[-1].startswith("genloom: 64 workers × 1 CPU each = 64 CPUs")
+    assert "Traceback" not in said.stderr
+    assert "Error logging" not in said.stderr
