@@ -11,7 +11,7 @@ from components.train.runs import load_run, read_progress
 from tests.benchmarks.data import mnist
 from tests.benchmarks.row import Row
 
-STEPS, WARM, PAIRS, BATCH = 60, 10, 3, 1024
+STEPS, WARM, PAIRS, BATCH = 35, 5, 3, 1024
 MODEL = ["model.width=1024", "model.depth=3"]
 
 

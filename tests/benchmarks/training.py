@@ -20,7 +20,7 @@ from components.train.step import networks_for
 from tests.benchmarks.data import mnist
 from tests.benchmarks.row import Row
 
-STEPS, WARM, PAIRS, BATCH = {"vae": 1500, "gan": 500}, 100, 3, 128
+STEPS, WARM, PAIRS, BATCH = {"vae": 900, "gan": 350}, 100, 3, 128
 
 
 def run(project: Path) -> list[Row]:
@@ -45,7 +45,7 @@ def run(project: Path) -> list[Row]:
 
 def through_ray(project: Path, family: str, steps: int, seed: int) -> float:
     """Rows a second in steady state, with progress, pictures and checkpoints as they are by default."""
-    overrides = [f"train.steps={steps}", f"train.batch={BATCH}", f"train.seed={seed}"]
+    overrides = [f"train.steps={steps}", f"train.batch={BATCH}", f"train.seed={seed}", "train.precision=fp32"]
     trained = train(open_project(project), f"mnist-{family}", overrides, workers=1, fresh=True)
     lines = [line for line in read_progress(load_run(trained.folder)) if line["step"] >= WARM]
     first, last = lines[0], lines[-1]

@@ -104,7 +104,6 @@ def genloom(
     site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Said]:
     """Run a command in this process, in the site's folder."""
-    monkeypatch.setattr(main, "MODULES", ("serve", "generate"))
     monkeypatch.chdir(site.root)
 
     def call(*arguments: str | Path) -> Said:
@@ -128,9 +127,8 @@ def elsewhere(site: Site) -> Callable[..., Said]:
     """Run a command in a process of its own, because a process can join one Ray only."""
 
     def call(*arguments: str) -> Said:
-        code = "from flows.commands import main; main.MODULES = ('serve', 'generate'); main.main()"
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
+            [Path(sys.executable).parent / "genloom", *arguments],
             cwd=site.root,
             capture_output=True,
             text=True,
