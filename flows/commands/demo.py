@@ -110,7 +110,8 @@ Done in {seconds:.0f} s. {PRODUCT}/{champion} is champion.
   endpoint  {url}/v1/images/generations
 
 Next:
-  curl -s {url}/v1/images/generations -d '{{"model": "{PRODUCT}", "n": 4, "size": "64x64"}}'
+  curl -s {url}/v1/images/generations -H 'content-type: application/json' \\
+       -d '{{"model": "{PRODUCT}", "n": 4, "size": "64x64"}}'
   genloom generate {PRODUCT} -n 16 -o out.png     the same from the command line
   genloom models list                           versions, metrics, who is champion
   genloom runs compare {" ".join(outcome.run_id for outcome in outcomes)}
