@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 80
+"""Characters of an unknown name that an error repeats."""
+
 
 class UserError(Exception):
     """Wrong use or bad input; the command ends with exit code 2, an endpoint with HTTP 4xx."""
@@ -22,9 +25,14 @@ class FailedError(UserError):
     exit_code = 1
 
 
+def shortened(name: str) -> str:
+    """`name`, cut where it is too long to be read."""
+    return name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
+
+
 def unknown(thing: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not there, with the nearest ones that are."""
-    names = sorted(known)
+    names, name = sorted(known), shortened(name)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return UserError(f"There is no {thing} “{name}”; did you mean {' or '.join(near)}?")

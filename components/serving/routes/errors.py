@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from components.errors import FailedError, UserError, unknown
+from components.errors import FailedError, UserError, shortened, unknown
 from components.serving.engine import QueueFullError
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,14 @@ def answer(
 ) -> JSONResponse:
     """An error as OpenAI's clients read it."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    field = None if param is None else shortened(_writable(param))
+    content = {"error": {"message": _writable(message), "type": kind, "param": field, "code": code}}
     return JSONResponse(content, status_code=status, headers=dict(headers or {}))
+
+
+def _writable(text: str) -> str:
+    """`text` without the lone surrogates that JSON can carry and UTF-8 cannot: those are written as \\ud800."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def install(app: FastAPI, body: type[BaseModel]) -> None:
@@ -83,6 +89,9 @@ def sentence(error: Mapping[str, Any], body: type[BaseModel]) -> tuple[str, str 
     if kind == "json_invalid":
         cause, place = error["ctx"]["error"], where[0] if where else "?"
         return f"The body is no valid JSON: {cause}, at character {place}.", None
+    if not where and kind == "string_unicode":
+        field = str(error["input"])
+        return f"The field “{shortened(field)}” has half a character in its name; leave it out.", field
     if not where:
         return "The body must be a JSON object, sent with the header content-type: application/json.", None
     param = ".".join(where)

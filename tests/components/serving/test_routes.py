@@ -227,3 +227,27 @@ def test_two_products_are_told_apart_by_name(
         nameless = client.post(URL, json={})
         assert nameless.status_code == 404
         assert "digits, letters" in nameless.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (r'{"model": "\ud800"}', {400, 404}, r"\ud800"),
+        (r'{"size": "\ud800"}', {400}, r"\ud800"),
+        (r'{"\ud800": 1}', {400}, r"“\ud800”"),
+    ],
+)
+def test_half_a_character_is_a_wrong_value_and_no_failure(
+    client: TestClient, body: str, status: set[int], said: str
+) -> None:
+    answer = client.post(URL, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in status
+    assert said in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [{"model": "m" * 900_000}, {"f" * 900_000: 1}])
+def test_a_name_without_end_is_not_repeated_whole(client: TestClient, body: dict[str, Any]) -> None:
+    answer = client.post(URL, json=body)
+    assert answer.status_code in (400, 404)
+    assert len(answer.content) < 1000
+    assert "…”" in answer.json()["error"]["message"]
