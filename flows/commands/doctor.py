@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -11,12 +12,17 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import typer
 
 from flows.commands.show import AsJson, listing
 
+PATIENCE = 20.0
+"""Seconds that nvidia-smi has to answer."""
 Verdict = Literal["ok", "mend", "note"]
+PORTS = {"https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "ray": 10001, "": 6379}
+"""Where a service listens if its address names no port, by scheme; Ray's own address has no scheme. Else 80."""
 
 
 class Finding(NamedTuple):
@@ -85,7 +91,10 @@ def _gpu() -> str:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "none; training runs on the CPU"
-    done = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=20)
+    try:
+        done = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    except (subprocess.TimeoutExpired, OSError) as error:
+        return f"nvidia-smi does not answer ({type(error).__name__}); mend the driver to train on a GPU"
     return " · ".join(done.stdout.strip().splitlines()) or "nvidia-smi finds none"
 
 
@@ -110,43 +119,56 @@ def _project() -> Iterator[Finding]:
             "ok" if there else "mend",
             f"{mirror}{'' if there else ' is no folder; mend it'}",
         )
-    port = project.settings.port
-    busy = _answers("127.0.0.1", port)
-    yield Finding(
-        "port", "note" if busy else "ok", f"{port} is {'in use; serve with --port' if busy else 'free'}"
-    )
+    yield _port(project.settings.host, project.settings.port)
     yield from _services(project.settings.tracking_uri)
+
+
+def _port(host: str, port: int) -> Finding:
+    """Whether the server's port is free on the address that the server would take."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        return Finding("port", "mend", f"GENLOOM_HOST {host} is no address ({error.strerror}); set it right")
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do; a listener still refuses
+        try:
+            probe.bind(address)
+        except OSError as error:
+            cause = error.strerror or str(error)
+            return Finding("port", "note", f"{port} cannot be taken on {host}: {cause}; serve with --port")
+    return Finding("port", "ok", f"{port} is free on {host}")
 
 
 def _services(tracking_uri: str) -> Iterator[Finding]:
     """Whatever service the environment names must answer."""
-    named = {
-        "GENLOOM_TRACKING_URI": tracking_uri,
-        "PREFECT_API_URL": os.environ.get("PREFECT_API_URL", ""),
-        "RAY_ADDRESS": os.environ.get("RAY_ADDRESS", ""),
-    }
-    from urllib.parse import urlsplit
+    yield _service("GENLOOM_TRACKING_URI", tracking_uri)
+    for name in ("PREFECT_API_URL", "RAY_ADDRESS"):
+        yield _service(name, os.environ.get(name, ""))
 
-    for name, address in named.items():
-        if not address:
-            yield Finding(name, "ok", "not set: local, in GENLOOM_HOME")
-            continue
+
+def _service(name: str, address: str) -> Finding:
+    """One service; a password in its address is not repeated."""
+    if not address:
+        return Finding(name, "ok", "not set: local, in GENLOOM_HOME")
+    shown = re.sub(r"//[^/]*@", "//***@", address)
+    if name == "RAY_ADDRESS" and address in ("auto", "local"):
+        return Finding(name, "ok", f"{address}: Ray finds or starts the cluster itself")
+    try:
         parts = urlsplit(address if "://" in address else f"//{address}")
-        if parts.hostname is None:
-            yield Finding(name, "ok", address)
-            continue
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        there = _answers(parts.hostname, port)
-        yield Finding(
-            name,
-            "ok" if there else "mend",
-            f"{address} {'answers' if there else 'does not answer; start it'}",
-        )
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        return Finding(name, "mend", f"{shown} is no address: {str(error).rstrip('.')}; set it right")
+    if host is None or parts.scheme in ("sqlite", "file"):
+        return Finding(name, "ok", shown)
+    there = _answers(host, port or PORTS.get(parts.scheme.partition("+")[0], 80))
+    return Finding(
+        name, "ok" if there else "mend", f"{shown} {'answers' if there else 'does not answer; start it'}"
+    )
 
 
 def _answers(host: str, port: int) -> bool:
     try:
         with socket.create_connection((host, port), timeout=2):
             return True
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: a name that no host can have
         return False
