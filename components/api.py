@@ -12,6 +12,7 @@ from components.artifact import Model
 from components.artifact import load as load_artifact
 from components.data.dataset import Dataset
 from components.data.prepare import reproduce
+from components.errors import UserError
 from components.evaluation.project import evaluate_artifact
 from components.evaluation.report import Report
 from components.families.family import Requests
@@ -74,6 +75,8 @@ def load(where: Project, name: str | Path) -> Model:
 
 def sample(model: Model, n: int, seed: int = 0) -> Tensor:
     """`n` outputs [n, …]; the i-th has the seed `seed` + i, as over HTTP."""
+    if n < 1:
+        raise UserError(f"There is nothing to draw for n = {n}; ask for at least 1.")
     return model.sample(Requests(seed=torch.arange(seed, seed + n)))
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from components.data.dataset import file_hash
 from components.errors import UserError, unknown
 from components.families.family import Family, Networks, Requests, Shape, kind_of, names
 from components.families.sampling import sample
@@ -83,13 +84,21 @@ def save(folder: Path, family: Family, networks: Networks, shape: Shape, about: 
         "width": WIDTH,
         "about": dataclasses.asdict(about),
         "torch": torch.__version__,
-        "files": {WEIGHTS: _hash(draft / WEIGHTS)},
+        "files": {WEIGHTS: file_hash(draft / WEIGHTS)},
     }
     manifest["digest"] = _digest(manifest)
     (draft / "model.json").write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    replace_folder(draft, folder)
     return str(manifest["digest"])
+
+
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Put `draft` in the place of `folder`, which is whole at every moment but between two renames."""
+    old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -111,7 +120,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         file = folder / name
         if not file.is_file():
             raise UserError(f"The artifact {folder} lacks the file {name}; fetch or train the model again.")
-        if _hash(file) != expected:
+        if file_hash(file) != expected:
             raise UserError(
                 f"The file {file} was altered since it was written; fetch or train the model again."
             )
@@ -166,8 +175,3 @@ def _shape(content: Mapping[str, Any]) -> Shape:
 def _digest(manifest: Mapping[str, Any]) -> str:
     content = {key: value for key, value in manifest.items() if key != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -111,7 +111,7 @@ class ProductRow(Row):
 
 
 class TrainOptions(Row):
-    """How a run is trained. Fields from `workers` on do not decide the weights and are not in the key."""
+    """How a run is trained. Fields from `workers` on change rounding and noise only and are not in the key."""
 
     steps: int = Field(default=2000, ge=1, le=100_000_000)
     batch: int = Field(default=64, ge=1, le=1_000_000)
@@ -203,7 +203,7 @@ def read_tables(path: Path) -> Tables:
     """Parse and check a `params.yaml`; references between tables must resolve. Raises `UserError`."""
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError) as error:  # a date such as 2020-13-45 is a ValueError
         cause = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {cause}.") from error
     tables = _validate(Tables, content or {}, str(path))
@@ -272,6 +272,8 @@ def override(name: str, row: RunRow, assignments: list[str]) -> RunRow:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise UserError(f"“{assignment}” is no assignment; write it as --set model.latent=32.")
+        if "." not in path and path != "init":
+            raise UserError(f"“{path}” belongs to no table; write --set model.{path}=… or train.{path}=….")
         table, _, field = path.partition(".")
         value = _scalar(path, text)
         if path == "init":
@@ -289,7 +291,7 @@ def override(name: str, row: RunRow, assignments: list[str]) -> RunRow:
 def _scalar(path: str, text: str) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:
         raise UserError(f"The value of {path}, “{text}”, cannot be read as YAML; quote it.") from error
 
 

@@ -30,7 +30,9 @@ QUIET = {
 class Settings(BaseSettings):
     """The environment of one project, read once; `home` is where all local state lives."""
 
-    model_config = SettingsConfigDict(env_prefix="GENLOOM_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="GENLOOM_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     home: Path = Path(".genloom")
     tracking_uri: str = ""
@@ -73,10 +75,20 @@ def read_settings(root: Path) -> Settings:
         first = error.errors()[0]
         name = "GENLOOM_" + str(first["loc"][0]).upper()
         raise UserError(f"{name} is {first['input']!r}: {first['msg']}; set it right or unset it.") from error
-    paths = {"home": (root / settings.home.expanduser()).resolve()}
+    paths = {"home": _folder(root, "GENLOOM_HOME", settings.home)}
     if settings.storage is not None:
-        paths["storage"] = (root / settings.storage.expanduser()).resolve()
+        paths["storage"] = _folder(root, "GENLOOM_STORAGE", settings.storage)
     return settings.model_copy(update=paths)
+
+
+def _folder(root: Path, name: str, path: Path) -> Path:
+    """The absolute path of a folder that a variable names."""
+    if ":/" in str(path):
+        raise UserError(f"{name} is {path}: it must be a folder, not a URL; mount it, or unset {name}.")
+    try:
+        return (root / path.expanduser()).resolve()
+    except RuntimeError as error:
+        raise UserError(f"{name} is {path}: there is no such user; write the folder out.") from error
 
 
 def quiet_environment() -> None:
@@ -89,15 +101,19 @@ def quiet_environment() -> None:
 
 
 def writable_home(settings: Settings) -> Path:
-    """Make `home` if it is missing and prove that it takes a file; raises `UserError` if it does not."""
-    probe = settings.home / f".writable-{os.getpid()}"
-    try:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"The folder {settings.home} (GENLOOM_HOME) cannot be written: {error.strerror}; "
-            "free some space, change its permissions, or set GENLOOM_HOME to another folder."
-        ) from error
+    """Make `home` and the shared folder if they are missing and prove that they take a file.
+
+    Returns `home`; raises `UserError` if one cannot be written.
+    """
+    for name, folder in {"GENLOOM_HOME": settings.home, "GENLOOM_STORAGE": settings.shared}.items():
+        probe = folder / f".writable-{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"The folder {folder} ({name}) cannot be written: {error.strerror}; "
+                f"free some space, change its permissions, or set {name} to another folder."
+            ) from error
     return settings.home

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from components.artifact import fill, flatten
-from components.data.dataset import Position
+from components.artifact import fill, flatten, replace_folder
+from components.data.dataset import Position, file_hash
+from components.errors import UserError
 from components.families.sampling import mix
 from components.train.step import Trainee
 
@@ -42,13 +46,15 @@ def save(folder: Path, trainee: Trainee, step: int, position: Position, rank: in
     if rank == 0:
         target = folder / "checkpoints" / f"step-{step:09d}"
         draft = target.with_name(f".{target.name}-{os.getpid()}")
-        shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _write(draft, trainee, states)
-        state = {"step": step, "rows": position.rows, "world": trainee.world, "torch": torch.__version__}
-        (draft / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
+        try:
+            _write(draft, trainee, states)
+            state = {"step": step, "rows": position.rows, "world": trainee.world, "torch": torch.__version__}
+            state["files"] = {path.name: file_hash(path) for path in sorted(draft.iterdir())}
+            (draft / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            replace_folder(draft, target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
         for old in checkpoints(folder)[:-KEPT]:
             shutil.rmtree(old)
     if trainee.world > 1:
@@ -56,22 +62,50 @@ def save(folder: Path, trainee: Trainee, step: int, position: Position, rank: in
 
 
 def _write(draft: Path, trainee: Trainee, states: Tensor) -> None:
-    save_file(flatten(trainee.networks), draft / "networks.safetensors")
-    save_file(flatten(trainee.averages), draft / "averages.safetensors")
+    (draft / "networks.safetensors").write_bytes(to_bytes(flatten(trainee.networks)))
+    (draft / "averages.safetensors").write_bytes(to_bytes(flatten(trainee.averages)))
+    (draft / "random.safetensors").write_bytes(to_bytes({"random": states}))
     optimizers = {
         name: [optimizer.state_dict() for optimizer in group] for name, group in trainee.optimizers.items()
     }
-    torch.save(optimizers, draft / "optimizers.pt")
-    save_file({"random": states}, draft / "random.safetensors")
+    content = io.BytesIO()  # on a full disk torch.save would raise an error of its own
+    torch.save(optimizers, content)
+    (draft / "optimizers.pt").write_bytes(content.getbuffer())
+
+
+def finite(trainee: Trainee) -> bool:
+    """Whether all weights and averages are; the same on every rank, because the weights are."""
+    values = [*flatten(trainee.networks).values(), *flatten(trainee.averages).values()]
+    return all(bool(value.isfinite().all()) for value in values)
 
 
 def restore(folder: Path, trainee: Trainee, rank: int) -> Resumed | None:
-    """Load the last complete checkpoint into `trainee` and the generators; None if there is none."""
+    """Load the last whole checkpoint into `trainee` and the generators; None if there is none at all.
+
+    Raises `UserError` if there are checkpoints and all of them are damaged.
+    """
     found = checkpoints(folder)
-    if not found:
+    for last in reversed(found):
+        if (state := _whole(last)) is not None:
+            return _load(last, state, trainee, rank)
+    if found:
+        raise UserError(
+            f"All checkpoints in {folder / 'checkpoints'} are damaged; delete that folder to start anew."
+        )
+    return None
+
+
+def _whole(checkpoint: Path) -> dict[str, Any] | None:
+    """The state of a checkpoint whose files are what they were; None if anything is damaged."""
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        whole = all(file_hash(checkpoint / name) == known for name, known in state["files"].items())
+    except (OSError, ValueError, KeyError):
         return None
-    last = found[-1]
-    state = json.loads((last / "state.json").read_text(encoding="utf-8"))
+    return state if whole else None
+
+
+def _load(last: Path, state: dict[str, Any], trainee: Trainee, rank: int) -> Resumed:
     fill(trainee.networks, load_file(last / "networks.safetensors"))
     fill(trainee.averages, load_file(last / "averages.safetensors"))
     saved = torch.load(last / "optimizers.pt", map_location=trainee.device, weights_only=True)

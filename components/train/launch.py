@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from components.families.family import Family
 from components.project import Project, RunRow
 from components.promotion.registry import Registry
 from components.settings import Settings, writable_home
-from components.tracking import Tracker
+from components.tracking import Status, Tracker
 from components.train.loop import Place, run_to_outcome
 from components.train.plan import Plan, about_run, check_rows, check_run, check_start, key_of
 from components.train.runs import RunRecord, load_run, read_outcome, write_run
@@ -64,10 +65,12 @@ def train(
     writable_home(settings)
     wanted = plan_of(project, run, overrides)
     count = wanted.row.train.workers if workers is None else workers
+    wanted = dataclasses.replace(wanted, row=with_workers(wanted.row, count))
     check_rows(run, wanted.row, wanted.dataset, count)
     folder = attempt(settings, run, wanted.key, fresh)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
+        sweep(folder)
         if (done := finished(folder)) is not None:
             return done
         plan = Plan(
@@ -80,6 +83,20 @@ def train(
             start=wanted.start,
         )
         return _train(settings, plan, wanted, count, progress)
+
+
+def with_workers(row: RunRow, count: int) -> RunRow:
+    """The row as it is really trained, for the records."""
+    return row.model_copy(update={"train": row.train.model_copy(update={"workers": count})})
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written in a run's folder; the caller holds the lock."""
+    for draft in [*folder.glob(".*-*"), *folder.glob("checkpoints/.step-*")]:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink()
 
 
 @dataclass(frozen=True)
@@ -116,14 +133,15 @@ def starting_point(settings: Settings, row: RunRow) -> Path | None:
 
 
 def attempt(settings: Settings, run: str, key: str, fresh: bool) -> Path:
-    """The folder of the latest attempt at this training, or of a new one if `fresh`."""
+    """The folder of the latest attempt at this training; a new one if it is `fresh` and the latest is done."""
     first = settings.runs / f"{run}-{key[:10]}"
     number = 1
     while (settings.runs / f"{first.name}-{number + 1}").is_dir():
         number += 1
-    if fresh and first.is_dir():
-        number += 1
-    return first if number == 1 else first.with_name(f"{first.name}-{number}")
+    latest = first if number == 1 else first.with_name(f"{first.name}-{number}")
+    if fresh and finished(latest) is not None:
+        return first.with_name(f"{first.name}-{number + 1}")
+    return latest
 
 
 def finished(folder: Path) -> Trained | None:
@@ -131,9 +149,12 @@ def finished(folder: Path) -> Trained | None:
     if not (folder / "run.json").is_file():
         return None
     record = load_run(folder)
-    if record.state != "done" or not record.artifact.is_dir():
+    if record.state != "done":
         return None
-    return _trained(record, skipped=True)
+    try:
+        return _trained(record, skipped=True)
+    except UserError:  # a damaged artifact is made again from the last checkpoint
+        return None
 
 
 def _trained(record: RunRecord, skipped: bool) -> Trained:
@@ -143,16 +164,17 @@ def _trained(record: RunRecord, skipped: bool) -> Trained:
     )
 
 
-def _alone(folder: Path) -> FileLock:
-    lock = FileLock(folder / "lock", blocking=False)
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; raises `UserError` if another process does."""
     try:
-        lock.acquire()
+        with FileLock(folder / "lock", timeout=1):
+            yield
     except Timeout as error:
         raise UserError(
             f"The run {folder.name} is being trained by another process; wait for it, "
             f"or type genloom runs stop {folder.name}."
         ) from error
-    return lock
 
 
 def _train(
@@ -163,6 +185,8 @@ def _train(
     parameters = row.model_dump(mode="json")
     tags = {"product": row.product, "family": row.family, "key": wanted.key, "run": wanted.run}
     tracking_run = tracker.begin(plan.folder.name, wanted.run, parameters, tags)
+    for stale in ("stop", "outcome.json"):
+        (plan.folder / stale).unlink(missing_ok=True)
     record = write_run(
         RunRecord(
             id=plan.folder.name,
@@ -181,8 +205,6 @@ def _train(
             folder=plan.folder,
         )
     )
-    for stale in ("stop", "outcome.json"):
-        (plan.folder / stale).unlink(missing_ok=True)
     try:
         with Watch(plan.folder, tracker, tracking_run, progress):
             _run(settings, plan, workers)
@@ -267,7 +289,7 @@ def _conclude(tracker: Tracker, record: RunRecord) -> Trained:
     state, reason = read_outcome(record)
     if state == "done":
         record = write_run(dataclasses.replace(record, state="done"))
-        tracker.end(record.tracking_run, "FINISHED")
+        _end(tracker, record, "FINISHED")
         return _trained(record, skipped=False)
     if state == "stopped":
         reason = f"The run {record.id} was stopped by request; the same command goes on from its checkpoint."
@@ -288,5 +310,12 @@ def _abandon(tracker: Tracker, record: RunRecord, error: BaseException) -> None:
     )
     reason = str(error) or type(error).__name__
     write_run(dataclasses.replace(record, state="stopped" if stopped else "failed", reason=reason))
-    with contextlib.suppress(UserError):  # the first error is the one to see
-        tracker.end(record.tracking_run, "KILLED" if stopped else "FAILED")
+    _end(tracker, record, "KILLED" if stopped else "FAILED")
+
+
+def _end(tracker: Tracker, record: RunRecord, status: Status) -> None:
+    """Close the run in the log; one that does not answer does not undo a training, nor hide its error."""
+    try:
+        tracker.end(record.tracking_run, status)
+    except UserError as error:
+        logging.getLogger(__name__).warning("The run log misses the end of %s: %s", record.id, error)

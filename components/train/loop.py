@@ -61,6 +61,8 @@ def run_to_outcome(plan: Plan, place: Place) -> None:
     try:
         outcome = {"state": train(plan, place), "reason": ""}
     except UserError as error:
+        if place.rank != 0 and not isinstance(error, FailedError):
+            raise  # the others would wait for this rank; a FailedError is raised by all of them together
         outcome = {"state": "failed", "reason": str(error)}
     if place.rank == 0:
         write_text(plan.folder / "outcome.json", json.dumps(outcome))
@@ -88,6 +90,8 @@ def _steps(
         if step % options.log_every == 0 or last or step % options.checkpoint_every == 0:
             stop = _report(plan, place, meter, step)
             if step % options.checkpoint_every == 0 or stop or last:
+                if not checkpoint.finite(trainee):
+                    raise FailedError(_not_finite(plan, step))
                 checkpoint.save(plan.folder, trainee, step, position, place.rank)
             if stop and not last:
                 return "stopped"
@@ -160,7 +164,7 @@ def _not_finite(plan: Plan, step: int) -> str:
     good = checkpoint.checkpoints(plan.folder)
     last = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
     return (
-        f"The loss of the run {plan.folder.name} was not finite at step {step}; {last}. "
+        f"The loss or the weights of {plan.folder.name} were not finite at step {step}; {last}. "
         "Lower model.lr, clip harder (train.clip) or, with bf16, go back to train.precision=fp32."
     )
 

@@ -50,6 +50,16 @@ def family_of(name: str, row: RunRow) -> Family:
         raise UserError(f"In run {name}, model.{error}.") from error
 
 
+def check_product(project: Project, name: str) -> None:
+    """Refuse a product whose `primary` or guards name a metric that no report of its modality has."""
+    product = project.product(name)
+    bare = modality_of(project.dataset(product.dataset).modality).metrics
+    known = {*bare, *(f"{features}_{metric}" for features in ("judge", "pca") for metric in bare)}
+    for metric in [*([product.primary] if product.primary else []), *product.guards]:
+        if metric not in known:
+            raise UserError(f"In products.{name}: {unknown('metric', metric, known)}")
+
+
 def check_run(project: Project, name: str, row: RunRow) -> Family:
     """Refuse a run whose family cannot do its product's task or does not model its dataset's tensors."""
     family = family_of(name, row)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
+from filelock import FileLock, Timeout
 
-from components.errors import unknown
+from components.errors import UserError, unknown
 from components.settings import Settings
 
 RunState = Literal["running", "done", "stopped", "failed"]
@@ -61,8 +62,15 @@ class RunRecord:
 
     @property
     def interrupted(self) -> bool:
-        """Whether it says that it runs while the process that launched it is gone."""
-        return self.state == "running" and not psutil.pid_exists(self.pid)
+        """Whether it says that it runs while no process holds its lock."""
+        if self.state != "running":
+            return False
+        lock = FileLock(self.folder / "lock", blocking=False)
+        try:
+            with lock:
+                return True
+        except Timeout:
+            return False
 
 
 def write_run(record: RunRecord) -> RunRecord:
@@ -76,20 +84,31 @@ def write_run(record: RunRecord) -> RunRecord:
 def write_text(path: Path, text: str) -> None:
     """Replace the file at `path`, atomically."""
     draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def load_run(folder: Path) -> RunRecord:
     """The record in `folder`; FileNotFoundError if there is none."""
-    content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return RunRecord(**content, folder=folder)
+    path = folder / "run.json"
+    try:
+        return RunRecord(**json.loads(path.read_text(encoding="utf-8")), folder=folder)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"The file {path} is damaged; delete the folder {folder} and train again.") from error
 
 
 def read_runs(settings: Settings) -> list[RunRecord]:
     """All runs, the newest first."""
-    folders = [path.parent for path in settings.runs.glob("*/run.json")]
-    return sorted((load_run(folder) for folder in folders), key=lambda run: run.created, reverse=True)
+    found = []
+    for path in settings.runs.glob("*/run.json"):
+        try:
+            found.append(load_run(path.parent))
+        except UserError as error:
+            logging.getLogger(__name__).warning("%s", error)
+    return sorted(found, key=lambda run: run.created, reverse=True)
 
 
 def read_run(settings: Settings, name: str) -> RunRecord:

@@ -135,13 +135,14 @@ def _update(trainee: Trainee, name: str, batch: Batch, step: int) -> dict[str, T
 def _only(networks: Networks, name: str) -> Iterator[None]:
     """Only `name` collects gradients meanwhile; they still flow through the others to their inputs."""
     others = [network for key, network in networks.items() if key != name]
-    for network in others:
-        network.requires_grad_(False)
+    frozen = [weight for network in others for weight in network.parameters() if weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(False)
     try:
         yield
     finally:
-        for network in others:
-            network.requires_grad_(True)
+        for weight in frozen:
+            weight.requires_grad_(True)
 
 
 def _average_buffers(trainee: Trainee) -> None:

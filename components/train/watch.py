@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from components.errors import UserError
 from components.tracking import Tracker
+from components.train.runs import write_text
 
 Progress = Callable[[Mapping[str, Any]], None]
 INTERVAL = 0.5
@@ -23,7 +25,9 @@ class Watch:
     def __init__(self, folder: Path, tracker: Tracker, tracking_run: str, progress: Progress | None) -> None:
         self.folder, self.tracker, self.tracking_run = folder, tracker, tracking_run
         self.progress = progress
-        self.offset = 0
+        self.offset, self.inode = 0, 0
+        self.sent = folder / "sent"
+        self.last = int(self.sent.read_text()) if self.sent.is_file() else 0
         self.seen = {path.name for path in (folder / "samples").glob("*.png")}
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._follow, name="watch", daemon=True)
@@ -35,7 +39,12 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.ended.set()
         self.thread.join()
-        self._look()
+        try:
+            self._look()
+        except UserError as error:
+            logging.getLogger(__name__).warning(
+                "The run log misses the end of %s: %s", self.folder.name, error
+            )
 
     def _follow(self) -> None:
         while not self.ended.wait(INTERVAL):
@@ -46,7 +55,10 @@ class Watch:
     def _look(self) -> None:
         for line, end in self._new_lines():
             values = {name: value for name, value in line.items() if name not in ("step", "seconds")}
-            self.tracker.log(self.tracking_run, line["step"], values)
+            if line["step"] > self.last:  # a resumed run repeats what it had sent before it was killed
+                self.tracker.log(self.tracking_run, line["step"], values)
+                self.last = line["step"]
+                write_text(self.sent, str(self.last))
             self.offset = end
             if self.progress:
                 self.progress(line)
@@ -60,8 +72,8 @@ class Watch:
         path = self.folder / "progress.jsonl"
         if not path.is_file():
             return []
-        if path.stat().st_size < self.offset:  # a resumed run cut what came after its checkpoint
-            self.offset = 0
+        if path.stat().st_ino != self.inode:  # a resumed run cut what came after its checkpoint
+            self.offset, self.inode = 0, path.stat().st_ino
         with path.open("rb") as stream:
             stream.seek(self.offset)
             content = stream.read()

@@ -16,13 +16,14 @@ def check_project(as_json: AsJson = False) -> None:
     """Check params.yaml whole: every field, every reference, every family's settings. Exit code 2 if any is wrong."""
     from components.errors import UserError
     from components.project import open_project
-    from components.train.plan import check_run
+    from components.train.plan import check_product, check_run
 
     project = open_project()
     rows = []
     for name in project.tables.runs:
         row = project.run(name)
         try:
+            check_product(project, row.product)
             check_run(project, name, row)
             found = "ok"
         except UserError as error:

@@ -54,15 +54,16 @@ def list_datasets(as_json: AsJson = False) -> None:
     project = open_project()
     rows = []
     for name, row in project.tables.datasets.items():
-        manifest = _read(project, name, "dataset.json")
+        state, count, revision = _prepared(project, name)
         rows.append(
             {
                 "name": name,
                 "source": row.source,
                 "modality": row.modality,
-                "prepared": bool(manifest) if as_json else "yes" if manifest else "no",
-                "rows": sum(facts["rows"] for facts in manifest["files"].values()) if manifest else None,
-                "revision": manifest["revision"][:10] if manifest else None,
+                "prepared": state == "yes" if as_json else state,
+                **({"damaged": state == "damaged"} if as_json else {}),
+                "rows": count,
+                "revision": revision,
                 "licence": row.licence,
             }
         )
@@ -122,6 +123,7 @@ def prepare_datasets(
 
 def show_dataset(name: Name, as_json: AsJson = False) -> None:
     """Show what was read, kept and left out, and the rows of each split."""
+    from components.data.dataset import whole
     from components.project import open_project
 
     project = open_project()
@@ -130,14 +132,15 @@ def show_dataset(name: Name, as_json: AsJson = False) -> None:
     if not manifest:
         raise UserError(f"The dataset “{name}” is not prepared; type genloom data prepare {name}.")
     folder = project.prepared / name
+    with whole(folder / "dataset.json"):
+        found = {key: manifest[key] for key in ("revision", "shape", "classes")}
+    with whole(folder / "report.json"):
+        found |= {key: report[key] for key in ("read", "kept", "dropped", "ignored_columns", "splits")}
     content: dict[str, Any] = {
         "name": name,
         "source": row.source,
         "licence": row.licence,
-        "revision": manifest["revision"],
-        "shape": manifest["shape"],
-        "classes": manifest["classes"],
-        **{key: report[key] for key in ("read", "kept", "dropped", "ignored_columns", "splits")},
+        **found,
         "report": str(folder / "report.json"),
         "preview": str(folder / "preview.png"),
     }
@@ -182,9 +185,29 @@ def _size(text: str) -> tuple[int, int]:
 
 def _read(project: Project, name: str, file: str) -> dict[str, Any]:
     """A JSON file of a prepared dataset, empty if there is none."""
+    from components.data.dataset import whole
+
     path = project.prepared / name / file
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content
+    if not path.is_file():
+        return {}
+    with whole(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return dict(content.items())
+
+
+def _prepared(project: Project, name: str) -> tuple[str, int | None, str | None]:
+    """Whether a dataset is prepared (yes, no or damaged), its rows, and its revision."""
+    from components.data.dataset import whole
+
+    try:
+        manifest = _read(project, name, "dataset.json")
+        if not manifest:
+            return "no", None, None
+        with whole(project.prepared / name / "dataset.json"):
+            rows = sum(facts["rows"] for facts in manifest["files"].values())
+            return "yes", rows, manifest["revision"][:10]
+    except UserError:
+        return "damaged", None, None
 
 
 def _say(dataset: Dataset) -> None:

@@ -35,7 +35,7 @@ def demonstrate(
 ) -> None:
     """Prepare digits, train a VAE and a GAN, promote the better, serve it, and ask it for a picture."""
     from components.project import open_project
-    from components.serving import server
+    from components.serving import draw, server
     from components.settings import writable_home
     from flows.progress import say
     from flows.server import PrefectServer
@@ -43,6 +43,8 @@ def demonstrate(
     began = time.monotonic()
     project = open_project()
     writable_home(project.settings)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw.check_target(output)
     for run in RUNS:
         project.run(run)
     if server.find(project.settings) is None:
@@ -96,7 +98,6 @@ def _draw(project: Project, output: Path) -> None:
     """Ask the endpoint over HTTP for 64 pictures and write them as one."""
     from components.serving import draw
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     drawn = draw.draw(project.settings, PRODUCT, 64, 0, "auto", None)
     draw.write(draw.check_target(output), drawn)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ MODULES = (
     "doctor",
 )
 """The modules of this folder that attach verbs, in the order of the help."""
+
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG}
+"""What a disk or its permissions can say: a person's to mend, so a sentence and not a traceback."""
 
 
 def application() -> typer.Typer:
@@ -60,9 +65,10 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _say("Stopped; the same command goes on from where it was.", 130)
     except OSError as error:
-        if error.errno == 28:
-            return _say(f"No space is left on the disk ({error.filename}); free some and repeat.", 2)
-        raise
+        if error.errno not in DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        return _say(f"{error.strerror}{where}; mend that and type the same command again.", 2)
 
 
 def _say(sentence: str, code: int) -> int:

@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from components.errors import FailedError, UserError
+from components.families.family import Batch
 from components.project import open_project
 from components.train import checkpoint
 from components.train.launch import Trained, plan_of, train
-from components.train.runs import load_run, read_progress, read_run
+from components.train.runs import load_run, read_progress, read_run, read_runs
+from components.train.step import Trainee
 
 SHORT = [
     "train.steps=60",
@@ -35,7 +37,10 @@ def go(overrides: list[str], run: str = "digits-vae", fresh: bool = False) -> Tr
 
 
 def weights(trained: Trained) -> dict[str, torch.Tensor]:
-    return load_file(trained.artifact / "networks.safetensors")
+    # load_file maps the file, which a test may harm later
+    return {
+        name: value.clone() for name, value in load_file(trained.artifact / "networks.safetensors").items()
+    }
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -158,12 +163,103 @@ def wait_for(happened: object, process: subprocess.Popen[bytes], seconds: float 
 
 
 @pytest.mark.usefixtures("project")
-def test_a_half_written_checkpoint_is_not_used() -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_an_artifact_made_again() -> None:
     trained = go(SMALL)
-    newest = trained.folder / "checkpoints" / "step-000000099"
-    newest.mkdir()
-    (newest / "networks.safetensors").write_bytes(b"half")
-    assert checkpoint.checkpoints(trained.folder)[-1].name == "step-000000060"
+    expected = weights(trained)
+    newest = checkpoint.checkpoints(trained.folder)[-1]
+    (newest / "networks.safetensors").write_bytes(b"damaged")
+    (trained.folder / "checkpoints" / ".step-000000099-1").mkdir()
+    (trained.artifact / "networks.safetensors").write_bytes(b"damaged")
+    again = go(SMALL)
+    assert again.run_id == trained.run_id
+    assert not again.skipped
+    assert equal(weights(again), expected), "from step 40 to step 60 once more"
+    assert not list(trained.folder.glob("checkpoints/.*")), "what a killed process left is swept away"
+    for path in checkpoint.checkpoints(trained.folder):
+        (path / "state.json").write_text("{")
+    (trained.artifact / "model.json").write_text("{")
+    with pytest.raises(FailedError, match=r"All checkpoints in .* are damaged; delete that folder"):
+        go(SMALL)
+
+
+@pytest.mark.usefixtures("project")
+def test_what_was_sent_to_the_run_log_is_not_sent_again_and_fresh_goes_on() -> None:
+    from components.tracking import Tracker, open_client
+
+    def go_on(fresh: bool) -> Trained:
+        return train(open_project(), "digits-vae", SMALL, workers=0, fresh=fresh, progress=stop_at)
+
+    first = go(SMALL)
+    second = open_project().settings.runs / f"{first.run_id}-2"
+
+    def stop_at(line: dict[str, float]) -> None:
+        if line["step"] == 30 and not (second / "stopped").exists():
+            (second / "stop").touch()
+            (second / "stopped").touch()
+
+    with pytest.raises(FailedError, match="stopped by request"):
+        slowly(lambda: go_on(True))
+    resumed = go_on(True)
+    assert resumed.run_id == f"{first.run_id}-2", "the same command goes on"
+    assert equal(weights(first), weights(resumed))
+    settings = open_project().settings
+    assert isinstance(Tracker(settings), Tracker)
+    history = open_client(settings).get_metric_history(resumed.tracking_run, "loss/autoencoder")
+    assert sorted(entry.step for entry in history) == [10, 20, 30, 40, 50, 60]
+
+
+@pytest.mark.usefixtures("project")
+def test_weights_that_are_not_finite_never_become_a_checkpoint() -> None:
+    from components.train import loop
+
+    real = loop.advance
+
+    def poisoned(trainee: Trainee, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        logged = real(trainee, batch, step)
+        if step == 39:
+            next(trainee.networks["autoencoder"].parameters()).data.fill_(float("nan"))
+        return logged
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "advance", poisoned)
+        with pytest.raises(FailedError, match=r"weights .* not finite at step 40; .*step-000000020"):
+            go(SMALL)
+    assert not go(SMALL).skipped, "the same command goes on from step 20"
+
+
+def test_one_damaged_run_does_not_hide_the_others(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained = go(SMALL)
+    bad = project / ".genloom" / "runs" / "bad"
+    bad.mkdir()
+    (bad / "run.json").write_text("{")
+    assert [run.id for run in read_runs(open_project().settings)] == [trained.run_id]
+    assert "bad/run.json is damaged" in caplog.text
+
+
+@pytest.mark.usefixtures("project")
+def test_the_records_say_how_many_workers_there_were() -> None:
+    trained = go(SMALL)
+    manifest = json.loads((trained.artifact / "model.json").read_text())
+    assert manifest["about"]["parameters"]["train"]["workers"] == 0
+
+
+def test_no_space_while_training_is_one_sentence_and_leaves_no_draft(project: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the checkpoint does not fit."""
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); "
+        "from flows.commands.main import main; main()"
+    )
+    arguments = ["train", "digits-vae", "--workers", "0", "--set", "train.steps=20"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=project, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("genloom: File too large")
+    assert "Traceback" not in done.stderr
+    (folder,) = (project / ".genloom" / "runs").iterdir()
+    assert not list(folder.glob("checkpoints/*"))
+    assert not list(folder.glob("checkpoints/.*"))
 
 
 @pytest.mark.usefixtures("project")
@@ -224,6 +320,8 @@ def test_averages_are_what_is_saved_and_bf16_trains() -> None:
             "train.batch is 5000 and the dataset digits has 1413 training rows",
         ),
         ("digits-vae", ["latent"], "“latent” is no assignment"),
+        ("digits-vae", ["latent=3"], "“latent” belongs to no table; write --set model.latent=…"),
+        ("digits-vae", ["train.steps=2020-13-45"], "cannot be read as YAML"),
         ("digits-vae", ["init=digits/7"], "digits"),
     ],
 )

@@ -45,6 +45,9 @@ def test_check_reads_params_whole(genloom: Genloom) -> None:
         ("source: digits", "source: digts", "digts"),
         ("steps: 6000", "stepz: 6000", "There is no field “stepz”; did you mean steps"),
         ("batch: 64", "batch: -1", "batch"),
+        ("steps: 6000", "steps: 2020-13-45", "is not valid YAML"),
+        ("task: free", "task: free\n    primary: nonsense", "There is no metric “nonsense”"),
+        ("task: free", "task: free\n    guards: {judge_recal: {least: 0.1}}", "did you mean judge_recall"),
         ("runs:", "runs: [", "is not valid YAML"),
         ("datasets:", "dataset:", "There is no field “dataset”; did you mean datasets"),
     ],
@@ -161,7 +164,16 @@ def test_a_home_that_cannot_be_written(
 def test_a_setting_that_cannot_be_meant(
     project: Path, monkeypatch: pytest.MonkeyPatch, genloom: Genloom
 ) -> None:
-    monkeypatch.setenv("GENLOOM_PORT", "eighty")
-    said = genloom("check")
-    assert said.code == 2
-    assert "GENLOOM_PORT is 'eighty'" in said.err
+    for name, value, sentence in (
+        ("GENLOOM_PORT", "eighty", "GENLOOM_PORT is 'eighty'"),
+        ("GENLOOM_STORAGE", "s3://bucket/x", "must be a folder, not a URL"),
+        ("GENLOOM_HOME", "~nobody-here/x", "there is no such user"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            said = genloom("check")
+        assert said.code == 2
+        assert sentence in said.err
+    monkeypatch.setenv("GENLOOM_HOME", "")
+    assert genloom("train", "digits-vae", "--workers", "0", "--set", "train.steps=1").code == 0
+    assert (project / ".genloom" / "runs").is_dir(), "an empty value is no value"
