@@ -66,5 +66,10 @@ class Source:
     ignored: tuple[str, ...] = ()
 
 
+def legible(name: str) -> str:
+    """`name` as it can be written: what is no Unicode in the name of a file or a class appears as \\udcff."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def silent(what: str, done: int, total: int) -> None:
     """The progress that nobody is told of."""

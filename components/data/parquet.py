@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.data.dataset import Split
-from components.data.example import OFFICIAL, Dropped, Entry, Source
+from components.data.example import OFFICIAL, Dropped, Entry, Source, legible
 from components.data.images import read_picture
 from components.errors import UserError, unknown
 from components.project import ParquetRow
@@ -59,7 +59,7 @@ class _Table:
     def rows(self, file: Path, split: Split | None) -> Iterator[Entry | Dropped]:
         """The entries of one file, read a few hundred rows at a time."""
         columns = [self.row.image, *([self.label] if self.label else [])]
-        name = file.name if file == self.root else file.relative_to(self.root).as_posix()
+        name = legible(file.name if file == self.root else file.relative_to(self.root).as_posix())
         number = 0
         with _whole(file), pq.ParquetFile(file) as table:
             for batch in table.iter_batches(ROWS, columns=columns):
@@ -104,6 +104,8 @@ def _check(file: Path, schema: pa.Schema, image: str, label: str | None) -> None
     for column in (image, label):
         if column is not None and column not in schema.names:
             raise unknown(f"column in {file}", column, schema.names)
+        if column is not None and schema.names.count(column) > 1:
+            raise UserError(f"{file} has two columns “{column}”; rename one and write the file again.")
     kind = schema.field(image).type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
@@ -120,10 +122,15 @@ def _check(file: Path, schema: pa.Schema, image: str, label: str | None) -> None
 
 
 def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
-    """The names of the classes in Hugging Face's features, or () if there are none."""
-    content = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = content.get("info", {}).get("features", {}).get(label, {})
-    return tuple(feature.get("names") or ())
+    """The names of the classes in Hugging Face's features, or () if there are none or the metadata is damaged."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except ValueError:
+        return ()
+    for key in ("info", "features", label, "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    whole = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    return tuple(map(legible, found)) if whole else ()
 
 
 def _splits(root: Path, files: list[Path]) -> dict[Path, Split]:

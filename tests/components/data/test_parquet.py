@@ -113,6 +113,25 @@ def test_columns_that_do_not_fit(tmp_path: Path, png: Png, fields: dict[str, str
         open_parquet(tmp_path, row(**fields))
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [b"{", b"[]", b"\xff", b'{"info": []}', b'{"info": {"features": {"label": {"names": [1]}}}}', b"null"],
+)
+def test_damaged_metadata_is_as_none(tmp_path: Path, png: Png, damaged: bytes) -> None:
+    table = pa.table({"image": [png(0)], "label": [7]}).replace_schema_metadata({"huggingface": damaged})
+    pq.write_table(table, tmp_path / "cats.parquet")
+    assert labels(open_parquet(tmp_path, row())) == [("7", None)]
+
+
+@pytest.mark.parametrize("twice", ["image", "label"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, png: Png, twice: str) -> None:
+    columns = {"image": pa.array([png(0)]), "label": pa.array([1])}
+    names = [*columns, twice]
+    pq.write_table(pa.table([columns[name] for name in names], names=names), tmp_path / "cats.parquet")
+    with pytest.raises(UserError, match=rf"cats\.parquet has two columns “{twice}”; rename one"):
+        open_parquet(tmp_path, row())
+
+
 def test_no_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no \*\.parquet in"):
         open_parquet(tmp_path, row())
