@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -68,25 +69,39 @@ def open_dataset(folder: Path) -> Dataset:
             f"The dataset “{folder.name}” is not prepared (no {manifest}); "
             f"type genloom data prepare {folder.name}."
         )
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    for name, facts in content["files"].items():
+    with whole(manifest):
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        found = Dataset(
+            folder=folder,
+            name=content["name"],
+            modality=content["modality"],
+            revision=content["revision"],
+            shape=Shape(data=tuple(content["shape"]), classes=len(content["classes"])),
+            classes=tuple(content["classes"]),
+            licence=content["licence"],
+            source=content["source"],
+            files=content["files"],
+        )
+        hashes = {name: (facts["sha256"], int(facts["rows"])) for name, facts in found.files.items()}
+    for name, (sha256, _) in hashes.items():
         path = folder / name
-        if not path.is_file() or file_hash(path) != facts["sha256"]:
+        if not path.is_file() or file_hash(path) != sha256:
             raise UserError(
                 f"The prepared file {path} is missing or was altered; "
                 f"type genloom data prepare {folder.name} --force."
             )
-    return Dataset(
-        folder=folder,
-        name=content["name"],
-        modality=content["modality"],
-        revision=content["revision"],
-        shape=Shape(data=tuple(content["shape"]), classes=len(content["classes"])),
-        classes=tuple(content["classes"]),
-        licence=content["licence"],
-        source=content["source"],
-        files=content["files"],
-    )
+    return found
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Turn what goes wrong over a damaged JSON file of prepared data into a `UserError`."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"The prepared file {path} is damaged; type genloom data prepare {path.parent.name} --force."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -82,3 +82,13 @@ def test_altered_prepared_data_is_refused(digits: Dataset) -> None:
     path.write_bytes(content[:-10])
     with pytest.raises(UserError, match="was altered; type genloom data prepare digits --force"):
         open_dataset(digits.folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"files": {}}'])
+def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "dataset.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"dataset\.json is damaged; type genloom data prepare mine --force\.$"
+    ):
+        open_dataset(tmp_path / "mine")

@@ -123,6 +123,20 @@ def test_bad_input_is_one_sentence_and_changes_nothing(project: Path, genloom: G
     assert state(project) == before
 
 
+def test_one_damaged_dataset_does_not_hide_the_others(project: Path, genloom: Genloom) -> None:
+    folder = project / "data" / "prepared" / "mnist"
+    folder.mkdir()
+    for content in ("{", "[]", '{"files": 1}'):
+        (folder / "dataset.json").write_text(content)
+        listed = {row["name"]: row for row in json.loads(genloom("data", "list", "--json").out)}
+        assert (listed["mnist"]["prepared"], listed["mnist"]["damaged"]) == (False, True)
+        assert (listed["digits"]["prepared"], listed["digits"]["damaged"]) == (True, False)
+        assert "damaged" in genloom("data", "list").out
+        said = genloom("data", "show", "mnist")
+        assert said.code == 2
+        assert "dataset.json is damaged; type genloom data prepare mnist --force." in said.err
+
+
 def test_too_few_pictures_say_the_arithmetic(project: Path, genloom: Genloom) -> None:
     draw(project / "few", range(2))
     assert genloom("data", "add", "few", "few").code == 0
