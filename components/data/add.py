@@ -13,7 +13,7 @@ from ruamel.yaml.comments import CommentedSeq
 
 from components.data.example import Dropped, NotAPicture, silent
 from components.data.sources import open_source
-from components.data.stages import ensure_stage, ensure_workspace
+from components.data.stages import check_path, ensure_stage, ensure_workspace
 from components.errors import UserError
 from components.project import FolderRow, ParquetRow, PicturesRow, Project, add_dataset, open_project
 
@@ -45,6 +45,7 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> Folder
         )
     inside = place.is_relative_to(project.root)
     where = place.relative_to(project.root).as_posix() if inside else place.as_posix()
+    check_path(where)
     if place.suffix == ".parquet" or next(place.rglob("*.parquet"), None) is not None:
         return ParquetRow(source="parquet", path=where, **options)
     columns = sorted({"image", "label"} & options.keys())

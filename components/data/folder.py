@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.data.dataset import Split
-from components.data.example import OFFICIAL, Dropped, Entry, Source
+from components.data.example import OFFICIAL, Dropped, Entry, Source, legible
 from components.data.images import read_picture
 from components.errors import UserError
 from components.project import FolderRow
@@ -34,7 +34,7 @@ def open_folder(root: Path, row: FolderRow) -> Source:
     layout = _Layout(official, classes, described)
     found = [_found(root, file, layout, row) for file in pictures]
     missing = [] if described is None else sorted(described.labels.keys() - set(pictures))
-    found += [Dropped(file, f"named in {METADATA}, but not there") for file in missing]
+    found += [Dropped(legible(file), f"named in {METADATA}, but not there") for file in missing]
     ignored = () if described is None else described.ignored
     return Source(shape=(row.channels, *row.size), total=len(found), entries=found, ignored=ignored)
 
@@ -84,23 +84,24 @@ def _below_split(file: str, official: bool) -> list[str]:
 def _found(root: Path, file: str, layout: _Layout, row: FolderRow) -> Entry | Dropped:
     """One file as an entry, or why it is left out."""
     top, _, rest = file.partition("/")
+    name = legible(file)
     if layout.official and not rest:
-        return Dropped(file, "beside the folders of the splits, so in none of them")
+        return Dropped(name, "beside the folders of the splits, so in none of them")
     split: Split | None = OFFICIAL[top.lower()] if layout.official else None
     label = None
     if layout.described is not None:
         if file not in layout.described.labels:
-            return Dropped(file, f"not named in {METADATA}")
+            return Dropped(name, f"not named in {METADATA}")
         label = layout.described.labels[file]
         if label is None and layout.described.labelled:
-            return Dropped(file, f"without a label in {METADATA}")
+            return Dropped(name, f"without a label in {METADATA}")
     elif layout.classes:
         parts = _below_split(file, layout.official)
         if len(parts) == 1:
-            return Dropped(file, "beside the folders of the classes, so in none of them")
-        label = parts[0]
+            return Dropped(name, "beside the folders of the classes, so in none of them")
+        label = legible(parts[0])
     load = partial(read_picture, root / file, row.size, row.channels, row.fit)
-    return Entry(file, load, label, split)
+    return Entry(name, load, label, split)
 
 
 def _read_metadata(root: Path, files: list[str]) -> _Described | None:
@@ -118,7 +119,7 @@ def _read_metadata(root: Path, files: list[str]) -> _Described | None:
                     path = posixpath.join(posixpath.dirname(table), content["file_name"])
                     labels[posixpath.normpath(path)] = _label(content, f"{root / table}, line {number}")
                     columns |= content.keys()
-    return _Described(labels, tuple(sorted(columns - {"file_name", "label"})))
+    return _Described(labels, tuple(map(legible, sorted(columns - {"file_name", "label"}))))
 
 
 def _line(text: bytes, where: str) -> dict[str, Any]:
@@ -137,4 +138,4 @@ def _label(content: Mapping[str, Any], where: str) -> str | None:
         return None
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise UserError(f"{where} has the label {label!r}; a label is a text or a whole number.")
-    return str(label)
+    return legible(str(label))

@@ -43,6 +43,7 @@ def prepare(project: Project, name: str, target: Path, progress: Progress | None
     """
     row = project.dataset(name)
     say = progress or silent
+    _put_back(target)
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -206,12 +207,23 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _replace(target: Path, draft: Path) -> None:
     """Put the folder `draft` where `target` is."""
-    old = target.with_name(f".{target.name}.old")
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     draft.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(target: Path) -> None:
+    """Undo the first half of a replacement that was stopped between its two renames."""
+    if _old(target).is_dir() and not target.exists():
+        _old(target).rename(target)
+
+
+def _old(target: Path) -> Path:
+    """Where the former data waits until the new one is in its place."""
+    return target.with_name(f".{target.name}.old")
 
 
 def _cannot_write(target: Path, error: OSError) -> UserError:

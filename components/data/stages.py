@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from components.data.dataset import Dataset, open_dataset
-from components.data.example import Progress
+from components.data.example import Progress, legible
 from components.errors import FailedError, UserError
 from components.project import FolderRow, ParquetRow, Project
 from components.settings import writable_home
@@ -28,7 +28,11 @@ CODE = {
     "folder": ("folder", "images"),
     "parquet": ("parquet", "images"),
 }
-"""The modules beside prepare and spool that decide what a source becomes."""
+"""The modules beside prepare, spool and example that decide what a source becomes.
+
+modalities/image.py is left out although it gives the schema and the preview: nearly all of it serves requests, and
+each change of it would prepare all data again. Whoever changes `schema` there prepares with --force.
+"""
 PROGRESS = re.compile(r"(.+): (\d+)/(\d+)")
 
 
@@ -169,7 +173,28 @@ def _paths(dependency: str | Mapping[str, Any]) -> list[str]:
 def _dependencies(project: Project, name: str) -> set[str]:
     """What decides the prepared data: the source's files, and the code if it stands in the project."""
     row = project.dataset(name)
-    modules = ("prepare", "spool", *CODE[row.source])
+    modules = ("prepare", "spool", "example", *CODE[row.source])
     code = {f"components/data/{module}.py" for module in modules}
     found = {path for path in code if (project.root / path).is_file()}
-    return found | ({row.path} if isinstance(row, FolderRow | ParquetRow) else set())
+    if isinstance(row, FolderRow | ParquetRow):
+        check_path(row.path)
+        _check_names(project.root / Path(row.path).expanduser())
+        found.add(row.path)
+    return found
+
+
+def _check_names(folder: Path) -> None:
+    """Raise `UserError` for the first name below `folder` that DVC cannot write into its list of the folder."""
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if legible(name) != name:
+                path = legible(str(Path(place) / name))
+                raise UserError(f"The name of {path} is no Unicode, and DVC cannot note it; rename the file.")
+
+
+def check_path(path: str) -> None:
+    """Raise `UserError` for a path that `dvc.yaml` cannot hold: DVC takes `${` for the start of a variable."""
+    if "${" in path or legible(path) != path:
+        raise UserError(
+            f"The path {legible(path)} has “${{” or a character that is no Unicode in it; rename the folder."
+        )

@@ -18,9 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
+from components.data.add import describe
 from components.data.dataset import SPLITS, file_hash, open_dataset
 from components.data.prepare import prepare, reproduce
 from components.data.spool import content_id
+from components.data.stages import ensure_stage
 from components.errors import FailedError, UserError
 from components.project import Project, open_project
 
@@ -137,6 +139,60 @@ def test_too_few_pictures_says_the_arithmetic_and_keeps_what_was(bare: Bare, dra
     assert "each split needs at least one; add pictures" in message
     assert files(target) == before
     assert [path.name for path in project.prepared.iterdir()] == ["mine"]
+
+
+def test_names_that_are_no_unicode_are_escaped(bare: Bare, draw: Draw) -> None:
+    project = mine(bare, draw)
+    raw = project.root / "raw"
+    (raw / "cat").rename(raw / os.fsdecode(b"c\xffat"))
+    (raw / "dog" / os.fsdecode(b"\xff.txt")).write_text("no picture")
+    dataset = prepare(project, "mine", project.prepared / "mine")
+    assert dataset.classes == (r"c\udcffat", "dog")
+    report = json.loads((dataset.folder / "report.json").read_text())
+    assert report["dropped"]["no picture in a format that can be read"]["files"] == [r"dog/\udcff.txt"]
+
+
+def test_what_a_crash_left_between_two_renames_is_put_back(bare: Bare, draw: Draw) -> None:
+    project = mine(bare, draw)
+    target = project.prepared / "mine"
+    before = files(prepare(project, "mine", target).folder)
+    target.rename(target.with_name(".mine.old"))
+    (project.root / "raw").rename(project.root / "gone")
+    with pytest.raises(UserError, match="There is no"):
+        prepare(project, "mine", target)
+    assert files(target) == before
+    assert [path.name for path in project.prepared.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["${x}", os.fsdecode(b"\xff")])
+def test_a_path_that_dvc_cannot_hold_is_refused(bare: Bare, draw: Draw, name: str) -> None:
+    project = bare({})
+    with pytest.raises(UserError, match=r"^The path .* or a character that is no Unicode"):
+        describe(project, draw(project.root / name / "deep", range(3)), {})
+    assert not (project.root / "dvc.yaml").exists()
+
+
+def test_a_row_with_a_path_that_dvc_cannot_hold_gets_no_stage(bare: Bare, draw: Draw) -> None:
+    project = bare({"mine": {**MINE, "path": "${x}"}})
+    draw(project.root / "${x}", range(40))
+    with pytest.raises(UserError, match=r"^The path \$\{x\} has"):
+        reproduce(project, ["mine"])
+    assert not (project.root / "dvc.yaml").exists()
+
+
+def test_a_name_that_dvc_cannot_note_is_told_before_anything_is_read(bare: Bare, draw: Draw) -> None:
+    project = mine(bare, draw)
+    (project.root / "raw" / "dog" / os.fsdecode(b"\xff.txt")).write_text("no picture")
+    with pytest.raises(UserError, match=r"raw/dog/\\udcff\.txt is no Unicode, .*; rename the file"):
+        reproduce(project, ["mine"])
+    assert not (project.root / "dvc.yaml").exists()
+
+
+def test_every_stage_depends_on_the_code_that_decides_its_bytes(project: Path) -> None:
+    before = (project / "dvc.yaml").read_text()
+    ensure_stage(open_project(project), "digits")
+    assert (project / "dvc.yaml").read_text() == before
+    assert "- components/data/example.py" in before
 
 
 def test_no_pictures_at_all(bare: Bare) -> None:
