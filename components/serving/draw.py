@@ -50,7 +50,7 @@ class Drawing:
 
 def check_target(path: Path) -> Target:
     """Where the pictures will be written, checked before anything is drawn. Raises `UserError`."""
-    folder = path.is_dir() or path.suffix == ""
+    folder = path.is_dir() or (path.suffix == "" and not path.exists())
     if not folder and path.suffix.lower() != ".png":
         raise UserError(f"The pictures are PNG; name the file {path.with_suffix('.png')}, or name a folder.")
     parent = path if path.is_dir() else path.parent
