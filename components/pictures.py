@@ -30,8 +30,11 @@ def side_by_side(pictures: Sequence[tuple[Sequence[str], Path]], path: Path) -> 
         left += width + GAP
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
-    sheet.save(draft, format="PNG")
-    draft.replace(path)
+    try:
+        sheet.save(draft, format="PNG")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _scaled(path: Path) -> Image.Image:

@@ -92,10 +92,13 @@ def evaluate(
 
 
 def _done(folder: Path, model: Model, dataset: Dataset, protocol: dict[str, Any]) -> Report | None:
-    """The report that is there already for the same artifact, data and protocol, if its pictures are too."""
+    """The report that is there already for the same artifact, data and protocol, if it is whole with its pictures."""
     if not (folder / "report.json").is_file():
         return None
-    found = read_report(folder / "report.json")
+    try:
+        found = read_report(folder / "report.json")
+    except UserError:  # damaged: measure again and replace it
+        return None
     same = (found.artifact, found.revision, found.protocol) == (model.digest, dataset.revision, protocol)
     whole = all((folder / name).is_file() for name in found.pictures)
     return found if same and whole else None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.errors import UserError
 from components.modalities.modality import Direction
 
 
@@ -74,9 +75,12 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def read_report(path: Path) -> Report:
-    """Read what `write_report` wrote."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("metrics", "baseline", "reference"):
-        content[name] = {key: Metric(**value) for key, value in content[name].items()}
-    content["pictures"] = tuple(content["pictures"])
-    return Report(**content)
+    """Read what `write_report` wrote; raises `UserError` if the file is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("metrics", "baseline", "reference"):
+            content[name] = {key: Metric(**value) for key, value in content[name].items()}
+        content["pictures"] = tuple(content["pictures"])
+        return Report(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"The report {path} is damaged; remove it and evaluate again.") from error

@@ -96,7 +96,11 @@ def compare(
     numbers = _table({name: _metrics(record) | _last(record) for name, record in records.items()})
     short = hashlib.sha256(" ".join(records).encode()).hexdigest()[:8]
     path = (out or open_project().root / "out" / f"compare-{short}.png").resolve()
-    drawn = _draw(list(records.values()), path)
+    try:
+        drawn = _draw(list(records.values()), path)
+    except OSError as error:
+        cause = error.strerror or error
+        raise UserError(f"The picture {path} cannot be made: {cause}; name another with -o.") from error
     if as_json:
         content = {"runs": list(records), "parameters": different, "metrics": numbers}
         facts({**content, "picture": str(drawn) if drawn else None}, True)

@@ -116,6 +116,17 @@ def test_another_number_of_samples_is_another_evaluation(
     assert read_report(tmp_path / "report.json") == small
 
 
+@pytest.mark.usefixtures("judge")
+def test_a_damaged_report_counts_as_none(
+    artifact: Path, digits: Dataset, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(UserError, match=r"report\.json is damaged; remove it and evaluate again\.$"):
+        read_report(tmp_path / "report.json")
+    found = evaluate(artifact, digits, tmp_path, cache, samples=100)
+    assert read_report(tmp_path / "report.json") == found
+
+
 def test_without_classes_the_metrics_are_named_after_principal_components(
     artifact: Path, digits: Dataset, cache: Path, tmp_path: Path
 ) -> None:

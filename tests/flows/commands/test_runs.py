@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,6 +128,31 @@ def test_runs_are_compared_by_what_differs_with_one_picture(make, genloom, root:
     assert "model.width" not in table
     assert str(root / "here.png") in table
     assert (root / "here.png").is_file()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"metrics": {"a": 1}}'])
+def test_a_damaged_report_is_one_sentence(make, genloom, content: str) -> None:
+    first, second = make("digits-vae-1a"), make("digits-vae-2b", 32)
+    evaluate(first, 10.0)
+    (first.evaluation / "report.json").write_text(content)
+    for arguments in (("show", first.id), ("compare", first.id, second.id)):
+        said = genloom("runs", *arguments)
+        assert said.code == 2
+        assert "report.json is damaged; remove it and evaluate again." in said.err
+        assert len(said.err.splitlines()) == 1
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(make, genloom, root: Path) -> None:
+    first, second = make("digits-vae-1a"), make("digits-vae-2b", 32)
+    (root / "file").write_text("")
+    (root / "folder").mkdir()
+    for out in ("file/here.png", "folder"):
+        said = genloom("runs", "compare", first.id, second.id, "-o", out)
+        assert said.code == 2
+        assert re.fullmatch(
+            r"genloom: The picture .* cannot be made: .*; name another with -o\.\n", said.err
+        )
+    assert sorted(path.name for path in root.glob(".folder*")) == []
 
 
 def test_a_run_is_not_compared_with_itself(make, genloom) -> None:
