@@ -76,12 +76,20 @@ def asks(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], 
 
 def _silent(settings: Settings, error: Exception) -> UserError:
     """One sentence for a store that does not answer, without the password in its URI."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    cause = " ".join(lines[0].split()).rpartition(": ")[2].strip("\"').")[:160]
+    cause = getattr(error, "strerror", None) or _cause(str(error)) or type(error).__name__
     store = re.sub(r"//[^/@]*@", "//", settings.tracking)
     return UserError(
         f"The tracking store {store} failed ({cause}); start or mend it, or set GENLOOM_TRACKING_URI to another."
     )
+
+
+def _cause(message: str) -> str:
+    """The last clause of the first sentence of `message`, at most about 160 characters."""
+    line = " ".join((message.strip().splitlines() or [""])[0].split())
+    clause = re.split(r"\. (?=[A-Z])", line)[0].rpartition(": ")[2].rstrip(".")
+    if clause.count(")") > clause.count("("):  # the end of an exception's repr, cut free of its beginning
+        clause = clause.rstrip("\"')")
+    return clause if len(clause) <= 160 else f"{clause[:160].rpartition(' ')[0]} …"
 
 
 def open_client(settings: Settings) -> MlflowClient:
@@ -100,7 +108,7 @@ def open_client(settings: Settings) -> MlflowClient:
             if not settings.tracking_uri:
                 _follow_move(home)
             return MlflowClient(tracking_uri=settings.tracking)
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
         raise _silent(settings, error) from error
 
 

@@ -89,6 +89,23 @@ def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, uri: str) -> Non
         Tracker(Settings(home=tmp_path, tracking_uri=uri.format(home=tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("uri", "cause"),
+    [
+        ("foo", "maintenance mode and will not receive further updates"),
+        ("foo://bar", "for model registry data storage"),
+        ("sqlite:////proc/nope/log.db", "No such file or directory"),
+    ],
+)
+def test_the_cause_is_a_whole_sentence(tmp_path: Path, uri: str, cause: str) -> None:
+    with pytest.raises(UserError) as said:
+        Tracker(Settings(home=tmp_path, tracking_uri=uri))
+    message = str(said.value)
+    assert f"{cause}); start or mend it" in message
+    assert message.count("'") % 2 == 0
+    assert message.count("(") == message.count(")")
+
+
 BEGIN = """
 import sys
 from pathlib import Path
