@@ -3,10 +3,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from components.evaluation.report import Metric, Report, write_report
@@ -27,8 +28,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def make(root: Path) -> Callable[..., RunRecord]:
-    """Write the folder of a run as training leaves it."""
+def make(root: Path) -> Iterator[Callable[..., RunRecord]]:
+    """Write the folder of a run as training leaves it; one that runs is locked, as by its trainer."""
+    held = []
 
     def call(name: str, latent: int = 16, shade: int = 0, **changes: object) -> RunRecord:
         folder = root / ".genloom" / "runs" / name
@@ -48,6 +50,9 @@ def make(root: Path) -> Callable[..., RunRecord]:
             "state": "done",
         }
         record = write_run(RunRecord(**{**content, **changes}, folder=folder))
+        if record.state == "running" and record.pid == os.getpid():
+            held.append(FileLock(folder / "lock"))
+            held[-1].acquire()
         lines = [
             {"step": step, "seconds": step / 10, "rows_per_second": 5000.0, "loss/autoencoder": latent / step}
             for step in (50, 100)
@@ -58,7 +63,9 @@ def make(root: Path) -> Callable[..., RunRecord]:
             Image.new("L", (40, 40), shade + step).save(folder / "samples" / f"step-{step:06}.png")
         return record
 
-    return call
+    yield call
+    for lock in held:
+        lock.release()
 
 
 def evaluate(record: RunRecord, distance: float) -> None:
@@ -149,9 +156,7 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(make, genloom, root: P
     for out in ("file/here.png", "folder"):
         said = genloom("runs", "compare", first.id, second.id, "-o", out)
         assert said.code == 2
-        assert re.fullmatch(
-            r"genloom: The picture .* cannot be made: .*; name another with -o\.\n", said.err
-        )
+        assert re.fullmatch(r"genloom: The picture .* cannot be made: .*; name another with -o\.\n", said.err)
     assert sorted(path.name for path in root.glob(".folder*")) == []
 
 
