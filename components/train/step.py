@@ -69,7 +69,9 @@ def build(
     if world > 1:
         devices = [device.index] if device.type == "cuda" else None
         losses = {
-            name: DistributedDataParallel(loss, device_ids=devices, broadcast_buffers=False)
+            name: DistributedDataParallel(
+                loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
             for name, loss in losses.items()
         }
     return Trainee(
