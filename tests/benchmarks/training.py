@@ -36,7 +36,9 @@ def run(project: Path) -> list[Row]:
             print(f"  {family}: {ours:,.0f} rows/s through Ray Train, {bare:,.0f} in a bare loop", flush=True)
         ratio = statistics.median(ratios)
         figures = {f"ratio {number}": value for number, value in enumerate(ratios)}
-        measured = f"{100 * (1 - ratio):+.1f}% slower ({', '.join(f'{100 * (1 - r):+.1f}' for r in ratios)})"
+        slower = 100 * (1 - ratio)
+        pairs = ", ".join(f"{100 * (1 - value):+.1f}" for value in ratios)
+        measured = f"{abs(slower):.1f}% {'slower' if slower > 0 else 'faster'} (% slower, each pair: {pairs})"
         rows.append(
             Row(f"training loop through Ray Train against bare torch, {family}", measured, "≤ 3%", figures)
         )
