@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -44,7 +45,7 @@ SMALL_SIDE = 32
 Progress = Callable[[str], None]
 
 
-class Extractor(nn.Module):
+class Extractor(nn.Module, ABC):
     """A network that gives features; `scale` makes their mean variance over the train split one."""
 
     scale: Tensor
@@ -53,9 +54,9 @@ class Extractor(nn.Module):
         super().__init__()
         self.register_buffer("scale", torch.ones(()))
 
+    @abstractmethod
     def raw(self, data: Tensor) -> Tensor:
         """[N, C, H, W] in [−1, 1] → [N, D], before scaling."""
-        raise NotImplementedError
 
 
 class Classifier(Extractor):

@@ -23,6 +23,7 @@ def router(catalog: Catalog) -> APIRouter:
 
     @routes.post("/v1/images/generations")
     async def generate(body: ImageRequest) -> JSONResponse:
+        """Draw `n` pictures; picture i has the seed of the request + i."""
         loaded = find(catalog, body.model)
         requests, seed = loaded.requests(body)
         output = await asyncio.wrap_future(loaded.engine.submit(requests))
