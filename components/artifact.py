@@ -22,6 +22,7 @@ from components.errors import UserError, unknown
 from components.families.family import Family, Networks, Requests, Shape, kind_of, names
 from components.families.sampling import sample
 from components.modalities.modality import Modality, modality_of
+from components.modalities.modality import kind_of as kind_of_modality
 
 FORMAT = 1
 WEIGHTS = "networks.safetensors"
@@ -50,7 +51,10 @@ class About:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded artifact, ready to generate; `digest` is the hash of its manifest, which holds all others."""
+    """A loaded artifact, ready to generate; `digest` is the hash of its manifest, which holds all others.
+
+    `modality` reads requests for this model and writes its content.
+    """
 
     family: Family
     networks: Networks
@@ -58,24 +62,29 @@ class Model:
     about: About
     digest: str
     width: int
-
-    @property
-    def modality(self) -> Modality:
-        """The modality that reads requests for this model and writes its content."""
-        return modality_of(self.about.modality)
+    modality: Modality
 
     def sample(self, requests: Requests, width: int | None = None) -> Tensor:
         """Finished outputs [N, …] on the CPU, computed at the model's width unless another is given."""
         return sample(self.family, self.networks, requests, width or self.width)
 
 
-def save(folder: Path, family: Family, networks: Networks, shape: Shape, about: About) -> str:
-    """Write an artifact to `folder` (replaced whole, atomically) and return its digest."""
+def save(
+    folder: Path, family: Family, networks: Networks, shape: Shape, about: About, assets: Path | None = None
+) -> str:
+    """Write an artifact to `folder` (replaced whole, atomically) and return its digest.
+
+    `assets` is the folder that holds the modality's files, which are copied into the artifact.
+    """
     draft = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     # save_file would make a file that only its owner can read, which a shared folder cannot use
     (draft / WEIGHTS).write_bytes(to_bytes(flatten(networks)))
+    files = [WEIGHTS, *kind_of_modality(about.modality).assets]
+    for name in files[1:]:
+        assert assets is not None, f"a model of {about.modality} needs the folder of its assets"
+        shutil.copyfile(assets / name, draft / name)
     manifest = {
         "format": FORMAT,
         "family": type(family).__module__.rpartition(".")[2],
@@ -84,7 +93,7 @@ def save(folder: Path, family: Family, networks: Networks, shape: Shape, about: 
         "width": WIDTH,
         "about": dataclasses.asdict(about),
         "torch": torch.__version__,
-        "files": {WEIGHTS: file_hash(draft / WEIGHTS)},
+        "files": {name: file_hash(draft / name) for name in files},
     }
     manifest["digest"] = _digest(manifest)
     (draft / "model.json").write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
@@ -139,7 +148,8 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Model:
     for network in networks.values():
         network.eval().requires_grad_(False).to(device)
     about = About(**manifest["about"])
-    return Model(family, networks, shape, about, manifest["digest"], manifest["width"])
+    modality = modality_of(about.modality, folder)
+    return Model(family, networks, shape, about, manifest["digest"], manifest["width"], modality)
 
 
 def flatten(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:

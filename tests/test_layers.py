@@ -27,6 +27,8 @@ MODALITY_IMPORTS = FAMILY_IMPORTS | {
     "pydantic",
     "numpy",
     "PIL",
+    "tokenizers",
+    "jinja2",
 }
 
 

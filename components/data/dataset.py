@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from components.errors import UserError
 from components.families.family import Batch, Shape
 from components.families.sampling import mix
-from components.modalities.modality import Modality, modality_of
+from components.modalities.modality import DRAW, Modality, modality_of
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -28,7 +29,10 @@ WINDOW = 256 * 2**20
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset. `revision` is the hash of its content; `files` maps paths to their facts."""
+    """A prepared dataset. `revision` is the hash of its content; `files` maps paths to their facts.
+
+    `details` is what only its modality asks for.
+    """
 
     folder: Path
     name: str
@@ -39,6 +43,12 @@ class Dataset:
     licence: str
     source: str
     files: Mapping[str, Mapping[str, Any]]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def tensors(self) -> Modality:
+        """The modality that reads these rows, with its assets."""
+        return modality_of(self.modality, self.folder)
 
     def paths(self, split: Split) -> list[Path]:
         """The Parquet files of a split, in order."""
@@ -51,8 +61,7 @@ class Dataset:
     def whole(self, split: Split, limit: int | None = None) -> Batch:
         """All rows of a split (or the first `limit`), in the order on disk."""
         table = pa.concat_tables([pq.read_table(path) for path in self.paths(split)])
-        modality = modality_of(self.modality)
-        return modality.batch(modality.columns(table.slice(0, limit)))
+        return self.tensors.batch(self.tensors.columns(table.slice(0, limit)))
 
 
 def file_hash(path: Path) -> str:
@@ -76,11 +85,12 @@ def open_dataset(folder: Path) -> Dataset:
             name=content["name"],
             modality=content["modality"],
             revision=content["revision"],
-            shape=Shape(data=tuple(content["shape"]), classes=len(content["classes"])),
+            shape=_shape(content),
             classes=tuple(content["classes"]),
             licence=content["licence"],
             source=content["source"],
             files=content["files"],
+            details=content.get("details", {}),
         )
         hashes = {name: (facts["sha256"], int(facts["rows"])) for name, facts in found.files.items()}
     for name, (sha256, _) in hashes.items():
@@ -91,6 +101,18 @@ def open_dataset(folder: Path) -> Dataset:
                 f"type genloom data prepare {folder.name} --force."
             )
     return found
+
+
+def _shape(content: Mapping[str, Any]) -> Shape:
+    """The shape that a manifest states; `vocabulary`, `prompt` and `source` only where the rows have them."""
+    prompt, source = content.get("prompt"), content.get("source_shape")
+    return Shape(
+        data=tuple(content["shape"]),
+        vocabulary=int(content.get("vocabulary", 0)),
+        classes=len(content["classes"]),
+        prompt=(int(prompt[0]), int(prompt[1])) if prompt else None,
+        source=tuple(source) if source else None,
+    )
 
 
 @contextmanager
@@ -122,7 +144,7 @@ class Batches:
     def __init__(
         self, dataset: Dataset, split: Split, batch: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
-        self.modality: Modality = modality_of(dataset.modality)
+        self.modality = dataset.tensors
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
         self.total = dataset.rows(split)
         if self.total == 0:
@@ -170,8 +192,11 @@ class Batches:
                     skip -= rows
                     continue
                 columns = self._read(groups)
-                order = torch.randperm(rows, generator=_generator(self.seed, epoch, number + 1))[skip:]
+                generator = _generator(self.seed, epoch, number + 1)
+                order = torch.randperm(rows, generator=generator)[skip:]
                 skip = 0
+                if self.modality.random:
+                    columns = columns | {DRAW: torch.randint(2**62, (rows,), generator=generator)}
                 # indexing chunk by chunk keeps the first batch from waiting for a whole window's shuffle
                 for chunk in torch.split(order, max(self.batch, 8192)):
                     yield {name: column[chunk] for name, column in columns.items()}

@@ -25,6 +25,11 @@ Networks: TypeAlias = Mapping[str, nn.Module]
 Losses: TypeAlias = tuple[Tensor, dict[str, Tensor]]
 Rows = TypeVar("Rows", "Batch", "Requests")
 
+NOTHING = -1
+"""Where a row of tokens has none."""
+END = 0
+"""The token that stands before and behind every document."""
+
 
 class Kind(StrEnum):
     """The tensors that a family models."""
@@ -45,7 +50,10 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The shapes of one dataset's rows: `data` is [C,H,W], [T] or [S]; `prompt` is (length, vocabulary)."""
+    """The shapes of one dataset's rows: `data` is [C,H,W], [T] or [S]; `prompt` is (length, vocabulary).
+
+    Rows of tokens hold `data[0]` of them, the first of which is given and not predicted.
+    """
 
     data: tuple[int, ...]
     vocabulary: int = 0
@@ -56,10 +64,15 @@ class Shape:
 
 @dataclass(kw_only=True)
 class Batch:
-    """N rows: `data` [N,…] (floats in [−1,1], or int64), `length` [N]; the others as the dataset has them."""
+    """N rows: `data` [N,…] (floats in [−1,1], or int64), `length` [N]; the others as the dataset has them.
+
+    Tokens stand at the left of their row; behind `length`, and wherever a row of tokens has nothing, is `NOTHING`.
+    The first `given` [N] tokens of a row are context and are not predicted; None stands for one.
+    """
 
     data: Tensor
     length: Tensor
+    given: Tensor | None = None
     label: Tensor | None = None
     prompt: Tensor | None = None
     source: Tensor | None = None
@@ -70,7 +83,11 @@ class Batch:
 
 @dataclass(kw_only=True)
 class Requests:
-    """N rows to be generated: a batch without data, a `seed` [N] each, `options` (name → [N])."""
+    """N rows to be generated: a batch without data, a `seed` [N] each, `options` (name → [N]).
+
+    A `prompt` of tokens [N,P] is what the new row begins with, padded with `NOTHING`; without one, tokens begin
+    with `END`.
+    """
 
     seed: Tensor
     label: Tensor | None = None
@@ -110,7 +127,8 @@ def move(rows: Rows, device: torch.device) -> Rows:
 class State:
     """R rows being generated; every tensor has the rows as its first axis.
 
-    `output` [R,…] is what a row has so far, `length` [R] how much of it is there, `done` [R] bool, `seed` [R]
+    `output` [R,…] is what a row has so far (of tokens only the new ones, `NOTHING` behind them), `length` [R] how
+    much of it is there, `done` [R] bool, `seed` [R]
     int64, `step` [R] int64 counts the row's own steps. Subclasses add tensors whose shapes after the row axis
     depend on family and shape only.
     """

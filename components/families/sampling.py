@@ -36,11 +36,22 @@ def noise(seed: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:
     return drawn
 
 
-def blank(requests: Requests, shape: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
-    """The fields that every state begins with: zeros of `shape`, nothing done, one row a request."""
+def uniform(seed: Tensor, step: Tensor) -> Tensor:
+    """One number in [0, 1) a row, float64 [R] on the CPU, by the row's seed and step, the same everywhere."""
+    pairs = zip(seed.tolist(), step.tolist(), strict=True)
+    return torch.tensor([mix(own, count) / 2**63 for own, count in pairs], dtype=torch.float64)
+
+
+def blank(
+    requests: Requests, shape: tuple[int, ...], device: torch.device, output: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The fields that every state begins with: nothing done, one row a request, `output` zeros of `shape`.
+
+    `output` replaces the zeros.
+    """
     rows = len(requests)
     return {
-        "output": torch.zeros(rows, *shape, device=device),
+        "output": torch.zeros(rows, *shape, device=device) if output is None else output,
         "length": torch.zeros(rows, dtype=torch.int64, device=device),
         "done": torch.zeros(rows, dtype=torch.bool, device=device),
         "seed": requests.seed.to(device),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -16,14 +17,30 @@ from components.families.family import Batch, Kind, Requests, Shape
 Direction = Literal["lower", "higher"]
 
 
+DRAW = "draw"
+"""The column of random numbers, int64 [N], that a `random` modality gets beside its own when it trains."""
+
+
 class Modality(ABC):
-    """Arrow rows to tensors and back, the client's request, the bytes it gets, the picture of samples."""
+    """Arrow rows to tensors and back, the client's request, the bytes it gets, the picture of samples.
+
+    `assets` are the files that it needs (a tokenizer): they lie in the folder of the prepared data and in that of
+    the artifact. `random` says that training rows are cut or changed by chance, by the column `DRAW`; `suffix` is
+    that of the file that `picture` makes.
+    """
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
     request: ClassVar[type[BaseModel]]
     media_type: ClassVar[str]
     metrics: ClassVar[Mapping[str, Direction]]
+    assets: ClassVar[tuple[str, ...]] = ()
+    random: ClassVar[bool] = False
+    suffix: ClassVar[str] = ".png"
+
+    def __init__(self, folder: Path | None) -> None:
+        """`folder` holds the assets; it may be None where there are none or only the class is asked."""
+        self.folder = folder
 
     @abstractmethod
     def columns(self, table: pa.Table) -> dict[str, Tensor]:
@@ -43,12 +60,17 @@ class Modality(ABC):
 
     @abstractmethod
     def picture(self, output: Tensor) -> bytes:
-        """A PNG of all rows of `output` for a person to look at."""
+        """All rows of `output` in one file for a person to look at."""
 
 
-def modality_of(name: str) -> Modality:
-    """The modality of the module `name` in this folder."""
+def kind_of(name: str) -> type[Modality]:
+    """The class of the modality of the module `name` in this folder."""
     module = importlib.import_module(f"components.modalities.{name}")
-    found = getattr(module, name.capitalize())()
-    assert isinstance(found, Modality)
+    found: type[Modality] = getattr(module, name.capitalize())
+    assert issubclass(found, Modality)
     return found
+
+
+def modality_of(name: str, folder: Path | None = None) -> Modality:
+    """The modality of the module `name` in this folder, with its assets from `folder`."""
+    return kind_of(name)(folder)

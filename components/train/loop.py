@@ -18,7 +18,6 @@ from components.data.dataset import Batches, Dataset, Position, open_dataset
 from components.errors import FailedError, UserError
 from components.families.family import Batch, Family, Requests, kind_of, move
 from components.families.sampling import sample
-from components.modalities.modality import modality_of
 from components.train import checkpoint
 from components.train.plan import Plan
 from components.train.runs import RunState, write_text
@@ -52,7 +51,7 @@ def train(plan: Plan, place: Place) -> RunState:
         forget_after(plan.folder / "progress.jsonl", begun.step)
     state = _steps(plan, place, trainee, dataset, begun)
     if state == "done" and place.rank == 0:
-        save(plan.folder / "artifact", family, trainee.sampled, dataset.shape, plan.about)
+        save(plan.folder / "artifact", family, trainee.sampled, dataset.shape, plan.about, dataset.folder)
     return state
 
 
@@ -171,20 +170,30 @@ def _not_finite(plan: Plan, step: int) -> str:
 
 def _picture(plan: Plan, trainee: Trainee, dataset: Dataset, step: int) -> None:
     """Draw the same seeds each time, so that a person sees them improve."""
-    seeds = torch.arange(PREVIEW)
-    label = seeds % dataset.shape.classes if dataset.shape.classes else None
     networks = trainee.sampled
     training = {name: network.training for name, network in networks.items()}
     for network in networks.values():
         network.eval()
-    output = sample(trainee.family, networks, Requests(seed=seeds, label=label), PREVIEW)
+    output = sample(trainee.family, networks, preview(dataset), PREVIEW)
     for name, network in networks.items():
         network.train(training[name])
-    target = plan.folder / "samples" / f"step-{step:09d}.png"
+    target = plan.folder / "samples" / f"step-{step:09d}{dataset.tensors.suffix}"
     target.parent.mkdir(exist_ok=True)
     draft = target.with_suffix(".part")
-    draft.write_bytes(modality_of(dataset.modality).picture(output))
+    draft.write_bytes(dataset.tensors.picture(output))
     draft.replace(target)
+
+
+def preview(dataset: Dataset) -> Requests:
+    """What progress is drawn from: all classes in turn, and the sources of the first held-out rows."""
+    seeds = torch.arange(PREVIEW)
+    label = seeds % dataset.shape.classes if dataset.shape.classes else None
+    source = None
+    if dataset.shape.source is not None:
+        held_out = dataset.whole("test", PREVIEW).source
+        assert held_out is not None
+        source = held_out[seeds % len(held_out)]
+    return Requests(seed=seeds, label=label, source=source)
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -15,7 +15,7 @@ from components.artifact import WEIGHTS, About
 from components.data.dataset import Dataset
 from components.errors import UserError, unknown
 from components.families.family import Family, Task, kind_of, names
-from components.modalities.modality import modality_of
+from components.modalities.modality import kind_of as modality_kind
 from components.project import Project, RunRow, TrainOptions
 from components.train.key import commit_of, training_key
 
@@ -53,7 +53,7 @@ def family_of(name: str, row: RunRow) -> Family:
 def check_product(project: Project, name: str) -> None:
     """Refuse a product whose `primary` or guards name a metric that no report of its modality has."""
     product = project.product(name)
-    bare = modality_of(project.dataset(product.dataset).modality).metrics
+    bare = modality_kind(project.dataset(product.dataset).modality).metrics
     known = {*bare, *(f"{features}_{metric}" for features in ("judge", "pca") for metric in bare)}
     for metric in [*([product.primary] if product.primary else []), *product.guards]:
         if metric not in known:
@@ -64,7 +64,7 @@ def check_run(project: Project, name: str, row: RunRow) -> Family:
     """Refuse a run whose family cannot do its product's task or does not model its dataset's tensors."""
     family = family_of(name, row)
     product = project.product(row.product)
-    modality = modality_of(project.dataset(product.dataset).modality)
+    modality = modality_kind(project.dataset(product.dataset).modality)
     if modality.kind not in family.kinds:
         kinds = ", ".join(sorted(family.kinds))
         raise UserError(

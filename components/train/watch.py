@@ -28,7 +28,7 @@ class Watch:
         self.offset, self.inode = 0, 0
         self.sent = folder / "sent"
         self.last = int(self.sent.read_text()) if self.sent.is_file() else 0
-        self.seen = {path.name for path in (folder / "samples").glob("*.png")}
+        self.seen = {path.name for path in (folder / "samples").glob("step-*.*")}
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._follow, name="watch", daemon=True)
 
@@ -62,8 +62,8 @@ class Watch:
             self.offset = end
             if self.progress:
                 self.progress(line)
-        for path in sorted((self.folder / "samples").glob("*.png")):
-            if path.name not in self.seen:
+        for path in sorted((self.folder / "samples").glob("step-*.*")):
+            if path.suffix != ".part" and path.name not in self.seen:
                 self.tracker.picture(self.tracking_run, path)
                 self.seen.add(path.name)
 

@@ -1,0 +1,125 @@
+"""Text: documents packed into rows of tokens in Parquet, int64 for families, UTF-8 for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from components.families.family import NOTHING, Batch, Kind, Requests, Shape
+from components.modalities.modality import DRAW, Direction, Modality
+from components.modalities.tokenizer import FILES, TextTokenizer, load_tokenizer
+
+
+class TextRequest(BaseModel):
+    """The body of OpenAI's `POST /v1/completions`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str | None = None
+    prompt: str = ""
+    n: int = Field(default=1, ge=1, le=128)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+
+
+class Text(Modality):
+    """Rows of tokens of one tokenizer, whole documents beside each other or windows of long ones."""
+
+    name: ClassVar[str] = "text"
+    kind: ClassVar[Kind] = Kind.TOKENS
+    request: ClassVar[type[BaseModel]] = TextRequest
+    media_type: ClassVar[str] = "text/plain; charset=utf-8"
+    metrics: ClassVar[Mapping[str, Direction]] = {"bits_per_character": "lower", "perplexity": "lower"}
+    assets: ClassVar[tuple[str, ...]] = FILES
+    random: ClassVar[bool] = True
+    suffix: ClassVar[str] = ".txt"
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer of the dataset or the artifact."""
+        assert self.folder is not None, "text needs the folder of its tokenizer"
+        return load_tokenizer(self.folder)
+
+    def columns(self, table: pa.Table) -> dict[str, Tensor]:
+        """`tokens` int32 [N, L] padded with `NOTHING`, `length` and `fresh` [N], `source` [N, S] where there is one.
+
+        The last `fresh` tokens of a held-out row are those that no row before it held.
+        """
+        context = json.loads(table.schema.metadata[b"genloom"])
+        columns = {"tokens": _padded(table.column("tokens"), context["longest"])}
+        for name in ("length", "fresh"):
+            columns[name] = torch.from_numpy(table.column(name).to_numpy().astype(np.int64))
+        columns["width"] = torch.full_like(columns["length"], context["shape"][0])
+        if "source" in table.column_names:
+            columns["source"] = _padded(table.column("source"), context["source_shape"][0])
+        return columns
+
+    def batch(self, columns: Mapping[str, Tensor]) -> Batch:
+        """`data` int64 [N, T]; of a longer row, the window that `DRAW` chooses (the first without it)."""
+        tokens, length = columns["tokens"], columns["length"]
+        width = int(columns["width"][0])
+        room = (length - width).clamp(min=0)
+        first = columns[DRAW] % (room + 1) if DRAW in columns else torch.zeros_like(length)
+        place = first[:, None] + torch.arange(width)
+        inside = place < length[:, None]
+        data = tokens.long().gather(1, place.clamp(max=tokens.shape[1] - 1))
+        data = torch.where(inside, data, NOTHING)
+        given = None if DRAW in columns else (length - columns["fresh"]).clamp(min=1)
+        source = columns["source"].long() if "source" in columns else None
+        return Batch(data=data, length=length.clamp(max=width), given=given, source=source)
+
+    def requests(self, body: Any, shape: Shape, classes: Sequence[str], seeds: Sequence[int]) -> Requests:
+        """One row a seed, all with the request's prompt."""
+        seed = torch.tensor(list(seeds), dtype=torch.int64)
+        if not body.prompt:
+            return Requests(seed=seed)
+        prompt = torch.tensor([[0, *self.tokenizer.encode(body.prompt)]], dtype=torch.int64)
+        return Requests(seed=seed, prompt=prompt.expand(len(seed), -1))
+
+    def encode(self, output: Tensor, body: Any) -> list[bytes]:
+        """The text of each row as UTF-8."""
+        return [text.encode("utf-8") for text in self.texts(output)]
+
+    def texts(self, output: Tensor) -> list[str]:
+        """The text of each row [N, T] of tokens, of which `NOTHING` is left out."""
+        rows = output.tolist()
+        return [self.tokenizer.decode([token for token in row if token != NOTHING]) for row in rows]
+
+    def picture(self, output: Tensor) -> bytes:
+        """The texts of all rows below each other, numbered."""
+        parts = [f"── {place} ──\n{text}\n" for place, text in enumerate(self.texts(output))]
+        return "\n".join(parts).encode("utf-8")
+
+
+def _padded(column: pa.ChunkedArray, width: int) -> Tensor:
+    """Rows of little-endian int32 bytes as int32 [N, width], padded with `NOTHING`."""
+    padded = np.full((len(column), width), NOTHING, dtype=np.int32)
+    for place, row in enumerate(column.to_pylist()):
+        tokens = np.frombuffer(row, "<i4")
+        padded[place, : len(tokens)] = tokens
+    return torch.from_numpy(padded)
+
+
+def schema(about: Mapping[str, Any], pairs: bool) -> pa.Schema:
+    """The Arrow schema of prepared text; `about` holds shape, longest (row), vocabulary and what else is known.
+
+    `tokens` are int32 as bytes, which reads many times as fast as a list; `id` is the sha256 of the document, or
+    of the row where it holds several.
+    """
+    fields = [
+        pa.field("id", pa.string()),
+        pa.field("tokens", pa.binary()),
+        pa.field("length", pa.int32()),
+        pa.field("fresh", pa.int32()),
+    ]
+    if pairs:
+        fields.append(pa.field("source", pa.binary()))
+    content = {"modality": "text", **about}
+    return pa.schema(fields, metadata={"genloom": json.dumps(content, sort_keys=True)})
