@@ -6,7 +6,7 @@ BIN = .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint bench constraints stop clean
+.PHONY: help demo test test-long check lint bench bench-text constraints stop clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,7 +39,10 @@ lint: .venv/installed ## ruff and the type checker
 check: lint test ## what must pass before a change lands
 
 bench: .venv/installed ## the benchmarks; GENLOOM_MIRROR may name a folder that holds MNIST
-	@$(BIN)/python -m tests.benchmarks
+	@$(BIN)/python -m tests.benchmarks bench $(NAME)
+
+bench-text: .venv/installed ## text: quality and speed beside transformers; GENLOOM_MIRROR names the folder of the data
+	@$(BIN)/python -m tests.benchmarks bench-text $(NAME)
 
 constraints: ## refresh the pins to the newest versions that pyproject.toml allows (torch stays at TORCH)
 	@rm -rf .venv-new && $(PYTHON) -m venv .venv-new

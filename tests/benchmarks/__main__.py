@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [NAME …]`: run the benchmarks, print a table, and put it into docs/benchmarks.md."""
+"""`python -m tests.benchmarks TARGET [NAME …]`: run the benchmarks of `make TARGET` and put their rows into the page."""
 
 from __future__ import annotations
 
@@ -8,30 +8,45 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from components.settings import quiet_environment
-from tests.benchmarks import ingest, rerun, scaling, training
+from tests.benchmarks import decoding, ingest, rerun, scaling, shakespeare, texts, throughput, training
 from tests.benchmarks.row import Row
+
+Benchmark = Callable[[Path], list[Row]]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-ALL = {"ingest": ingest.run, "training": training.run, "scaling": scaling.run, "rerun": rerun.run}
-BEGIN, END = "<!-- table -->", "<!-- /table -->"
+SPEED: dict[str, Benchmark] = {
+    "ingest": ingest.run,
+    "training": training.run,
+    "scaling": scaling.run,
+    "rerun": rerun.run,
+}
+TEXT: dict[str, Benchmark] = {
+    "shakespeare": shakespeare.run,
+    "throughput": throughput.run,
+    "decoding": decoding.run,
+    "texts": texts.run,
+}
+TABLES = {"bench": SPEED, "bench-text": TEXT}
+"""The benchmarks of each target of the Makefile; each has a table of its own on the page."""
 
 
-def main(names: list[str]) -> None:
+def main(target: str, names: list[str]) -> None:
     """Run what is named (by default all) in a project of their own, so that no run of yours is touched."""
     quiet_environment()
     with tempfile.TemporaryDirectory(prefix="genloom-bench-") as folder:
         project = a_project(Path(folder))
         os.chdir(project)
-        for name in names or ALL:
-            rows = ALL[name](project)
+        for name in names or TABLES[target]:
+            rows = TABLES[target][name](project)
             for row in rows:
                 print(row.line(), flush=True)
-            keep(name, rows)
+            keep(target, name, rows)
 
 
 def a_project(folder: Path) -> Path:
@@ -42,11 +57,12 @@ def a_project(folder: Path) -> Path:
     return folder
 
 
-def keep(name: str, rows: list[Row]) -> None:
+def keep(target: str, name: str, rows: list[Row]) -> None:
     """Replace the rows of one benchmark in the page; the others stay as they were measured."""
     page = PAGE.read_text(encoding="utf-8")
-    start, stop = page.index(BEGIN) + len(BEGIN), page.index(END)
-    marker = f"`make bench` · {name}"
+    begin, end = f"<!-- {target} -->", f"<!-- /{target} -->"
+    start, stop = page.index(begin) + len(begin), page.index(end)
+    marker = f"`make {target}` · {name}"
     old = [line for line in page[start:stop].splitlines() if line.startswith("| ") and marker not in line]
     header = ["| what | measured | wanted | command | date, cores |", "|---|---|---|---|---|"]
     body = [line for line in old if not line.startswith("| what")]
@@ -62,4 +78,4 @@ def keep(name: str, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])
