@@ -1,0 +1,163 @@
+"""Generation with sampling options on: the engine's streams beside transformers' `generate`, called one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from components.artifact import Model, load, save
+from components.families.family import Requests, Shape
+from components.families.gpt import GPT
+from components.modalities.tokenizer import train_tokenizer
+from components.serving.engine import Engine
+from components.train.step import networks_for
+from tests.benchmarks import partners
+from tests.benchmarks.row import Row
+from tests.benchmarks.throughput import SIZES, Size
+from tests.components.families.test_contract import an_about
+
+STREAMS, PROMPT, NEW, ROUNDS, THREADS = 16, 16, 100, 3, 2
+CHARACTERS = "".join(map(chr, range(32, 95)))
+OPTIONS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
+
+
+def run(project: Path) -> list[Row]:
+    """Both shapes; the partner has its own cache and the same options."""
+    torch.set_num_threads(THREADS)
+    return [row for size in SIZES for row in compare(size)]
+
+
+def compare(size: Size) -> list[Row]:
+    """16 streams and one stream of ours against one call after the other of theirs."""
+    model = a_model(size)
+    one_by_one = statistics.median(theirs(size, model.shape.vocabulary) for _ in range(ROUNDS))
+    many = [streams(model, STREAMS, STREAMS) for _ in range(ROUNDS)]
+    single = statistics.median(streams(model, 1, 1).rate for _ in range(ROUNDS))
+    shared = statistics.median(streams(model, STREAMS, 1).rate for _ in range(ROUNDS))
+    rate = statistics.median(found.rate for found in many)
+    first = sorted(wait for found in many for wait in found.first)
+    partner = f"transformers' generate gives {one_by_one:,.0f} one by one"
+    name = f"tokens/s, GPT {size.name}"
+    waits = f"p50 {1000 * statistics.median(first):.0f} ms, p99 {1000 * first[int(0.99 * len(first))]:.0f} ms"
+    return [
+        Row(
+            f"{name}, {STREAMS} streams at once",
+            f"{rate / one_by_one:.1f}× ({rate:,.0f}; {partner})",
+            "≥ 10×",
+            {"ratio": rate / one_by_one},
+        ),
+        Row(
+            f"{name}, one stream, one row computed at once",
+            f"{single / one_by_one:.1f}× ({single:,.0f})",
+            "≥ 2×",
+            {"ratio": single / one_by_one},
+        ),
+        Row(
+            f"{name}, one stream, {STREAMS} rows computed at once",
+            f"{shared / one_by_one:.1f}× ({shared:,.0f})",
+            "stated",
+            {"ratio": shared / one_by_one},
+        ),
+        Row(f"time to first token, GPT {size.name}, {STREAMS} streams beginning at once", waits, "stated", {}),
+        Row(f"cache of {STREAMS} streams, GPT {size.name}", f"{cache(model) / 2**20:.1f} MiB", "stated", {}),
+    ]
+
+
+def a_model(size: Size) -> Model:
+    """A GPT of that shape that was not trained, as an artifact; its end token is made unlikely by nothing."""
+    tokenizer = train_tokenizer("characters", [CHARACTERS], 0, chat=False)
+    vocabulary, context = tokenizer.vocabulary, size.context
+    shape = Shape(data=(context,), vocabulary=vocabulary, prompt=(context, vocabulary))
+    family = GPT(
+        layers=size.layers, heads=size.heads, kv_heads=size.heads, width=size.width, hidden=size.hidden
+    )
+    networks = networks_for(family, shape, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(Path(folder))
+        about = dataclasses.replace(an_about(), modality="text")
+        save(Path(folder) / "model", family, networks, shape, about, Path(folder))
+        model = load(Path(folder) / "model")
+        assert model.modality.assets
+        return model
+
+
+@dataclass
+class Streamed:
+    """Tokens a second of all streams together, and each stream's seconds to its first token."""
+
+    rate: float
+    first: list[float]
+
+
+def streams(model: Model, width: int, count: int) -> Streamed:
+    """`count` requests that are submitted together and listened to, as a streaming route does."""
+    engine = Engine(model, width, threads=THREADS)
+    engine.submit(request(model, 10**6)).result()
+    began = time.perf_counter()
+    first: dict[int, float] = {}
+    lock = threading.Lock()
+    done = []
+    for number in range(count):
+
+        def listen(row: int, piece: object, own: int = number) -> bool:
+            with lock:
+                first.setdefault(own, time.perf_counter() - began)
+            return False
+
+        done.append(engine.submit(request(model, number), listen))
+    outputs = [future.result() for future in done]
+    seconds = time.perf_counter() - began
+    engine.close()
+    made = sum(int((output >= 0).sum()) for output in outputs)
+    return Streamed(made / seconds, list(first.values()))
+
+
+def request(model: Model, seed: int) -> Requests:
+    """One row of `NEW` tokens after a prompt, with sampling options on; no token ends it before."""
+    options = {name: torch.tensor([value]) for name, value in OPTIONS.items()}
+    options |= {"max_tokens": torch.tensor([NEW]), "end": torch.tensor([-2])}
+    return Requests(seed=torch.tensor([seed]), prompt=prompt(seed, model.shape.vocabulary), options=options)
+
+
+def prompt(seed: int, vocabulary: int) -> Tensor:
+    """A prompt of random tokens [1, P]."""
+    return torch.randint(2, vocabulary, (1, PROMPT), generator=torch.Generator().manual_seed(seed))
+
+
+def theirs(size: Size, vocabulary: int) -> float:
+    """Tokens a second of `generate`, one call after the other."""
+    model = partners.llama(size.layers, size.heads, size.width, size.hidden, size.context, vocabulary).eval()
+    config = GenerationConfig(
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        do_sample=True,
+        pad_token_id=0,
+        eos_token_id=None,
+        bos_token_id=0,
+        **OPTIONS,
+    )
+    calls = 4
+    with torch.inference_mode():
+        model.generate(prompt(0, vocabulary), config)
+        began = time.perf_counter()
+        for seed in range(calls):
+            model.generate(prompt(seed, vocabulary), config)
+        return calls * NEW / (time.perf_counter() - began)
+
+
+def cache(model: Model) -> int:
+    """Bytes of the state of `STREAMS` rows, nearly all of them keys and values."""
+    from components.families.family import tensors
+
+    requests = Requests(seed=torch.arange(STREAMS))
+    state = model.family.start(model.networks, requests)
+    return sum(value.numel() * value.element_size() for value in tensors(state).values())

@@ -1,0 +1,79 @@
+"""tiny-shakespeare by characters: our GPT beside nanoGPT's recipe for a CPU, in the same sitting."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from components.data.dataset import Dataset
+from components.data.prepare import reproduce
+from components.evaluation.project import evaluate_artifact
+from components.project import Project, open_project
+from components.train.launch import Trained, train
+from components.train.runs import load_run, read_progress
+from tests.benchmarks import partners
+from tests.benchmarks.row import Row
+
+LONG = 600
+
+
+def run(project: Path) -> list[Row]:
+    """The partner first; then ours within its time, ours in ten minutes, and an LSTM."""
+    where = open_project(project)
+    (dataset,) = reproduce(where, ["shakespeare"])
+    budget, sampled, whole = partners.recipe(*texts(dataset), dataset.shape.vocabulary)
+    rows = [
+        Row(
+            "tiny-shakespeare: nanoGPT's CPU recipe with transformers' GPT-2, 2,000 steps",
+            f"{whole:.3f} nats ({sampled:.3f} on 20 sampled batches) in {budget:.0f} s",
+            "stated",
+            {"loss": whole, "seconds": budget},
+        )
+    ]
+    for name, wanted in (
+        ("shakespeare-gpt", f"≤ 1.62 in {budget:.0f} s"),
+        ("shakespeare-gpt-long", "≤ 1.47 in 600 s"),
+        ("shakespeare-lstm", "stated"),
+    ):
+        rows.append(measured(where, name, wanted))
+    return rows
+
+
+def texts(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training and the held-out text as tokens [N], [M], put together from the rows' new tokens."""
+    parts = []
+    for split in ("train", "test"):
+        rows = dataset.whole_columns(split)  # type: ignore[arg-type]
+        parts.append(rows)
+    return parts[0], parts[1]
+
+
+def measured(where: Project, run: str, wanted: str) -> Row:
+    """Train a run by Ray Train and evaluate it on the whole held-out text."""
+    trained = train(where, run, fresh=True)
+    seconds = read_progress(load_run(trained.folder))[-1]["seconds"]
+    loss, bits = held_out(where, trained)
+    steps = load_run(trained.folder).steps
+    return Row(
+        f"tiny-shakespeare: `{run}`, {steps:,} steps, {weights(trained):,} weights",
+        f"{loss:.3f} nats ({bits:.3f} bits) a character on the whole held-out text, {seconds:.0f} s",
+        wanted,
+        {"loss": loss, "seconds": seconds},
+    )
+
+
+def held_out(where: Project, trained: Trained) -> tuple[float, float]:
+    """Nats a token and bits a character by the evaluation."""
+    report = evaluate_artifact(where, "shakespeare", trained.artifact, trained.folder / "evaluation")
+    return math.log(report.metrics["perplexity"].value), report.metrics["bits_per_character"].value
+
+
+def weights(trained: Trained) -> int:
+    """The number of weights in the artifact."""
+    from safetensors.torch import load_file
+
+    from components.artifact import WEIGHTS
+
+    return sum(value.numel() for value in load_file(trained.artifact / WEIGHTS).values())
