@@ -27,7 +27,7 @@ from components.errors import UserError
 from components.families.family import Family
 from components.families.gpt import GPT
 from components.families.layers.attention import EPSILON
-from components.modalities.tokenizer import FILES, load_tokenizer
+from components.modalities.tokenizer import FILES, load_tokenizer, load_vocabulary
 
 ARCHITECTURES = {True: ("qwen3", "Qwen3ForCausalLM"), False: ("llama", "LlamaForCausalLM")}
 """The model type and the class by `qk_norm`."""
@@ -241,7 +241,7 @@ def _transplanted(folder: Path, vectors: Tensor, dataset: Dataset) -> Tensor:
     """Their vectors [V′, width] in the order of the dataset's tokens, [V, width]."""
     if not (folder / FILES[0]).is_file():
         raise UserError(f"{folder} has no {FILES[0]}; save its tokenizer beside the model.")
-    theirs = load_tokenizer(folder, template=False).core.get_vocab()
+    theirs = load_vocabulary(folder)
     ours = load_tokenizer(dataset.folder).core.get_vocab()
     placed = vectors.mean(0).repeat(len(ours), 1)
     for token, place in ours.items():

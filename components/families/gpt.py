@@ -36,7 +36,7 @@ class Decoder(Language):
         self.embedding = nn.Embedding(shape.vocabulary, family.width)
         self.blocks = nn.ModuleList(family.block() for _ in range(family.layers))
         self.norm = nn.RMSNorm(family.width, eps=EPSILON)
-        table = rotations(self.context, family.width // family.heads, family.theta)
+        table = rotations(self.context, family.head_size, family.theta)
         self.register_buffer("rotation", table, persistent=False)
         self.rotation: Tensor
         initialise(self)
@@ -100,7 +100,8 @@ class GPT(Autoregressive):
     with `qk_norm`, normalised queries and keys (Henry et al. 2020).
 
     With `qk_norm` it computes what Qwen3 does in `transformers`, without it what Llama does. `kv_heads` and
-    `hidden` at 0 mean as many as `heads`, and 8/3 of `width` rounded up to a multiple of 32. `optimizer` is "muon"
+    `hidden` at 0 mean as many as `heads`, and 8/3 of `width` rounded up to a multiple of 32; `size`, the numbers of a
+    head, at 0 means `width` / `heads`. `optimizer` is "muon"
     (Jordan 2024, on the matrices of the blocks at `muon_lr`; AdamW at `lr` on the rest) or "adamw". Weight decay
     acts on matrices; dropout on the embedded tokens and on what each part adds.
     """
@@ -113,6 +114,7 @@ class GPT(Autoregressive):
     heads: int = bounded(4, least=1, most=256)
     kv_heads: int = bounded(0, least=0, most=256)
     width: int = bounded(128, least=2, most=65_536)
+    size: int = bounded(0, least=0, most=65_536)
     hidden: int = bounded(0, least=0, most=262_144)
     qk_norm: bool = True
     theta: float = bounded(10_000.0, least=1.0, most=1e9)
@@ -120,7 +122,7 @@ class GPT(Autoregressive):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_heads(self.width, self.heads, self.kv_heads)
+        check_heads(self.width, self.heads, self.kv_heads, self.size)
         if self.optimizer not in ("muon", "adamw"):
             raise ValueError(f"optimizer = {self.optimizer!r} is not one of “muon” and “adamw”")
 
@@ -130,10 +132,21 @@ class GPT(Autoregressive):
             self.width,
             self.heads,
             self.kv_heads or self.heads,
-            self.hidden or swiglu_width(self.width),
+            self.inner,
             self.qk_norm,
             self.dropout,
+            self.head_size,
         )
+
+    @property
+    def inner(self) -> int:
+        """The width inside SwiGLU."""
+        return self.hidden or swiglu_width(self.width)
+
+    @property
+    def head_size(self) -> int:
+        """The numbers of a head."""
+        return self.size or self.width // self.heads
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """One network."""

@@ -193,6 +193,15 @@ def _bytes(scheme: Scheme, texts: Iterable[str], specials: list[str], vocabulary
     return core
 
 
+def load_vocabulary(folder: Path) -> dict[str, int]:
+    """The tokens of any Hugging Face tokenizer, by their text; raises `UserError` if it cannot be read."""
+    try:
+        return dict(Tokenizer.from_file(str(folder / FILES[0])).get_vocab())
+    except Exception as error:  # tokenizers raises bare Exception
+        cause = " ".join(str(error).split())
+        raise UserError(f"The file {folder / FILES[0]} cannot be read ({cause}); copy it again.") from error
+
+
 def load_tokenizer(folder: Path) -> TextTokenizer:
     """The tokenizer whose files lie in `folder`; raises `UserError` if they cannot be read."""
     try:

@@ -83,7 +83,7 @@ def a_model(size: Size) -> Model:
     networks = networks_for(family, shape, 0)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
-        about = dataclasses.replace(an_about(), modality="text")
+        about = an_about(shape)
         save(Path(folder) / "model", family, networks, shape, about, Path(folder))
         model = load(Path(folder) / "model")
         assert model.modality.assets

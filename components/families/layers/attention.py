@@ -69,9 +69,9 @@ def boundaries(tokens: Tensor) -> Tensor | None:
 class Attention(nn.Module):
     """Multi-head attention with rotary positions; `kv_heads` keys and values serve all heads (arXiv:2305.13245)."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, qk_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int, qk_norm: bool, size: int = 0) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.size = heads, kv_heads, width // heads
+        self.heads, self.kv_heads, self.size = heads, kv_heads, size or width // heads
         self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.size, bias=False)
         self.out = nn.Linear(heads * self.size, width, bias=False)
         # the weights of the norms of queries (row 0) and keys (row 1)
@@ -162,11 +162,18 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + SwiGLU(norm(x)); dropout stands on what is added."""
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int, hidden: int, qk_norm: bool, dropout: float
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        hidden: int,
+        qk_norm: bool,
+        dropout: float,
+        size: int = 0,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(width, eps=EPSILON)
-        self.attention = Attention(width, heads, kv_heads, qk_norm)
+        self.attention = Attention(width, heads, kv_heads, qk_norm, size)
         self.mlp_norm = nn.RMSNorm(width, eps=EPSILON)
         self.mlp = SwiGLU(width, hidden)
         self.dropout = dropout
@@ -214,9 +221,11 @@ def swiglu_width(width: int) -> int:
     return -(-width // 12) * 32
 
 
-def check_heads(width: int, heads: int, kv_heads: int) -> None:
-    """Raise ValueError if `width` has no even share for each head, or the heads none for each of `kv_heads`."""
-    if width % (2 * heads):
+def check_heads(width: int, heads: int, kv_heads: int, size: int = 0) -> None:
+    """Raise ValueError if a head has no even number of numbers, or the heads no share for each of `kv_heads`."""
+    if size % 2:
+        raise ValueError(f"size = {size} is odd; rotary positions turn pairs of numbers")
+    if not size and width % (2 * heads):
         raise ValueError(f"width = {width} is not a multiple of twice the heads, {2 * heads}")
     if kv_heads and heads % kv_heads:
         raise ValueError(f"kv_heads = {kv_heads} does not divide the heads, {heads}")
