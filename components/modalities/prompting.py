@@ -63,13 +63,14 @@ def _prompt(tokenizer: TextTokenizer, prompt: str | list[int], shape: Shape) -> 
 
 
 def _fit(tokens: list[int], body: TextBody, shape: Shape) -> list[int]:
-    """`tokens`, or the newest of them if the request allows that."""
+    """`tokens`, or the newest of them (the first of a source) if the request allows that."""
     most = room(body, shape)
     if len(tokens) <= most:
         return tokens
     if body.truncation != "auto":
         raise _too_long(len(tokens), shape, "prompt")
-    return tokens[-most:] if shape.source is not None else [END, *tokens[len(tokens) - most + 1 :]]
+    # training cuts a source behind its beginning, a document before its end
+    return tokens[:most] if shape.source is not None else [END, *tokens[len(tokens) - most + 1 :]]
 
 
 def _chat(tokenizer: TextTokenizer, body: ChatRequest, shape: Shape) -> list[int]:
@@ -116,7 +117,7 @@ def _too_long(count: int, shape: Shape, param: str) -> ContextError:
         least = f"has {count} tokens, and the context of {context} must leave 1 for the answer"
     return ContextError(
         f"“{param}” {least}: {count} > {room_of(shape)}; shorten it, or send “truncation”: “auto” "
-        "to drop the oldest tokens.",
+        "to drop what is too much.",
         param,
     )
 
