@@ -54,6 +54,14 @@ class Modality(ABC):
     def requests(self, body: Any, shape: Shape, classes: Sequence[str], seeds: Sequence[int]) -> Requests:
         """One row a seed out of a validated request `body`; raises `UserError` for what the model cannot do."""
 
+    def rows(self, body: Any) -> int:
+        """How many rows a validated request `body` asks for."""
+        return int(body.n)
+
+    def warm(self) -> BaseModel:
+        """A small request that takes the way of all others, by which a model is warmed before it serves."""
+        return self.request()
+
     @abstractmethod
     def encode(self, output: Tensor, body: Any) -> list[bytes]:
         """The finished rows of `output` as files of `media_type`, as the request asks."""

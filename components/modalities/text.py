@@ -10,23 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from torch import Tensor
 
 from components.families.family import NOTHING, Batch, Kind, Requests, Shape
+from components.modalities.completion import CompletionRequest
 from components.modalities.modality import DRAW, Direction, Modality
+from components.modalities.prompting import to_requests
 from components.modalities.tokenizer import FILES, TextTokenizer, load_tokenizer
-
-
-class TextRequest(BaseModel):
-    """The body of OpenAI's `POST /v1/completions`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    model: str | None = None
-    prompt: str = ""
-    n: int = Field(default=1, ge=1, le=128)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
 
 
 class Text(Modality):
@@ -34,7 +25,7 @@ class Text(Modality):
 
     name: ClassVar[str] = "text"
     kind: ClassVar[Kind] = Kind.TOKENS
-    request: ClassVar[type[BaseModel]] = TextRequest
+    request: ClassVar[type[BaseModel]] = CompletionRequest
     media_type: ClassVar[str] = "text/plain; charset=utf-8"
     metrics: ClassVar[Mapping[str, Direction]] = {"bits_per_character": "lower", "perplexity": "lower"}
     assets: ClassVar[tuple[str, ...]] = FILES
@@ -76,12 +67,28 @@ class Text(Modality):
         return Batch(data=data, length=length.clamp(max=width), given=given, source=source)
 
     def requests(self, body: Any, shape: Shape, classes: Sequence[str], seeds: Sequence[int]) -> Requests:
-        """One row a seed, all with the request's prompt."""
-        seed = torch.tensor(list(seeds), dtype=torch.int64)
-        if not body.prompt:
-            return Requests(seed=seed)
-        prompt = torch.tensor([[0, *self.tokenizer.encode(body.prompt)]], dtype=torch.int64)
-        return Requests(seed=seed, prompt=prompt.expand(len(seed), -1))
+        """Each prompt `n` times; see components/modalities/prompting.py."""
+        return to_requests(self.tokenizer, body, shape, seeds)
+
+    def rows(self, body: Any) -> int:
+        """`n` for each prompt; a chat is one prompt."""
+        prompts = len(body.prompt) if isinstance(body, CompletionRequest) else 1
+        return prompts * (body.n or 1)
+
+    def warm(self) -> BaseModel:
+        """A short prompt and all ways of sampling, cut where the context is short."""
+        return CompletionRequest(
+            prompt=["Once"],
+            max_tokens=4,
+            truncation="auto",
+            temperature=0.8,
+            top_k=5,
+            top_p=0.9,
+            min_p=0.01,
+            repetition_penalty=1.1,
+            frequency_penalty=0.1,
+            seed=0,
+        )
 
     def encode(self, output: Tensor, body: Any) -> list[bytes]:
         """The text of each row as UTF-8."""

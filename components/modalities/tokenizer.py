@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,15 @@ TEMPLATE = (
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|stop|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+LONG = 2000
+"""Characters from which a text is encoded as many are: that lets other threads go on."""
 FILES = ("tokenizer.json", "tokenizer_config.json")
 """The files of a tokenizer, named and written as Hugging Face's `transformers` reads them."""
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTES = {chr(byte): byte for byte in PRINTABLE} | {
+    chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(PRINTABLE)))
+}
+"""The byte of each character of a byte-level token: GPT-2 writes bytes that are not printable as others."""
 MARK = "\ue000{}\ue001"
 """Stands for a message's content while the template is rendered, so that no content can pass as a special token."""
 
@@ -59,6 +67,8 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, none of them special."""
+        if len(text) > LONG:
+            return self.encode_all([text])[0]
         return list(self.core.encode(text, add_special_tokens=False).ids)
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
@@ -102,11 +112,23 @@ class TextTokenizer:
 
     def _special(self, text: str) -> list[int]:
         """The tokens of the template's own text, special ones included."""
-        self.core.encode_special_tokens = False
-        try:
-            return list(self.core.encode(text, add_special_tokens=False).ids)
-        finally:
-            self.core.encode_special_tokens = True
+        return list(self._template_core.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def _template_core(self) -> Tokenizer:
+        """The same tokenizer, but it reads special tokens; one of its own, because threads share the other."""
+        return Tokenizer.from_str(self.core.to_str())
+
+    def bytes_of(self, token: int) -> bytes:
+        """What a token stands for: UTF-8, or a part of a character where tokens are bytes."""
+        name = str(self.core.id_to_token(token))
+        if token in self._specials or not isinstance(self.core.decoder, decoders.ByteLevel):
+            return name.encode("utf-8")
+        return bytes(BYTES[character] for character in name)
+
+    @cached_property
+    def _specials(self) -> frozenset[int]:
+        return frozenset(self.core.get_added_tokens_decoder())
 
     def save(self, folder: Path) -> None:
         """Write the files into `folder`, each at once."""

@@ -40,12 +40,12 @@ class Loaded:
     engine: Engine
 
     def requests(self, body: Any) -> tuple[Requests, int]:
-        """One row a picture and the seed of the first; picture i has seed + i, so it can be asked for alone.
+        """The rows and the seed of the first; row i has seed + i, so it can be asked for alone.
 
         Raises `UserError` for what the model cannot do.
         """
         seed = secrets.randbelow(SEEDS) if body.seed is None else int(body.seed)
-        seeds = [(seed + place) % 2**63 for place in range(body.n)]
+        seeds = [(seed + place) % 2**63 for place in range(self.model.modality.rows(body))]
         about = self.model.about
         return self.model.modality.requests(body, self.model.shape, about.classes, seeds), seed
 
@@ -82,10 +82,10 @@ def open_catalog(served: Sequence[Served], settings: Settings) -> Catalog:
 
 
 def open_version(served: Served, settings: Settings) -> Loaded:
-    """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and draw once to warm it."""
+    """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and generate once to warm it."""
     model = load(_folder(served, settings))
     loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1))
-    loaded.generate(model.modality.request())
+    loaded.generate(model.modality.warm())
     return loaded
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 
@@ -21,31 +23,80 @@ class Answer:
     seed: int
 
 
-def models(url: str) -> list[dict[str, Any]]:
+Listed: TypeAlias = dict[str, Any]
+"""A model as `/v1/models` lists it."""
+PATIENCE = 300.0
+"""Seconds that an answer may take."""
+
+
+def models(url: str) -> list[Listed]:
     """The models that the server lists; nothing if it does not answer or serves none yet."""
     try:
         reply = httpx.get(f"{url}/v1/models", timeout=10)
-        listed: list[dict[str, Any]] = reply.json()["data"] if reply.status_code == 200 else []
+        listed: list[Listed] = reply.json()["data"] if reply.status_code == 200 else []
     except (httpx.HTTPError, ValueError, KeyError):
         return []
     return listed
 
 
+def served(url: str, product: str) -> Listed | None:
+    """`product` as the server lists it, or None."""
+    return next((model for model in models(url) if model["id"] == product), None)
+
+
 def serves(url: str, product: str) -> int | None:
     """The version of `product` that the server serves, or None."""
-    return next((int(model["version"]) for model in models(url) if model["id"] == product), None)
+    found = served(url, product)
+    return None if found is None else int(found["version"])
 
 
 def ask(url: str, body: Mapping[str, Any]) -> Answer:
     """The pictures of one request; `UserError` for what the server refuses, `FailedError` if it fails."""
     try:
-        reply = httpx.post(f"{url}/v1/images/generations", json=dict(body), timeout=300)
+        reply = httpx.post(f"{url}/v1/images/generations", json=dict(body), timeout=PATIENCE)
     except httpx.HTTPError as error:
-        raise FailedError(f"The server at {url} does not answer ({error}); look at its log.") from error
+        raise _silent(url, error) from error
+    content = answer(reply)
+    files = [b64decode(item["b64_json"]) for item in content["data"]]
+    return Answer(files, int(reply.headers["x-genloom-version"]), int(reply.headers["x-genloom-seed"]))
+
+
+def answer(reply: httpx.Response) -> dict[str, Any]:
+    """The content of an answer; `UserError` for what the server refused, `FailedError` if it failed."""
     if reply.status_code != 200:
         raise (UserError if reply.status_code < 500 else FailedError)(_message(reply))
-    files = [b64decode(item["b64_json"]) for item in reply.json()["data"]]
-    return Answer(files, int(reply.headers["x-genloom-version"]), int(reply.headers["x-genloom-seed"]))
+    return dict(reply.json())
+
+
+@contextmanager
+def stream(url: str, route: str, body: Mapping[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
+    """The events of a streamed answer as they come; leaving the context ends it. Raises as `answer` does."""
+    try:
+        with httpx.stream("POST", f"{url}{route}", json=dict(body), timeout=PATIENCE) as reply:
+            if reply.status_code != 200:
+                reply.read()
+                answer(reply)
+            yield _events(reply)
+    except httpx.HTTPError as error:
+        raise _silent(url, error) from error
+
+
+def _events(reply: httpx.Response) -> Iterator[dict[str, Any]]:
+    """Raises `FailedError` for an error event, and for a stream that ends before `[DONE]`."""
+    for line in reply.iter_lines():
+        data = line.removeprefix("data: ")
+        if data == "[DONE]":
+            return
+        if line:
+            event: dict[str, Any] = json.loads(data)
+            if "error" in event:
+                raise FailedError(str(event["error"]["message"]))
+            yield event
+    raise FailedError("The server ended the answer before it was whole; look at its log and ask again.")
+
+
+def _silent(url: str, error: httpx.HTTPError) -> FailedError:
+    return FailedError(f"The server at {url} does not answer ({error}); look at its log.")
 
 
 def _message(reply: httpx.Response) -> str:

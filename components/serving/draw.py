@@ -1,7 +1,4 @@
-"""Pictures for the command line: by the running server if it serves the version, else by a model loaded here.
-
-Both ways compute at the model's width with the same number of threads, so the same seed draws the same bits.
-"""
+"""Pictures for the command line: by the running server, or by a model loaded here."""
 
 from __future__ import annotations
 
@@ -20,10 +17,10 @@ from pydantic import ValidationError
 
 from components.errors import UserError
 from components.modalities.image import ImageRequest, grid
-from components.serving import client, server
-from components.serving.catalog import SEEDS, Served, open_version
+from components.serving import client
+from components.serving.catalog import SEEDS
+from components.serving.place import Place
 from components.serving.routes.errors import sentence
-from components.settings import Settings
 
 AT_ONCE = 128
 """Pictures of one request."""
@@ -61,29 +58,17 @@ def check_target(path: Path) -> Target:
     return Target(path, folder)
 
 
-def draw(
-    settings: Settings, product: str, number: int, seed: int | None, size: str, which: str | None
-) -> Drawing:
-    """Draw `number` pictures; `which` is a version's number or alias, or None for the one that is served.
-
-    Raises `UserError` for a version, size or seed that cannot be.
-    """
+def draw(place: Place, number: int, seed: int | None, size: str) -> Drawing:
+    """Draw `number` pictures. Raises `UserError` for a size or a seed that cannot be."""
     first = secrets.randbelow(SEEDS) if seed is None else seed
-    bodies = [_body(product, *part, size) for part in _parts(number, first)]
-    running = server.find(settings)
-    served = client.serves(running.url, product) if running else None
-    if running is not None and served is not None and which is None:
-        return _by_server(running.url, product, bodies, first)
-    from components.promotion.registry import Registry
-
-    registry = Registry(settings)
-    version = registry.version(product, which or "champion")
-    if running is not None and served == version.number:
-        return _by_server(running.url, product, bodies, first)
-    loaded = open_version(Served(product, version.number, registry.fetch(version), 0), settings)
-    files = [file for body in bodies for file in loaded.generate(body)[0]]
-    loaded.engine.close()
-    return Drawing(product, files, version.number, first, "loaded here")
+    bodies = [_body(place.product, *part, size) for part in _parts(number, first)]
+    if place.loaded is not None:
+        files = [file for body in bodies for file in place.loaded.generate(body)[0]]
+        return Drawing(place.product, files, place.version, first, place.where)
+    assert place.url is not None
+    answers = [client.ask(place.url, body.model_dump()) for body in bodies]
+    files = [file for answer in answers for file in answer.files]
+    return Drawing(place.product, files, answers[0].version, first, place.where)
 
 
 def write(target: Target, drawing: Drawing) -> str:
@@ -102,12 +87,6 @@ def sheet(files: Sequence[bytes]) -> bytes:
     pictures = np.stack([np.atleast_3d(np.asarray(Image.open(io.BytesIO(file)))) for file in files])
     data = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(torch.float32)
     return grid(data * (2.0 / 255.0) - 1.0)
-
-
-def _by_server(url: str, product: str, bodies: Sequence[ImageRequest], seed: int) -> Drawing:
-    answers = [client.ask(url, body.model_dump()) for body in bodies]
-    files = [file for answer in answers for file in answer.files]
-    return Drawing(product, files, answers[0].version, seed, f"by the server at {url}")
 
 
 def _parts(number: int, seed: int) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """The engine: one thread that computes a model's rows together and lets requests come and go between steps.
 
 A new row enters as soon as a place is free, a finished one leaves at once, and nothing waits for a batch to
-fill. The width is fixed, so a row's bits depend on its own request, not on its neighbours.
+fill. The width is fixed, so a row's bits depend on its own request, not on its neighbours. Who listens to a
+request hears of its rows of tokens after each step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from components.artifact import Model
 from components.errors import FailedError
 from components.families.family import Requests, select
 from components.families.sampling import Slots
+from components.serving.listening import Listener, Span, progress, read
 
 log = logging.getLogger(__name__)
 SICK = 3
@@ -35,6 +37,7 @@ class Job:
 
     requests: Requests
     left: int
+    listen: Listener | None = None
     entered: int = 0
     output: Tensor | None = None
     future: Future[Tensor] = field(default_factory=Future)
@@ -57,23 +60,25 @@ class Engine:
         self._change = Condition()
         self._jobs: deque[Job] = deque()
         self._places: list[tuple[Job, int] | None] = [None] * self.width
+        self._heard = [0] * self.width
         self._slots: Slots | None = None
         self._failures = 0
         self._closing = False
         self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
         self._thread.start()
 
-    def submit(self, requests: Requests) -> Future[Tensor]:
+    def submit(self, requests: Requests, listen: Listener | None = None) -> Future[Tensor]:
         """The finished outputs [N,…] on the CPU, in the order of `requests`; cancelling frees their places.
 
-        Raises `QueueFullError` if not all rows find room in the queue, `FailedError` after `close`.
+        `listen` hears of every row of tokens as it grows, on the engine's thread, and may end it; if it raises,
+        the request fails. Raises `QueueFullError` if not all rows find room in the queue, `FailedError` after `close`.
         """
         with self._change:
             if self._closing:
                 raise FailedError("The engine is closed; ask again when the server is back.")
             if self.waiting + len(requests) > self.queue:
                 raise QueueFullError
-            job = Job(requests, left=len(requests))
+            job = Job(requests, left=len(requests), listen=listen)
             self._jobs.append(job)
             self._change.notify()
         return job.future
@@ -83,6 +88,11 @@ class Engine:
         """Rows that have no place yet."""
         with self._change:
             return sum(job.waiting for job in self._jobs)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row is computed or waits."""
+        return bool(any(self._places) or self.waiting)
 
     @property
     def healthy(self) -> bool:
@@ -104,8 +114,8 @@ class Engine:
                 self._step()
             except Exception as error:
                 log.exception("a step of %s failed", self.model.about.product)
-                self._fail(self._running(), _told(error))
                 self._slots = None
+                self._fail(self._running(), _told(error))
                 self._failures += 1
         self._fail({*self._running(), *self._jobs}, FailedError("The engine was closed; ask again."))
         torch.set_num_threads(before)
@@ -156,12 +166,16 @@ class Engine:
             self._slots = Slots(self.model.family, self.model.networks, self.width, first)
         self._slots.admit(places, select(job.requests, slice(rows.start, rows.stop)))
         for place, row in zip(places, rows, strict=True):
-            self._places[place] = (job, row)
+            self._places[place], self._heard[place] = (job, row), 0
 
     def _collect(self, slots: Slots) -> None:
-        """Copy what is finished to its job and free its place."""
+        """Tell the listeners, copy what is finished to its job and free its place."""
+        length, done, finish = progress(slots.state)
+        ended = self._tell(slots, length, finish)
+        if ended:
+            slots.clear(ended)
         finished = [
-            place for place, done in enumerate(slots.state.done.tolist()) if done and self._places[place]
+            place for place, taken in enumerate(self._places) if taken and (done[place] or place in ended)
         ]
         if not finished:
             return
@@ -179,12 +193,37 @@ class Engine:
                 job.future.set_result(job.output)
         self._failures = 0
 
+    def _tell(self, slots: Slots, length: list[int], finish: list[int]) -> list[int]:
+        """Tell the listeners what their rows gained; the places of those that want no more."""
+        spans: list[Span] = []
+        jobs: list[Job] = []
+        for place, taken in enumerate(self._places):
+            heard = self._heard[place]
+            if taken and taken[0].listen and (length[place] > heard or finish[place]):
+                spans.append(Span(place, taken[1], heard, length[place], finish[place]))
+                jobs.append(taken[0])
+                self._heard[place] = length[place]
+        ended: list[int] = []
+        news = read(slots.state, spans, [job.requests for job in jobs]) if spans else []
+        for span, job, item in zip(spans, jobs, news, strict=True):
+            try:
+                if self._places[span.place] and job.listen and job.listen(item):
+                    ended.append(span.place)
+            except Exception as error:
+                log.exception("who listened to a request to %s failed", self.model.about.product)
+                self._fail({job}, _told(error))
+        return ended
+
     def _running(self) -> set[Job]:
         return {taken[0] for taken in self._places if taken}
 
     def _fail(self, jobs: set[Job], error: FailedError) -> None:
         """Free the places of `jobs` and tell those who wait for them."""
-        self._places = [None if taken and taken[0] in jobs else taken for taken in self._places]
+        freed = [place for place, taken in enumerate(self._places) if taken and taken[0] in jobs]
+        if freed and self._slots is not None:
+            self._slots.clear(freed)
+        for place in freed:
+            self._places[place] = None
         with self._change:
             self._jobs = deque(job for job in self._jobs if job not in jobs)
         for job in jobs:

@@ -1,28 +1,50 @@
-"""`genloom generate`: pictures by the running server, or by the champion loaded here."""
+"""`genloom generate`: pictures or text, by the running server or by the champion loaded here."""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.errors import UserError
+from flows.commands.show import AsJson
+
+if TYPE_CHECKING:
+    from components.serving.place import Place
+
 Product = Annotated[str, typer.Argument(help="A product of params.yaml.", show_default=False)]
-Count = Annotated[int, typer.Option("-n", "--number", min=1, max=4096, help="How many pictures.")]
+Count = Annotated[
+    int | None, typer.Option("-n", "--number", min=1, max=4096, help="How many; 16 pictures, or 1 text.")
+]
 Out = Annotated[
-    Path, typer.Option("-o", "--out", help="A .png for one picture or a grid; a folder for single files.")
+    Path | None,
+    typer.Option(
+        "-o", "--out", help="A .png for one picture or a grid, a folder for single files; a file for text."
+    ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(min=0, max=2**63 - 1, help="Picture i has seed + i; the same seed draws the same."),
+    typer.Option(min=0, max=2**63 - 1, help="Picture or text i has seed + i; the same seed gives the same."),
 ]
-Size = Annotated[str, typer.Option(help="Such as 64x64: a whole multiple of the model's own size.")]
+Size = Annotated[
+    str | None, typer.Option(help="Of pictures, such as 64x64: a whole multiple of the model's own size.")
+]
 Which = Annotated[
     str | None,
     typer.Option(
         "--version", help="A number, champion or challenger; by default what is served, or the champion."
     ),
 ]
+Prompt = Annotated[str | None, typer.Option(help="The text that the model continues, or turns into another.")]
+Temperature = Annotated[
+    float | None, typer.Option(help="Of text: 0 always takes the likeliest token, 1 draws as the model says.")
+]
+TopP = Annotated[float | None, typer.Option(help="Of text: draw from the likeliest tokens of this share.")]
+Tokens = Annotated[int | None, typer.Option(min=1, help="Of text: at most so many new tokens.")]
+Stops = Annotated[list[str] | None, typer.Option("--stop", help="Of text: end before this; may be repeated.")]
 
 
 def attach(app: typer.Typer) -> None:
@@ -32,19 +54,86 @@ def attach(app: typer.Typer) -> None:
 
 def generate(
     product: Product,
-    number: Count = 16,
-    out: Out = Path("out.png"),
+    number: Count = None,
+    out: Out = None,
     seed: Seed = None,
-    size: Size = "auto",
+    size: Size = None,
     version: Which = None,
+    prompt: Prompt = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    max_tokens: Tokens = None,
+    stop: Stops = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw with a product's model and write PNG files."""
+    """Draw with a product's model and write PNG files, or write with it to the terminal as the text comes."""
     from components.project import open_project
-    from components.serving import draw
+    from components.serving.place import locate
 
     project = open_project()
     project.product(product)
+    text = {
+        "prompt": prompt,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_tokens": max_tokens,
+        "stop": stop,
+    }
+    with locate(project.settings, product, version) as place:
+        if place.modality == "text":
+            if size is not None:
+                raise UserError(f"{product} writes text, which has no size; leave --size out.")
+            _write(place, {**text, "n": number or 1}, seed, out, as_json)
+        else:
+            given = [name for name, value in text.items() if value]
+            if given or as_json:
+                option = (given or ["json"])[0].replace("_", "-")
+                raise UserError(f"{product} draws pictures, without --{option}; leave it out.")
+            _draw(place, number or 16, seed, size or "auto", out or Path("out.png"))
+
+
+def _draw(place: Place, number: int, seed: int | None, size: str, out: Path) -> None:
+    from components.serving import draw
+
     target = draw.check_target(out)
-    drawn = draw.draw(project.settings, product, number, seed, size, version)
+    drawn = draw.draw(place, number, seed, size)
     written = draw.write(target, drawn)
-    typer.echo(f"{product}/{drawn.version} drew {written} with seed {drawn.seed}, {drawn.where}.")
+    typer.echo(f"{place.product}/{drawn.version} drew {written} with seed {drawn.seed}, {drawn.where}.")
+
+
+def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | None, as_json: bool) -> None:
+    import secrets
+
+    from components.serving import speak
+
+    first = secrets.randbelow(2**52) if seed is None else seed
+    stream = open_file(out)
+    try:
+        body = speak.body_of({"model": place.product, "seed": first, **asked})
+        if as_json:
+            print(json.dumps(speak.whole(place, body), ensure_ascii=False, indent=2), file=stream)
+        elif asked["n"] == 1:
+            for piece in speak.speak(place, body):
+                print(piece.text, end="", file=stream, flush=True)
+            print(file=stream)
+        else:
+            said = [""] * asked["n"]
+            for piece in speak.speak(place, body):
+                said[piece.row] += piece.text
+            for row, text in enumerate(said):
+                print(f"── {first + row} ──\n{text}\n", file=stream)
+    finally:
+        if out is not None:
+            stream.close()
+    written = "" if out is None else f" {out}"
+    typer.echo(f"{place.product}/{place.version} wrote{written} with seed {first}, {place.where}.", err=True)
+
+
+def open_file(out: Path | None) -> Any:
+    """The file to write text to, by default the terminal. Raises `UserError` if it cannot be written."""
+    if out is None:
+        return sys.stdout
+    try:
+        return out.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); name another file with -o.") from error

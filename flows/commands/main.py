@@ -22,6 +22,7 @@ MODULES = (
     "models",
     "serve",
     "generate",
+    "chat",
     "check",
     "doctor",
 )

@@ -124,7 +124,26 @@ def _resolve(project: Project, product: str, which: str) -> Version:
 def _say(version: Version, url: str) -> None:
     typer.echo(f"{version.name} ({version.family}) is served at {url}; try")
     typer.echo(f"  curl {url}/v1/models")
-    typer.echo(f"  genloom generate {version.product} -n 16 -o out.png")
+    for line in _lines(version.product, url):
+        typer.echo(f"  {line}")
+
+
+def _lines(product: str, url: str) -> list[str]:
+    """What to try on a product, by what the server says of it."""
+    from components.serving import client
+
+    routes = (client.served(url, product) or {}).get("routes", [])
+    if "/v1/completions" not in routes:
+        return [f"genloom generate {product} -n 16 -o out.png"]
+    chats = "/v1/chat/completions" in routes
+    route = "/v1/chat/completions" if chats else "/v1/completions"
+    message = '"messages": [{"role": "user", "content": "Hello"}]'
+    asked = message if chats else '"prompt": "Once", "max_tokens": 64'
+    return [
+        f"""curl -N {url}{route} -H 'content-type: application/json' """
+        f"""-d '{{"model": "{product}", {asked}, "stream": true}}'""",
+        f"genloom chat {product}" if chats else f'genloom generate {product} --prompt "Once"',
+    ]
 
 
 def _stop(settings: Settings) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from components.modalities.completion import ChatRequest, CompletionRequest
 from components.modalities.image import ImageRequest
 from components.serving.catalog import Catalog
-from components.serving.routes import health, images, models
+from components.serving.routes import chat, completions, health, images, models
 from components.serving.routes.errors import answer, install
 
+BODIES: Mapping[str, type[BaseModel]] = {
+    "/v1/images/generations": ImageRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
+}
+"""What each route takes."""
 LARGEST_BODY = 2**20
 """Bytes of a request's body."""
 
@@ -32,8 +40,8 @@ def create_app(catalog: Catalog) -> FastAPI:
     app = FastAPI(
         title="Genloom", version=version("genloom"), docs_url=None, redoc_url=None, lifespan=lifespan
     )
-    install(app, ImageRequest)
-    for part in (models, images, health):
+    install(app, BODIES)
+    for part in (models, images, completions, chat, health):
         app.include_router(part.router(catalog))
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestName)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from components.errors import FailedError, UserError, shortened, unknown
+from components.modalities.completion import ContextError
 from components.serving.engine import QueueFullError
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,14 @@ def answer(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """An error as OpenAI's clients read it."""
+    return JSONResponse(content(status, message, code, param), status, headers=dict(headers or {}))
+
+
+def content(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """The object that an error is; its `type` says whose fault it is."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     field = None if param is None else shortened(_writable(param))
-    content = {"error": {"message": _writable(message), "type": kind, "param": field, "code": code}}
-    return JSONResponse(content, status_code=status, headers=dict(headers or {}))
+    return {"error": {"message": _writable(message), "type": kind, "param": field, "code": code}}
 
 
 def _writable(text: str) -> str:
@@ -44,24 +49,26 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def install(app: FastAPI, body: type[BaseModel]) -> None:
-    """Answer every exception of `app` in OpenAI's shape; `body` names the fields that a request may have."""
+def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
+    """Answer every exception of `app` in OpenAI's shape; `bodies` are what each path takes."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
-        return respond(request, error, body)
+        return respond(request, error, bodies)
 
     for kind in (RequestValidationError, UserError, QueueFullError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)
 
 
-def respond(request: Request, error: Exception, body: type[BaseModel]) -> JSONResponse:
+def respond(request: Request, error: Exception, bodies: Mapping[str, type[BaseModel]]) -> JSONResponse:
     """The answer to a request that ended with `error`; what is not foreseen is logged and told as such."""
     match error:
         case RequestValidationError():
-            message, param = sentence(error.errors()[0], body)
+            message, param = sentence(error.errors()[0], bodies[request.url.path])
             return answer(400, message, "invalid_request", param)
         case UnknownModelError():
             return answer(404, str(error), "model_not_found", "model")
+        case ContextError():
+            return answer(400, str(error), "context_length_exceeded", error.param)
         case FailedError():
             return answer(500, str(error), "generation_failed")
         case UserError():
@@ -77,9 +84,11 @@ def respond(request: Request, error: Exception, body: type[BaseModel]) -> JSONRe
 
 def _http(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
-        return f"There is nothing at {request.url.path}; see /v1/models and /v1/images/generations."
+        return f"There is nothing at {request.url.path}; see /v1/models, whose models name their routes."
     if error.status_code == 405:
         return f"{request.url.path} does not take {request.method}; see the documentation of the routes."
+    if isinstance(error.__cause__, UnicodeDecodeError):
+        return f"The body is not valid UTF-8, at byte {error.__cause__.start}; encode it so."
     return f"{error.detail}."
 
 
@@ -92,9 +101,15 @@ def sentence(error: Mapping[str, Any], body: type[BaseModel]) -> tuple[str, str 
     if not where and kind == "string_unicode":
         field = str(error["input"])
         return f"The field “{shortened(field)}” has half a character in its name; leave it out.", field
+    if not where and kind == "wrong":
+        return f"{error['msg']}.", None
     if not where:
         return "The body must be a JSON object, sent with the header content-type: application/json.", None
     param = ".".join(where)
+    if kind == "missing":
+        return f"The field “{param}” is missing; add it.", param
+    if kind == "extra_forbidden" and len(where) > 1:
+        return f"There is no field “{shortened(param)}”; leave it out.", param
     if kind == "extra_forbidden":
         return str(unknown("field", param, body.model_fields)), param
     value, message = json.dumps(error["input"], ensure_ascii=False, default=str), str(error["msg"])

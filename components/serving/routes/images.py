@@ -14,7 +14,7 @@ from torch import Tensor
 
 from components.modalities.image import ImageRequest
 from components.serving.catalog import Catalog, Loaded
-from components.serving.routes.models import find
+from components.serving.routes.models import find, headers
 
 
 def router(catalog: Catalog) -> APIRouter:
@@ -24,7 +24,7 @@ def router(catalog: Catalog) -> APIRouter:
     @routes.post("/v1/images/generations")
     async def generate(body: ImageRequest) -> JSONResponse:
         """Draw `n` pictures; picture i has the seed of the request + i."""
-        loaded = find(catalog, body.model)
+        loaded = find(catalog, body.model, "image")
         requests, seed = loaded.requests(body)
         output = await asyncio.wrap_future(loaded.engine.submit(requests))
         files = [file async for file in encoded(loaded, output, body)]
@@ -44,13 +44,3 @@ async def encoded(loaded: Loaded, output: Tensor, body: ImageRequest) -> AsyncIt
     for first in range(0, len(output), width):
         for file in await asyncio.to_thread(loaded.encode, output[first : first + width], body):
             yield file
-
-
-def headers(loaded: Loaded, seed: int) -> dict[str, str]:
-    """What is needed to draw the same again, bit for bit."""
-    return {
-        "x-genloom-model": loaded.served.product,
-        "x-genloom-version": str(loaded.served.version),
-        "x-genloom-width": str(loaded.engine.width),
-        "x-genloom-seed": str(seed),
-    }

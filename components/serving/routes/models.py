@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from components.errors import unknown
+from components.errors import UserError, unknown
+from components.modalities.text import Text
 from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.errors import UnknownModelError
 
@@ -26,16 +27,45 @@ def router(catalog: Catalog) -> APIRouter:
     return routes
 
 
-def find(catalog: Catalog, name: str | None) -> Loaded:
-    """The model that a request names; without a name, the only one. Raises `UnknownModelError`."""
+def find(catalog: Catalog, name: str | None, modality: str | None = None) -> Loaded:
+    """The model that a request names; without a name, the only one of the modality.
+
+    Raises `UnknownModelError`, and `UserError` where the model is of another modality than the route.
+    """
     known = catalog.loaded
     if name is None:
-        if len(known) != 1:
+        fitting = {
+            own: loaded for own, loaded in known.items() if modality in (None, loaded.model.about.modality)
+        } or known
+        if len(fitting) != 1:
             raise UnknownModelError(f"Set “model” to one of the models that are served: {', '.join(known)}.")
-        return next(iter(known.values()))
+        name = next(iter(fitting))
     if name not in known:
         raise UnknownModelError(str(unknown("model", name, known)))
-    return known[name]
+    found = known[name]
+    if modality not in (None, found.model.about.modality):
+        made, where = found.model.about.modality, " or ".join(routes_of(found))
+        raise UserError(f"The model “{name}” makes {made}; ask it at {where}.")
+    return found
+
+
+def routes_of(loaded: Loaded) -> list[str]:
+    """The routes that a model answers at; a chat needs a template, or a model of pairs."""
+    modality = loaded.model.modality
+    if not isinstance(modality, Text):
+        return ["/v1/images/generations"]
+    chats = modality.tokenizer.template is not None or loaded.model.shape.source is not None
+    return ["/v1/completions", *(["/v1/chat/completions"] if chats else [])]
+
+
+def headers(loaded: Loaded, seed: int) -> dict[str, str]:
+    """What is needed to generate the same again, bit for bit."""
+    return {
+        "x-genloom-model": loaded.served.product,
+        "x-genloom-version": str(loaded.served.version),
+        "x-genloom-width": str(loaded.engine.width),
+        "x-genloom-seed": str(seed),
+    }
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:
@@ -50,6 +80,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "family": type(model.family).__module__.rpartition(".")[2],
         "modality": model.about.modality,
         "shape": list(model.shape.data),
+        "routes": routes_of(loaded),
         "dataset": model.about.dataset,
         "licence": model.about.licence,
         "run": model.about.run,

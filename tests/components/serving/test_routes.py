@@ -68,7 +68,7 @@ def test_the_pictures_are_those_of_the_model(client: TestClient, folder: Path) -
 
     answer = client.post(URL, json={"n": 5, "seed": 11})
     output = load(folder).sample(Requests(seed=torch.arange(11, 16)))
-    assert pngs(answer) == ImageModality().encode(output, ImageRequest())
+    assert pngs(answer) == ImageModality(None).encode(output, ImageRequest())
 
 
 def test_picture_i_has_seed_plus_i(client: TestClient) -> None:

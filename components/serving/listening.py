@@ -1,0 +1,79 @@
+"""What rows of tokens gained in a step, read from the state at one stroke, for those who listen to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from components.families.family import Requests, State
+
+RUNNING, ENDED, FULL = 0, 1, 2
+"""What a row's `finish` says: it goes on, the end token was drawn, max_tokens are out or the context is full."""
+
+
+@dataclass(frozen=True)
+class News:
+    """The new `tokens` of the request's row `row`, and whether they were its last ones (`finish`).
+
+    `logprobs` has one number a token where the request asks for them, in nats, of the model's own distribution;
+    `top` are the likeliest tokens of each place with theirs.
+    """
+
+    row: int
+    tokens: Sequence[int]
+    finish: int
+    logprobs: Sequence[float] = ()
+    top: Sequence[Sequence[tuple[int, float]]] = ()
+
+
+Listener: TypeAlias = Callable[[News], bool]
+"""Hears of one row after each step in which it grew or finished; True ends the row. Runs on the engine's thread."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens from `start` to `stop` of the row at `place`, which is the request's row `row`."""
+
+    place: int
+    row: int
+    start: int
+    stop: int
+    finish: int
+
+
+def progress(state: State) -> tuple[list[int], list[int], list[int]]:
+    """`length`, `done` and `finish` of every row; a family whose rows have no `finish` has full ones only."""
+    finish: Tensor | None = getattr(state, "finish", None)
+    rows = (state.length, state.done.long(), FULL * state.done.long() if finish is None else finish)
+    length, done, finished = torch.stack(rows).tolist()  # one wait for the device instead of three
+    return length, done, finished
+
+
+def read(state: Any, spans: Sequence[Span], asked: Sequence[Requests]) -> list[News]:
+    """The news of each of `spans`, whose requests are `asked`."""
+    most = max(span.stop - span.start for span in spans)
+    device = state.output.device
+    place = torch.tensor([span.place for span in spans], device=device)[:, None]
+    first = torch.tensor([span.start for span in spans], device=device)[:, None]
+    index = (first + torch.arange(most, device=device)).clamp_(max=state.output.shape[1] - 1)
+    rows: list[list[int]] = state.output[place, index].tolist()
+    return [
+        _news(state, span, row[: span.stop - span.start], requests)
+        for span, row, requests in zip(spans, rows, asked, strict=True)
+    ]
+
+
+def _news(state: Any, span: Span, tokens: list[int], requests: Requests) -> News:
+    wanted = requests.options.get("top_logprobs")
+    count = -1 if wanted is None else int(wanted[span.row])
+    if count < 0 or not tokens:
+        return News(span.row, tokens, span.finish)
+    part = slice(span.start, span.stop)
+    likely = state.top_token[span.place, part, :count].tolist()
+    values = state.top_logprob[span.place, part, :count].tolist()
+    top = [list(zip(*pair, strict=True)) for pair in zip(likely, values, strict=True)]
+    return News(span.row, tokens, span.finish, state.logprob[span.place, part].tolist(), top)

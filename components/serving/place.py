@@ -1,0 +1,59 @@
+"""Who computes what the command line asks for: the running server if it serves the version, else a model loaded here.
+
+Both compute at the model's width with the same number of threads, so the same seed gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from components.serving import client, server
+from components.serving.catalog import Loaded, Served, open_version
+from components.settings import Settings
+
+
+@dataclass(frozen=True)
+class Place:
+    """A version of a product and who computes it: the server at `url`, or `loaded` in this process."""
+
+    product: str
+    version: int
+    modality: str
+    url: str | None = None
+    loaded: Loaded | None = None
+
+    @property
+    def where(self) -> str:
+        """Who computes, for a person."""
+        return "loaded here" if self.url is None else f"by the server at {self.url}"
+
+
+@contextmanager
+def locate(settings: Settings, product: str, which: str | None) -> Iterator[Place]:
+    """`which` is a version's number or alias, or None for the one that is served, else the champion.
+
+    A model that is loaded here ends with the context. Raises `UserError` for a version that cannot be.
+    """
+    running = server.find(settings)
+    served = client.served(running.url, product) if running else None
+    if running is not None and served is not None and which is None:
+        yield _by_server(running.url, product, served)
+        return
+    from components.promotion.registry import Registry
+
+    registry = Registry(settings)
+    version = registry.version(product, which or "champion")
+    if running is not None and served is not None and int(served["version"]) == version.number:
+        yield _by_server(running.url, product, served)
+        return
+    loaded = open_version(Served(product, version.number, registry.fetch(version), 0), settings)
+    try:
+        yield Place(product, version.number, loaded.model.about.modality, loaded=loaded)
+    finally:
+        loaded.engine.close()
+
+
+def _by_server(url: str, product: str, served: client.Listed) -> Place:
+    return Place(product, int(served["version"]), str(served["modality"]), url=url)

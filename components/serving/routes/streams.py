@@ -1,0 +1,180 @@
+"""What the routes of text share: an answer whole or as server-sent events, worded by each route's `Form`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+from torch import Tensor
+
+from components.errors import FailedError
+from components.modalities.completion import TextBody
+from components.serving.catalog import Loaded
+from components.serving.routes.errors import content
+from components.serving.routes.models import headers
+from components.serving.writing import Answer, Piece, prepare
+
+T = TypeVar("T")
+Choice: TypeAlias = dict[str, Any]
+SMALL = 2000
+"""Characters or tokens that are worked on beside the other requests; more of them go to a thread."""
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a route words an answer: the names of its objects, a whole choice, the choices of a stream's pieces.
+
+    `opening` words what stands before a row's first piece: the prompt where it is to be repeated.
+    """
+
+    prefix: str
+    whole: str
+    chunk: str
+    choice: Callable[[Piece], Choice]
+    deltas: Callable[[Piece], Sequence[Choice]]
+    opening: Callable[[Piece], Sequence[Choice]]
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events whose computation ends with them, also where the client leaves before."""
+
+    def __init__(
+        self, events: AsyncIterator[bytes], work: Future[Tensor], headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self.work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; afterwards nothing is computed for them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.work.cancel()
+
+
+async def respond(loaded: Loaded, body: TextBody, form: Form) -> Response:
+    """The answer to `body`, whole or streamed. A client that leaves frees its rows."""
+    answer = await _aside(_size(body), lambda: prepare(loaded, body))
+    envelope = {
+        "id": f"{form.prefix}-{uuid.uuid4().hex}",
+        "object": form.chunk if body.stream else form.whole,
+        "created": int(time.time()),
+        "model": loaded.served.product,
+        "system_fingerprint": f"v{loaded.served.version}-{loaded.model.digest[:12]}",
+    }
+    if body.stream:
+        return await _streamed(answer, form, envelope)
+    await asyncio.wrap_future(answer.submit())
+    tokens = sum(writer.tokens for writer in answer.writers)
+    whole = await _aside(tokens, lambda: _whole(answer, form, envelope))
+    return Response(whole, media_type="application/json", headers=headers(loaded, answer.seed))
+
+
+def _whole(answer: Answer, form: Form, envelope: Mapping[str, Any]) -> bytes:
+    pieces = [writer.result() for writer in answer.writers]
+    choices = [
+        form.choice(Piece(piece.row, echo + piece.text, piece.finish, piece.entries))
+        for piece, echo in zip(pieces, answer.echoes, strict=True)
+    ]
+    return _json({**envelope, "choices": choices, "usage": answer.usage})
+
+
+async def _streamed(answer: Answer, form: Form, envelope: Mapping[str, Any]) -> Response:
+    """The stream, once its first piece is there: what fails before is a plain HTTP error."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+    def give(piece: Piece) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+    def over(_: Future[Tensor]) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and who waited with it
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    work = answer.submit(give)
+    work.add_done_callback(over)
+    try:
+        first = await queue.get()
+    except asyncio.CancelledError:
+        work.cancel()
+        raise
+    if first is None:
+        work.result()
+    events = _events(answer, form, envelope, first, queue, work)
+    kept = {"cache-control": "no-cache", **headers(answer.loaded, answer.seed)}
+    return EventStream(events, work, kept)
+
+
+async def _events(
+    answer: Answer,
+    form: Form,
+    envelope: Mapping[str, Any],
+    piece: Piece | None,
+    queue: asyncio.Queue[Piece | None],
+    work: Future[Tensor],
+) -> AsyncIterator[bytes]:
+    usage: dict[str, Any] = {"usage": None} if answer.body.usage else {}
+
+    def chunk(choices: Sequence[Choice]) -> bytes:
+        return b"".join(_event({**envelope, "choices": [choice], **usage}) for choice in choices)
+
+    for row, echo in enumerate(answer.echoes):
+        if opening := form.opening(Piece(row, echo)):
+            yield chunk(opening)
+    while piece is not None:
+        ready = chunk(form.deltas(piece))
+        while not queue.empty() and (piece := queue.get_nowait()) is not None:
+            ready += chunk(form.deltas(piece))
+        yield ready
+        piece = await queue.get() if piece is not None else None
+    error = work.exception()
+    if error is not None:
+        told = str(error) if isinstance(error, FailedError) else "The server failed; its log says why."
+        yield _event(content(500, told, "generation_failed"))
+        return
+    if answer.body.usage:
+        yield _event({**envelope, "choices": [], "usage": answer.usage})
+    yield DONE
+
+
+def _event(value: Mapping[str, Any]) -> bytes:
+    return b"data: " + _json(value) + b"\n\n"
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+
+
+def _size(body: TextBody) -> int:
+    """Characters and tokens of the prompts."""
+    return sum(len(part) for part in getattr(body, "prompt", ())) + sum(
+        len(message.content) for message in getattr(body, "messages", ())
+    )
+
+
+async def _aside(size: int, work: Callable[[], T]) -> T:
+    """`work` done here where it is small, else on a thread, so that other requests go on."""
+    return await asyncio.to_thread(work) if size > SMALL else work()
+
+
+def named(token: bytes) -> str:
+    """A token as OpenAI writes it: its text, or its bytes where they are no whole character."""
+    try:
+        return token.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
+
+
+def finite(logprob: float) -> float:
+    """JSON has no infinity; OpenAI writes −9999 for what is impossible."""
+    return max(logprob, -9999.0)

@@ -1,0 +1,555 @@
+"""The routes of text over a family whose words are known, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from components.artifact import About, Model
+from components.families.family import Shape
+from components.modalities.text import Text
+from components.modalities.tokenizer import train_tokenizer
+from components.serving.catalog import Catalog, Loaded, Served, open_version
+from components.serving.engine import Engine
+from components.serving.routes.application import create_app
+from components.settings import Settings
+from tests.components.serving.parrot import Parrot
+
+COMPLETE, CHAT = "/v1/completions", "/v1/chat/completions"
+CONTEXT = 64
+HI = [{"role": "user", "content": "hi"}]
+
+
+def parrot(
+    folder: Path, name: str = "tales", chat: bool = True, source: bool = False, pause: float = 0.0
+) -> Loaded:
+    """A warm parrot that reads bytes; `source` makes it one of pairs."""
+    folder = folder / name
+    folder.mkdir()
+    tokenizer = train_tokenizer("bytes", [], 0, chat)
+    tokenizer.save(folder)
+    vocabulary = tokenizer.vocabulary
+    family = Parrot(context=CONTEXT, vocabulary=vocabulary, pause=pause)
+    shape = Shape(
+        data=(CONTEXT,),
+        vocabulary=vocabulary,
+        prompt=None if source else (CONTEXT, vocabulary),
+        source=(32,) if source else None,
+    )
+    about = About(name, f"{name}-parrot", name, "0" * 16, "CC0", "text", (), "text", "", {}, "", False, 0)
+    model = Model(family, family.networks(shape), shape, about, "d" * 64, 4, Text(folder))
+    loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
+    loaded.generate(model.modality.warm())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def catalog(artifact: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    root = tmp_path_factory.mktemp("text")
+    digits = Served("digits", 1, artifact(root / "digits-artifact"), 0)
+    return Catalog(
+        {
+            "tales": parrot(root),
+            "plain": parrot(root, "plain", chat=False),
+            "pairs": parrot(root, "pairs", chat=False, source=True),
+            "digits": open_version(digits, Settings(home=root)),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def client(catalog: Catalog) -> Iterator[TestClient]:
+    with TestClient(create_app(catalog), raise_server_exceptions=False) as client:
+        yield client
+
+
+def complete(client: TestClient, **body: Any) -> Any:
+    answer = client.post(COMPLETE, json={"model": "tales", "temperature": 0, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def chat(client: TestClient, **body: Any) -> Any:
+    answer = client.post(CHAT, json={"model": "tales", "temperature": 0, "messages": HI, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def stream(client: TestClient, url: str, **body: Any) -> list[Any]:
+    """The events of a stream, which must end as OpenAI's do."""
+    answer = client.post(url, json={"model": "tales", "temperature": 0, "stream": True, **body})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *events, done, nothing = answer.text.split("\n\n")
+    assert (done, nothing) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def texts(events: list[Any], rows: int = 1) -> list[str]:
+    said = [""] * rows
+    for event in events:
+        for choice in event["choices"]:
+            said[choice["index"]] += (
+                choice["text"] if "text" in choice else choice["delta"].get("content", "")
+            )
+    return said
+
+
+def test_a_completion_is_openai_s_object(client: TestClient) -> None:
+    answer = client.post(
+        COMPLETE, json={"model": "tales", "prompt": "abc", "temperature": 0, "max_tokens": 5, "seed": 3}
+    )
+    assert answer.headers["x-genloom-seed"] == "3"
+    assert (answer.headers["x-genloom-model"], answer.headers["x-genloom-version"]) == ("tales", "2")
+    content = answer.json()
+    assert content.pop("id").startswith("cmpl-")
+    assert abs(content.pop("created") - time.time()) < 60
+    assert content == {
+        "object": "text_completion",
+        "model": "tales",
+        "system_fingerprint": "v2-dddddddddddd",
+        "choices": [{"text": "abcab", "index": 0, "logprobs": None, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 4, "completion_tokens": 5, "total_tokens": 9},
+    }
+
+
+def test_a_chat_ends_with_its_turn(client: TestClient) -> None:
+    content = chat(client)
+    assert content.pop("id").startswith("chatcmpl-")
+    assert content["object"] == "chat.completion"
+    (choice,) = content["choices"]
+    assert choice == {
+        "index": 0,
+        "message": {"role": "assistant", "content": "hi", "refusal": None},
+        "logprobs": None,
+        "finish_reason": "stop",
+    }
+    assert content["usage"]["prompt_tokens"] == 6
+
+
+def test_a_streamed_chat_has_role_text_end_and_usage(client: TestClient) -> None:
+    events = stream(client, CHAT, messages=HI, stream_options={"include_usage": True})
+    assert {event["object"] for event in events} == {"chat.completion.chunk"}
+    assert len({event["id"] for event in events}) == 1
+    *chunks, last = events
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert deltas[-1] == {}
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert texts(chunks) == ["hi"]
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"] == chat(client)["usage"]
+    assert all("usage" not in event for event in stream(client, CHAT, messages=HI))
+
+
+def test_every_prompt_has_n_answers_in_order_and_row_i_has_seed_plus_i(client: TestClient) -> None:
+    asked = {"prompt": ["one two", "three"], "n": 3, "temperature": 1.0, "seed": 5, "max_tokens": 12}
+    content = complete(client, **asked)
+    said = [choice["text"] for choice in content["choices"]]
+    assert [choice["index"] for choice in content["choices"]] == list(range(6))
+    assert all(set(text) <= set("one two") for text in said[:3])
+    assert all(set(text) <= set("three") for text in said[3:])
+    assert content["usage"] == {"prompt_tokens": 14, "completion_tokens": 72, "total_tokens": 86}
+    single = complete(client, prompt="three", temperature=1.0, seed=9, max_tokens=12)
+    assert single["choices"][0]["text"] == said[4]
+    assert texts(stream(client, COMPLETE, **asked), 6) == said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("abc", ["abcabc"]),
+        (["abc", "x"], ["abcabc", "xxxxxx"]),
+        ([70, 71], ["bcbcbc"]),
+        ([[70, 71], [0, 72, 0]], ["bcbcbc", "d"]),
+    ],
+    ids=["text", "texts", "tokens", "lists of tokens"],
+)
+def test_a_prompt_has_four_forms(client: TestClient, prompt: Any, said: list[str]) -> None:
+    content = complete(client, prompt=prompt, max_tokens=6)
+    assert [choice["text"] for choice in content["choices"]] == said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stop", "said"),
+    [
+        ("one two ", "two", "one "),
+        ("one two ", ["wo o", "zzz"], "one t"),
+        ("aab", "ab", "a"),
+        ("aaab", ["aab"], "a"),
+        ("abab|", ["abac", "b|"], "aba"),
+        ("h€y ", "€", "h"),
+        ("xyz", ["xyzxyzxyq"], "xyzxyzxyzxyzxyzx"),
+    ],
+)
+def test_a_stop_text_ends_the_answer_and_is_never_in_it(
+    client: TestClient, prompt: str, stop: Any, said: str
+) -> None:
+    (choice,) = complete(client, prompt=prompt, stop=stop)["choices"]
+    assert choice["text"] == said
+    assert choice["finish_reason"] == ("stop" if len(said) < 16 else "length")
+    events = stream(client, COMPLETE, prompt=prompt, stop=stop)
+    assert texts(events) == [said]
+    assert events[-1]["choices"][0]["finish_reason"] == choice["finish_reason"]
+
+
+def test_a_stop_text_frees_the_row(client: TestClient) -> None:
+    content = complete(client, prompt="one two ", stop="two", max_tokens=60)
+    assert content["usage"]["completion_tokens"] == 7
+
+
+def test_a_character_is_never_cut(client: TestClient) -> None:
+    for most in range(1, 12):
+        events = stream(client, COMPLETE, prompt="a€世🌍", max_tokens=most)
+        (said,) = texts(events)
+        assert "a€世🌍".startswith(said)
+        assert said == complete(client, prompt="a€世🌍", max_tokens=most)["choices"][0]["text"]
+    assert said == "a€世🌍"
+    assert all("\ufffd" not in choice["text"] for event in events for choice in event["choices"])
+
+
+def test_bytes_that_are_no_character_are_shown_as_such(client: TestClient) -> None:
+    broken = [70, 150, 71]
+    assert complete(client, prompt=broken, max_tokens=3)["choices"][0]["text"] == "b\ufffdc"
+
+
+def test_log_probabilities_of_a_completion(client: TestClient) -> None:
+    (choice,) = complete(client, prompt="a€", max_tokens=4, logprobs=2)["choices"]
+    found = choice["logprobs"]
+    assert found["tokens"] == ["a", r"bytes:\xe2", r"bytes:\x82", r"bytes:\xac"]
+    assert found["token_logprobs"] == [-0.5] * 4
+    assert found["text_offset"] == [0, 1, 1, 1]
+    assert found["top_logprobs"][0] == {"a": -0.5, "b": -1.5}
+    assert complete(client, prompt="a", logprobs=0)["choices"][0]["logprobs"]["top_logprobs"][0] == {
+        "a": -0.5
+    }
+    events = stream(client, COMPLETE, prompt="a€", max_tokens=4, logprobs=2)
+    parts = [choice["logprobs"]["tokens"] for event in events for choice in event["choices"]]
+    assert [token for part in parts for token in part] == found["tokens"]
+
+
+def test_log_probabilities_of_a_chat(client: TestClient) -> None:
+    (choice,) = chat(client, logprobs=True, top_logprobs=1)["choices"]
+    tokens = choice["logprobs"]["content"]
+    assert [token["token"] for token in tokens] == ["<|user|>", "h", "i"]
+    h = {"token": "h", "logprob": -0.5, "bytes": [104]}
+    assert tokens[1] == {**h, "top_logprobs": [h]}
+    events = stream(client, CHAT, messages=HI, logprobs=True, top_logprobs=1)
+    streamed = [choice["logprobs"]["content"] for event in events for choice in event["choices"]]
+    assert [token for part in streamed for token in part] == tokens
+
+
+def test_tokens_of_a_stop_text_have_no_log_probability(client: TestClient) -> None:
+    (choice,) = complete(client, prompt="one two ", stop="two", logprobs=0)["choices"]
+    assert choice["logprobs"]["tokens"] == list("one ")
+
+
+def test_echo_repeats_the_prompt(client: TestClient) -> None:
+    asked = {"prompt": ["ab", "c"], "echo": True, "max_tokens": 2}
+    assert [choice["text"] for choice in complete(client, **asked)["choices"]] == ["abab", "ccc"]
+    assert texts(stream(client, COMPLETE, **asked), 2) == ["abab", "ccc"]
+
+
+def test_max_tokens_beyond_the_context_end_with_it(client: TestClient) -> None:
+    content = complete(client, prompt="a" * 60, max_tokens=1000)
+    assert content["choices"][0]["finish_reason"] == "length"
+    assert content["usage"] == {"prompt_tokens": 61, "completion_tokens": 3, "total_tokens": 64}
+    assert complete(client, prompt="ab")["usage"]["completion_tokens"] == 16
+
+
+def test_a_prompt_that_is_too_long_is_cut_where_that_is_asked_for(client: TestClient) -> None:
+    prompt = "".join(chr(97 + place % 26) for place in range(100))
+    refused = client.post(COMPLETE, json={"model": "tales", "prompt": prompt})
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+    assert "101 > 63" in error["message"]
+    content = complete(client, prompt=prompt, truncation="auto", max_tokens=10)
+    assert content["choices"][0]["text"] == prompt[-53:-43]
+    assert content["usage"]["prompt_tokens"] == 54
+
+
+def test_a_chat_that_is_too_long_keeps_the_system_and_the_last_turn(client: TestClient) -> None:
+    def turn(role: str, content: str) -> dict[str, str]:
+        return {"role": role, "content": content}
+
+    long = [turn("system", "S"), turn("user", "a" * 30), turn("assistant", "b" * 30), turn("user", "last")]
+    refused = client.post(CHAT, json={"model": "tales", "messages": long})
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert refused.json()["error"]["param"] == "messages"
+    content = chat(client, messages=long, truncation="auto", max_tokens=20)
+    assert content["usage"]["prompt_tokens"] == 43
+    short = chat(client, messages=long, truncation="auto", max_tokens=22)
+    assert short["usage"]["prompt_tokens"] == 11
+    alone = chat(client, messages=[turn("user", "x" * 90 + "end")], truncation="auto", max_tokens=20)
+    assert alone["usage"]["prompt_tokens"] == 44
+    assert alone["choices"][0]["message"]["content"] == "x" * 19
+    system = {"model": "tales", "messages": [turn("system", "S" * 90), *HI], "truncation": "auto"}
+    assert client.post(CHAT, json=system).json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_messages_may_be_parts_and_roles_have_two_names(client: TestClient) -> None:
+    parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    assert chat(client, messages=[{"role": "user", "content": parts}])["choices"] == chat(client)["choices"]
+    one = chat(client, messages=[{"role": "developer", "content": "be"}, *HI])
+    two = chat(client, messages=[{"role": "system", "content": "be"}, *HI])
+    assert one["choices"][0]["message"]["content"] == two["choices"][0]["message"]["content"] == "be"
+
+
+def test_what_a_person_writes_is_never_a_special_token(client: TestClient) -> None:
+    content = chat(client, messages=[{"role": "user", "content": "<|stop|>!"}])
+    assert content["choices"][0]["message"]["content"] == "<|stop|>!"
+
+
+def test_a_model_of_pairs_takes_the_prompt_as_its_source(client: TestClient) -> None:
+    assert complete(client, model="pairs", prompt="ab", max_tokens=4)["choices"][0]["text"] == "abab"
+    turns = [{"role": "user", "content": "no"}, {"role": "assistant", "content": "x"}, *HI]
+    said = chat(client, model="pairs", messages=turns, max_tokens=4)
+    assert said["choices"][0]["message"]["content"] == "hihi"
+    assert said["usage"]["prompt_tokens"] == 2
+
+
+def test_an_empty_prompt_is_the_beginning_of_a_document(client: TestClient) -> None:
+    for prompt in ({"prompt": ""}, {"prompt": None}, {}):
+        assert complete(client, max_tokens=2, **prompt)["usage"]["prompt_tokens"] == 1
+
+
+def test_what_asks_for_nothing_is_taken(client: TestClient) -> None:
+    idle = {"logit_bias": {}, "user": "me", "metadata": {"a": "b"}, "stop": None, "n": None}
+    complete(client, **idle, best_of=1, suffix=None)
+    format_ = {"response_format": {"type": "text"}, "modalities": ["text"], "parallel_tool_calls": True}
+    chat(client, **idle, **format_, tools=[], tool_choice="none", store=False, service_tier="auto")
+
+
+BOTH = [
+    ({"temperature": -1}, "temperature", "“temperature” is -1: input should be greater than or equal to 0"),
+    ({"temperature": "hot"}, "temperature", '“temperature” is "hot"'),
+    ({"temperature": 2.1}, "temperature", "less than or equal to 2"),
+    ({"max_tokens": 0}, "max_tokens", "“max_tokens” is 0"),
+    ({"max_tokens": 1.5}, "max_tokens", "“max_tokens” is 1.5"),
+    ({"top_p": 0}, "top_p", "“top_p” is 0"),
+    ({"presence_penalty": 3}, "presence_penalty", "“presence_penalty” is 3"),
+    ({"n": 0}, "n", "“n” is 0"),
+    ({"seed": -1}, "seed", "“seed” is -1"),
+    ({"stop": ""}, "stop", "a stop text is empty"),
+    ({"stop": ["a", ""]}, "stop", "a stop text is empty"),
+    ({"stop": list("abcde")}, "stop", "up to 4 texts"),
+    ({"stop": 5}, "stop", "“stop” is 5"),
+    ({"logit_bias": {"5": 1}}, "logit_bias", "this server does not do that; leave it out"),
+    ({"stream_options": {"include_usage": True}}, None, "“stream_options” needs “stream”: true"),
+    ({"truncation": "yes"}, "truncation", "'disabled' or 'auto'"),
+    ({"temprature": 1}, "temprature", "There is no field “temprature”; did you mean temperature"),
+]
+COMPLETIONS = [
+    ({"prompt": []}, "prompt", "there is no prompt in the list"),
+    ({"prompt": [[]]}, "prompt", "a list of tokens is empty"),
+    ({"prompt": 5}, "prompt", "“prompt” is 5: input should be a text, a list of texts"),
+    ({"prompt": ["a", 5]}, "prompt", "a list of lists of tokens"),
+    ({"prompt": [True]}, "prompt", "a list of lists of tokens"),
+    ({"prompt": [5, 261]}, None, "There is no token 261; this model's are 0 to 260."),
+    ({"prompt": [-1]}, None, "There is no token -1"),
+    ({"prompt": "a" * 63}, "prompt", "64 > 63"),
+    ({"model": "pairs", "prompt": ""}, None, "put that text into “prompt”"),
+    ({"model": "pairs", "prompt": "a" * 33}, "prompt", "33 > 32"),
+    ({"logprobs": 6}, "logprobs", "“logprobs” is 6"),
+    ({"best_of": 2}, None, "“best_of” must be “n”, which is 1"),
+    ({"echo": True, "logprobs": 1}, None, "“echo” and “logprobs”"),
+    ({"suffix": "end"}, "suffix", "this server does not do that"),
+    ({"model": "digits"}, None, "The model “digits” makes image; ask it at /v1/images/generations."),
+]
+CHATS = [
+    ({"messages": []}, "messages", "“messages” is []"),
+    ({"messages": None}, "messages", "“messages” is null"),
+    ({"messages": "hi"}, "messages", '“messages” is "hi"'),
+    ({"messages": [{"role": "pirate", "content": "hi"}]}, "messages.0.role", "system, developer, user, assistant"),
+    ({"messages": [{"role": "user", "content": ""}]}, "messages.0", "a user's message is empty"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "“messages.0.content” is null"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content", "list of parts"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content", "The field “messages.0.content” is missing"),
+    ({"messages": [{"role": "user", "content": "a" * 64}]}, "messages", "68 > 63"),
+    ({"model": "plain"}, None, "no chat template; ask it by /v1/completions"),
+    ({"top_logprobs": 2}, None, "“top_logprobs” needs “logprobs”"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "“top_logprobs” is 21"),
+    ({"logprobs": 1}, "logprobs", "“logprobs” is 1"),
+    ({"tools": [{"type": "function"}]}, "tools", "this server does not do that"),
+    ({"response_format": {"type": "json_object"}}, "response_format", "this server does not do that"),
+    ({"max_tokens": 1, "max_completion_tokens": 2}, None, "differ; send one of them"),
+]  # fmt: skip
+BAD = [
+    *((COMPLETE, {"prompt": "a", **body}, param, said) for body, param, said in [*BOTH, *COMPLETIONS]),
+    *((CHAT, {"messages": HI, **body}, param, said) for body, param, said in [*BOTH, *CHATS]),
+]
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "param", "said"), BAD, ids=[f"{url[4:8]} {str(body)[-40:]}" for url, body, _, _ in BAD]
+)
+def test_a_bad_request_gets_one_sentence(
+    client: TestClient, url: str, body: Any, param: str | None, said: str
+) -> None:
+    for stream in (False, True):
+        if "stream_options" in body and stream:
+            continue
+        answer = client.post(url, json={"model": "tales", "stream": stream, **body})
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert (error["type"], error["param"]) == ("invalid_request_error", param)
+        assert said in error["message"]
+        assert error["message"].endswith((".", "?"))
+        assert "\n" not in error["message"]
+        assert len(error["message"]) < 300
+
+
+@pytest.mark.parametrize("url", [COMPLETE, CHAT])
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        (b'"temperature": NaN', "“temperature” is NaN: input should be a finite number"),
+        (b'"temperature": Infinity', "“temperature” is Infinity"),
+        (b'"stop": "\\ud800"', "half a character"),
+        (b'"prompt": "\\ud800x", "messages": [{"role": "user", "content": "\\udc00"}]', "half a character"),
+        (b'"prompt": "\xff", "messages": [{"role": "user", "content": "\xff"}]', "not valid UTF-8, at byte"),
+        (b'"model": "\\ud800"', "\\ud800"),
+    ],
+    ids=["nan", "infinity", "stop", "surrogate", "utf-8", "model"],
+)  # fmt: skip
+def test_numbers_and_characters_that_are_none(client: TestClient, url: str, field: bytes, said: str) -> None:
+    before = b'{"prompt": "a", ' if url == COMPLETE else b'{"messages": [{"role": "user", "content": "a"}], '
+    other = b', "messages"' if url == COMPLETE else b'"prompt"'
+    if other in field:
+        parts = field.split(b', "messages"')
+        field = parts[0] if url == COMPLETE else b'"messages"' + parts[1]
+    content = before + field + b"}"
+    answer = client.post(url, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == (404 if b"model" in field else 400), answer.text
+    assert said in answer.json()["error"]["message"]
+
+
+def test_an_image_is_not_asked_of_a_text_model(client: TestClient) -> None:
+    answer = client.post("/v1/images/generations", json={"model": "tales"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == (
+        "The model “tales” makes text; ask it at /v1/completions or /v1/chat/completions."
+    )
+    assert client.post("/v1/images/generations", json={}).status_code == 200
+    nameless = client.post(COMPLETE, json={"prompt": "a"})
+    assert nameless.status_code == 404
+    assert client.post(CHAT, json={"model": "tails", "messages": HI}).status_code == 404
+    routes = {model["id"]: model["routes"] for model in client.get("/v1/models").json()["data"]}
+    assert routes["digits"] == ["/v1/images/generations"]
+    assert routes["plain"] == [COMPLETE]
+    assert routes["tales"] == [COMPLETE, CHAT]
+
+
+def test_a_step_that_breaks_is_an_http_error_before_the_first_byte_and_an_event_after_it(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(3))
+    plain = Parrot.advance
+    monkeypatch.setattr(
+        Parrot, "advance", lambda *rest: plain(*rest) if next(steps, None) is not None else 1 / 0
+    )
+    body = {"model": "tales", "prompt": "ab", "stream": True}
+    answer = client.post(COMPLETE, json=body)
+    assert answer.status_code == 200
+    *chunks, last, nothing = answer.text.split("\n\n")
+    assert len(chunks) == 3
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert (error["type"], error["code"], nothing) == ("server_error", "generation_failed", "")
+    again = client.post(COMPLETE, json=body)
+    assert again.status_code == 500
+    assert again.json()["error"]["code"] == "generation_failed"
+
+
+def test_a_full_queue_is_503_also_for_a_stream(client: TestClient, catalog: Catalog) -> None:
+    engine = catalog.loaded["plain"].engine
+    engine.queue, before = 2, engine.queue
+    answer = client.post(COMPLETE, json={"model": "plain", "n": 3, "stream": True})
+    engine.queue = before
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "queue_full"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_its_rows(tmp_path: Path, stream: bool) -> None:
+    slow = parrot(tmp_path, pause=0.01)
+    app = create_app(Catalog({"tales": slow}))
+    body = json.dumps({"prompt": "ab", "n": 8, "max_tokens": 60, "stream": stream}).encode()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": COMPLETE,
+        "raw_path": COMPLETE.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+
+    async def leave() -> float:
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+        left = asyncio.Event()
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(_: Any) -> None:
+            return None
+
+        task = asyncio.create_task(app(scope, receive, send))
+        await asyncio.sleep(0.1)
+        assert slow.engine.waiting == 4
+        began = time.monotonic()
+        if stream:
+            left.set()
+            await task
+        else:
+            task.cancel()  # Ray Serve cancels a request whose client has left
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        while slow.engine.busy:
+            await asyncio.sleep(0.005)
+        return time.monotonic() - began
+
+    assert asyncio.run(leave()) < 0.3
+    slow.engine.close()
+
+
+def test_a_long_prompt_does_not_stop_the_others(catalog: Catalog) -> None:
+    import httpx
+
+    async def both() -> float:
+        transport = httpx.ASGITransport(create_app(catalog))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            long = asyncio.create_task(
+                client.post(COMPLETE, json={"model": "tales", "prompt": "a b" * 300_000})
+            )
+            worst = 0.0
+            while not long.done():
+                began = time.monotonic()
+                await asyncio.sleep(0)
+                worst = max(worst, time.monotonic() - began)
+            assert long.result().json()["error"]["code"] == "context_length_exceeded"
+        return worst
+
+    assert asyncio.run(both()) < 0.5
+
+
+def test_torch_is_left_alone(catalog: Catalog) -> None:
+    """Seeds are the request's own: the global generator plays no part."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    loaded = catalog.loaded["tales"]
+    loaded.generate(loaded.model.modality.warm())
+    assert torch.equal(torch.get_rng_state(), before)
