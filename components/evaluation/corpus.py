@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -43,44 +43,77 @@ def columns_of(dataset: Dataset, split: Split) -> dict[str, Tensor]:
 
 
 def documents(columns: dict[str, Tensor], train: bool) -> list[Document]:
-    """The documents of a split; windows that continue each other on disk are joined, and only these.
+    """The documents of a split; windows of long ones, which lie on disk in any order, are joined where they overlap.
 
     A training row that is longer than the width T goes on in a row that begins with its tokens from T on; a
-    held-out row begins with the last tokens of the row that it continues.
+    held-out row begins with the last tokens of the row that it continues. Rows without such a partner stay alone.
     """
-    rows = [
-        row[:size] for row, size in zip(columns["tokens"].numpy(), columns["length"].tolist(), strict=True)
-    ]
-    if train:
-        streams = _tiles(rows, int(columns["width"][0]))
-    else:
-        streams = _slides(rows, (columns["length"] - columns["fresh"]).tolist())
+    sizes = columns["length"].tolist()
+    rows = [row[:size] for row, size in zip(columns["tokens"].numpy(), sizes, strict=True)]
+    width = int(columns["width"][0])
+    context = (columns["length"] - columns["fresh"]).tolist()
+    follower = _training_followers(rows, width) if train else _held_out_followers(rows, context)
+    streams = []
+    for chain in _chains(len(rows), follower):
+        if train:
+            parts = [*(rows[place][:width] for place in chain[:-1]), rows[chain[-1]]]
+        else:
+            parts = [rows[chain[0]], *(rows[place][context[place] :] for place in chain[1:])]
+        streams.append(np.concatenate(parts).astype(np.int64))
     return [document for stream in streams for document in _split(stream)]
 
 
-def _tiles(rows: Sequence[Tokens], width: int) -> list[Tokens]:
-    """Training rows, joined where the next one begins with what stands behind `width`."""
-    streams: list[list[Tokens]] = [[]]
-    for row, after in zip(rows, [*rows[1:], np.zeros(0, dtype=np.int64)], strict=True):
-        rest = row[width:]
-        goes_on = len(rest) > 0 and np.array_equal(rest, after[: len(rest)])
-        streams[-1].append(row[:width] if goes_on else row)
-        if not goes_on:
-            streams.append([])
-    return [np.concatenate(parts) for parts in streams if parts]
+def _training_followers(rows: Sequence[Tokens], width: int) -> dict[int, int]:
+    """Which row goes on in which: the last width − 1 tokens of one are the first of the other."""
+    known = _places((place, row[: width - 1]) for place, row in enumerate(rows) if len(row) >= width)
+    asking = ((place, row[width:]) for place, row in enumerate(rows) if len(row) == 2 * width - 1)
+    return dict(_paired(asking, known))
 
 
-def _slides(rows: Sequence[Tokens], context: Sequence[int]) -> list[Tokens]:
-    """Held-out rows, joined where the first `context` tokens are the last of the row before."""
-    streams: list[list[Tokens]] = []
-    before = np.zeros(0, dtype=np.int64)
-    for row, known in zip(rows, context, strict=True):
-        if known > 0 and np.array_equal(before[-known:], row[:known]):
-            streams[-1].append(row[known:])
-        else:
-            streams.append([row])
-        before = row
-    return [np.concatenate(parts) for parts in streams]
+def _held_out_followers(rows: Sequence[Tokens], context: Sequence[int]) -> dict[int, int]:
+    """Which row goes on in which: the context of one is the end of the other."""
+    found: dict[int, int] = {}
+    for size in {size for size in context if size > 1}:
+        known = _places((place, row[-size:]) for place, row in enumerate(rows) if place not in found)
+        asking = ((place, row[:size]) for place, row in enumerate(rows) if context[place] == size)
+        found |= {before: after for after, before in _paired(asking, known, -1)}
+    return found
+
+
+def _places(keys: Iterable[tuple[int, Tokens]]) -> dict[bytes, list[int]]:
+    """Where each run of tokens stands."""
+    found: dict[bytes, list[int]] = {}
+    for place, tokens in keys:
+        found.setdefault(tokens.tobytes(), []).append(place)
+    return found
+
+
+def _paired(
+    asking: Iterable[tuple[int, Tokens]], known: dict[bytes, list[int]], next_to: int = 1
+) -> Iterator[tuple[int, int]]:
+    """Each asking row with a row of the same tokens, its neighbour on disk if that is one; none is given twice."""
+    for place, tokens in asking:
+        places = known.get(tokens.tobytes(), [])
+        others = [other for other in places if other != place]
+        if others:
+            chosen = place + next_to if place + next_to in others else others[0]
+            places.remove(chosen)
+            yield place, chosen
+
+
+def _chains(rows: int, follower: Mapping[int, int]) -> Iterator[list[int]]:
+    """All rows in the order in which each goes on in its follower; a circle is cut anywhere."""
+    seen: set[int] = set()
+    followed = set(follower.values())
+    for first in [*(row for row in range(rows) if row not in followed), *range(rows)]:
+        chain: list[int] = []
+        place: int | None = first
+        while place is not None and place not in seen:
+            seen.add(place)
+            chain.append(place)
+            place = follower.get(place)
+        if chain:
+            yield chain
 
 
 def _split(stream: Tokens) -> list[Document]:

@@ -108,14 +108,12 @@ class TextMeasurement(Measurement):
         """How many characters each test row stands for, [N]; their sum is what the dataset says of the split.
 
         Without the dataset's count a character that no token stands for, or whose bytes lie in two rows, would
-        not be counted as one. Of pairs, the answers are counted.
+        not be counted as one.
         """
         assert self.test.given is not None
         rows = zip(self.test.data.numpy(), self.test.given.tolist(), self.test.length.tolist(), strict=True)
         texts = corpus.read(self.tokenizer, [row[first:last] for row, first, last in rows])
         found = torch.tensor([len(text) for text in texts], dtype=torch.float64)
-        if self.form == "pairs":
-            return found
         return found * (float(self.dataset.details["characters"]["test"]) / max(1.0, float(found.sum())))
 
     def _pairs(self, wanted: int) -> tuple[Tensor | None, list[list[str]]]:
