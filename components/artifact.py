@@ -149,6 +149,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Model:
         network.eval().requires_grad_(False).to(device)
     about = About(**manifest["about"])
     modality = modality_of(about.modality, folder)
+    modality.check(shape)
     return Model(family, networks, shape, about, manifest["digest"], manifest["width"], modality)
 
 

@@ -30,6 +30,7 @@ class Report:
 
     `metrics` are the model's, `baseline` those of a trivial model, `reference` those of real rows against
     real rows under the same protocol. The first metric is the primary one unless the product names another.
+    `facts` are numbers that have no better direction: name → column (model, baseline, real) → value.
     `pictures` are file names beside the report.
     """
 
@@ -41,6 +42,7 @@ class Report:
     metrics: Mapping[str, Metric]
     baseline: Mapping[str, Metric] = field(default_factory=dict)
     reference: Mapping[str, Metric] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     pictures: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -51,13 +53,33 @@ def comparable(one: Report, other: Report) -> bool:
 
 
 def table(report: Report) -> list[dict[str, str]]:
-    """A row for each metric: the model, the trivial model and real rows side by side, for people."""
+    """A row for each metric and fact: the model, the trivial model and real rows side by side, for people."""
     columns = {"model": report.metrics, "baseline": report.baseline, "real": report.reference}
-    return [
+    metrics = [
         {"metric": name, "better": metric.better}
-        | {column: _cell(metrics.get(name)) for column, metrics in columns.items()}
+        | {column: _cell(found.get(name)) for column, found in columns.items()}
         for name, metric in report.metrics.items()
     ]
+    facts = [
+        {"metric": name, "better": "–"}
+        | {column: f"{fact[column]:.3g}" if column in fact else "–" for column in columns}
+        for name, fact in report.facts.items()
+    ]
+    return metrics + facts
+
+
+def sentence(report: Report) -> str:
+    """What was measured on what, for people."""
+    protocol = report.protocol
+    if "tokens" in protocol:
+        return (
+            f"{protocol['tokens']:,} tokens of the test split of {report.dataset}; {protocol['samples']} samples "
+            f"beside {protocol['reference']} held-out pieces (real); in brackets, 95% intervals."
+        )
+    return (
+        f"{protocol['samples']} samples against {protocol['held_out']} rows of the test split of "
+        f"{report.dataset}; in brackets, 95% intervals; real: {protocol['reference']} training rows."
+    )
 
 
 def _cell(metric: Metric | None) -> str:

@@ -61,6 +61,7 @@ class Image(Modality):
         "coverage": "higher",
         "negative_elbo_nats": "lower",
     }
+    prefixes: ClassVar[tuple[str, ...]] = ("judge", "pca")
 
     def columns(self, table: pa.Table) -> dict[str, Tensor]:
         """`image` uint8 [N, C, H, W] and, for a dataset with classes, `label` int64 [N]."""

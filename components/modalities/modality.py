@@ -26,7 +26,8 @@ class Modality(ABC):
 
     `assets` are the files that it needs (a tokenizer): they lie in the folder of the prepared data and in that of
     the artifact. `random` says that training rows are cut or changed by chance, by the column `DRAW`; `suffix` is
-    that of the file that `picture` makes.
+    that of the file that `picture` makes; `prefixes` are what a report may put before the name of a metric (the
+    features that it was taken on).
     """
 
     name: ClassVar[str]
@@ -34,6 +35,7 @@ class Modality(ABC):
     request: ClassVar[type[BaseModel]]
     media_type: ClassVar[str]
     metrics: ClassVar[Mapping[str, Direction]]
+    prefixes: ClassVar[tuple[str, ...]] = ()
     assets: ClassVar[tuple[str, ...]] = ()
     random: ClassVar[bool] = False
     suffix: ClassVar[str] = ".png"
@@ -41,6 +43,20 @@ class Modality(ABC):
     def __init__(self, folder: Path | None) -> None:
         """`folder` holds the assets; it may be None where there are none or only the class is asked."""
         self.folder = folder
+
+    @classmethod
+    def reported(cls) -> tuple[str, ...]:
+        """Every name that a metric may have in a report of this modality."""
+        prefixed = (f"{prefix}_{name}" for prefix in cls.prefixes for name in cls.metrics)
+        return (*cls.metrics, *prefixed)
+
+    def check(self, shape: Shape) -> None:
+        """Raise `UserError` if the assets do not fit weights of this `shape`."""
+        return
+
+    def agrees(self, other: Modality) -> bool:
+        """Whether the assets of `other` read rows in the same way."""
+        return True
 
     @abstractmethod
     def columns(self, table: pa.Table) -> dict[str, Tensor]:

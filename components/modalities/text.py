@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from components.errors import UserError
 from components.families.family import NOTHING, Batch, Kind, Requests, Shape
 from components.modalities.completion import CompletionRequest
 from components.modalities.modality import DRAW, Direction, Modality
@@ -27,7 +28,22 @@ class Text(Modality):
     kind: ClassVar[Kind] = Kind.TOKENS
     request: ClassVar[type[BaseModel]] = CompletionRequest
     media_type: ClassVar[str] = "text/plain; charset=utf-8"
-    metrics: ClassVar[Mapping[str, Direction]] = {"bits_per_character": "lower", "perplexity": "lower"}
+    metrics: ClassVar[Mapping[str, Direction]] = {
+        "bits_per_character": "lower",
+        "perplexity": "lower",
+        "rouge1": "higher",
+        "rouge2": "higher",
+        "rougeL": "higher",
+        "parses": "higher",
+        "keeps_form": "higher",
+        "distinct_1": "higher",
+        "distinct_2": "higher",
+        "distinct_3": "higher",
+        "repetition": "lower",
+        "self_bleu": "lower",
+        "longest_overlap": "lower",
+        "copied": "lower",
+    }
     assets: ClassVar[tuple[str, ...]] = FILES
     random: ClassVar[bool] = True
     suffix: ClassVar[str] = ".txt"
@@ -37,6 +53,18 @@ class Text(Modality):
         """The tokenizer of the dataset or the artifact."""
         assert self.folder is not None, "text needs the folder of its tokenizer"
         return load_tokenizer(self.folder)
+
+    def check(self, shape: Shape) -> None:
+        """Raise `UserError` if the tokenizer has another number of tokens than the weights."""
+        if self.tokenizer.vocabulary != shape.vocabulary:
+            raise UserError(
+                f"The tokenizer in {self.folder} has {self.tokenizer.vocabulary} tokens and the weights have "
+                f"{shape.vocabulary}; fetch or train the model again, with its own tokenizer."
+            )
+
+    def agrees(self, other: Modality) -> bool:
+        """Whether the tokenizers are the same."""
+        return isinstance(other, Text) and self.tokenizer.core.to_str() == other.tokenizer.core.to_str()
 
     def columns(self, table: pa.Table) -> dict[str, Tensor]:
         """`tokens` int32 [N, L] padded with `NOTHING`, `length` and `fresh` [N], `source` [N, S] where there is one.
@@ -101,8 +129,13 @@ class Text(Modality):
 
     def picture(self, output: Tensor) -> bytes:
         """The texts of all rows below each other, numbered."""
-        parts = [f"── {place} ──\n{text}\n" for place, text in enumerate(self.texts(output))]
-        return "\n".join(parts).encode("utf-8")
+        return numbered(self.texts(output))
+
+
+def numbered(texts: Sequence[str]) -> bytes:
+    """Texts below each other, numbered, for a person to read; UTF-8."""
+    parts = [f"── {place} ──\n{text}\n" for place, text in enumerate(texts)]
+    return "\n".join(parts).encode("utf-8")
 
 
 def _padded(column: pa.ChunkedArray, width: int) -> Tensor:

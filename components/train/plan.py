@@ -53,8 +53,7 @@ def family_of(name: str, row: RunRow) -> Family:
 def check_product(project: Project, name: str) -> None:
     """Refuse a product whose `primary` or guards name a metric that no report of its modality has."""
     product = project.product(name)
-    bare = modality_kind(project.dataset(product.dataset).modality).metrics
-    known = {*bare, *(f"{features}_{metric}" for features in ("judge", "pca") for metric in bare)}
+    known = modality_kind(project.dataset(product.dataset).modality).reported()
     for metric in [*([product.primary] if product.primary else []), *product.guards]:
         if metric not in known:
             raise UserError(f"In products.{name}: {unknown('metric', metric, known)}")

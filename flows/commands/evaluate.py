@@ -76,16 +76,12 @@ def _print(report: Report, folder: Path, as_json: bool) -> None:
     """A table for people; for programs the whole report, with the pictures' paths."""
     import dataclasses
 
-    from components.evaluation.report import table
+    from components.evaluation.report import sentence, table
 
     pictures = [str(folder / name) for name in report.pictures]
     if as_json:
         facts(dataclasses.asdict(report) | {"pictures": pictures}, True)
         return
     listing(table(report), False)
-    protocol = report.protocol
-    print(
-        f"\n{protocol['samples']} samples against {protocol['held_out']} rows of the test split of "
-        f"{report.dataset}; in brackets, 95% intervals; real: {protocol['reference']} training rows."
-    )
+    print(f"\n{sentence(report)}")
     print("\n".join(f"picture: {path}" for path in pictures))

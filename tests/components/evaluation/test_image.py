@@ -113,7 +113,7 @@ def test_metrics_are_named_by_their_features_and_directed_by_the_modality() -> N
 
 def test_eight_bit_values_are_those_that_real_rows_have() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
-    real = Image().batch({"image": levels}).data
+    real = Image(None).batch({"image": levels}).data
     assert torch.equal(eight_bit(real), real)
     assert torch.equal(eight_bit(real + 0.003), real)
     assert torch.equal(eight_bit(torch.tensor([-3.0, 3.0])), torch.tensor([-1.0, 1.0]))
