@@ -38,7 +38,7 @@ lint: .venv/installed ## ruff and the type checker
 
 check: lint test ## what must pass before a change lands
 
-bench: .venv/installed ## the benchmarks; GENLOOM_MIRROR may name a folder that holds MNIST
+bench: .venv/installed ## the benchmarks of speed, NAME=… picks some; GENLOOM_MIRROR may name a folder that holds MNIST
 	@$(BIN)/python -m tests.benchmarks bench $(NAME)
 
 bench-text: .venv/installed ## text: quality and speed beside transformers; GENLOOM_MIRROR names the folder of the data

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from components.artifact import WEIGHTS, About, Model, load, replace_folder, save
+from components.artifact import About, Model, load, replace_folder, save
 from components.data.dataset import Dataset, file_hash
 from components.errors import UserError
 from components.families.family import Family
@@ -59,8 +59,7 @@ def export_hf(artifact: Path, folder: Path) -> Path:
     draft = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         draft.mkdir(parents=True)
-        state = {key: value for key, value in model.networks["decoder"].state_dict().items()}
-        named = {name: part.contiguous() for name, part in _theirs(state, model.family)}
+        named = dict(_theirs(model.networks["decoder"].state_dict(), model.family))
         (draft / "model.safetensors").write_bytes(to_bytes(named, {"format": "pt"}))
         (draft / "config.json").write_text(json.dumps(_config(model), indent=2), encoding="utf-8")
         for name in FILES:
@@ -80,9 +79,10 @@ def _theirs(state: Mapping[str, Tensor], family: GPT) -> Iterator[tuple[str, Ten
             if f"blocks.{layer}.{ours}" not in state:
                 continue
             fused = state[f"blocks.{layer}.{ours}"]
-            parts = fused if ours == "attention.scale" else fused.split(_rows(ours, family, len(fused)))
+            sizes = _rows(ours, family, len(fused))
+            parts = fused if ours == "attention.scale" else torch.split_with_sizes(fused, sizes)
             for name, part in zip(names, parts, strict=True):
-                yield f"model.layers.{layer}.{name}", part
+                yield f"model.layers.{layer}.{name}", part.contiguous()
 
 
 def _rows(ours: str, family: GPT, every: int) -> list[int]:
@@ -134,7 +134,9 @@ def start_from_hf(folder: Path, family: Family, dataset: Dataset, cache: Path) -
     config = _read_config(folder)
     settings = settings_of(folder, config)
     if not isinstance(family, GPT):
-        raise UserError(f"{folder} is a {config['model_type']}; only runs of the family gpt can start from it.")
+        raise UserError(
+            f"{folder} is a {config['model_type']}; only runs of the family gpt can start from it."
+        )
     ours = {name: _resolved(family)[name] for name in settings}
     if ours != settings:
         wanted = ", ".join(f"{name}: {_yaml(value)}" for name, value in settings.items())
@@ -160,7 +162,8 @@ def settings_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "an output matrix of its own": not config.get("tie_word_embeddings", kind == "unknown"),
         "sliding windows": config.get("use_sliding_window", False),
         "another activation than silu": config.get("hidden_act", "silu") != "silu",
-        f"rms_norm_eps of {config.get('rms_norm_eps', EPSILON)}": config.get("rms_norm_eps", EPSILON) != EPSILON,
+        f"rms_norm_eps of {config.get('rms_norm_eps', EPSILON)}": config.get("rms_norm_eps", EPSILON)
+        != EPSILON,
         "scaled rotary positions": rope.get("rope_type", rope.get("type", "default")) != "default",
     }
     found = [name for name, there in odd.items() if there]

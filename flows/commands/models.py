@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,7 @@ def attach(app: typer.Typer) -> None:
     models.command("list")(list_models)
     models.command("show")(show_model)
     models.command("lineage")(show_lineage)
+    models.command("export")(export_model)
     app.add_typer(models, name="models")
     app.command("promote")(promote_version)
     app.command("rollback")(roll_back)
@@ -85,6 +87,23 @@ def show_model(reference: Reference, as_json: AsJson = False) -> None:
     facts({**content, "pictures": "\n".join(content["pictures"])}, False)
     print()
     listing(_beside(report), False)
+
+
+def export_model(
+    reference: Reference,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write; new or empty.")],
+    form: Annotated[str, typer.Option("--format", help="hf: a folder that transformers loads.")] = "hf",
+) -> None:
+    """Write a GPT as a folder in Hugging Face's format, with its tokenizer and chat template."""
+    from components.export import export_hf
+    from components.project import open_project
+    from components.promotion.registry import Registry
+
+    if form != "hf":
+        raise UserError(f"--format is “{form}”; there is: hf.")
+    registry = Registry(open_project().settings)
+    version = registry.named(reference)
+    print(f"Wrote {version} to {export_hf(registry.fetch(version), out)}")
 
 
 def show_lineage(reference: Reference, as_json: AsJson = False) -> None:

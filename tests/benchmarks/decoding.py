@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import tempfile
 import threading
@@ -67,7 +66,9 @@ def compare(size: Size) -> list[Row]:
             "stated",
             {"ratio": shared / one_by_one},
         ),
-        Row(f"time to first token, GPT {size.name}, {STREAMS} streams beginning at once", waits, "stated", {}),
+        Row(
+            f"time to first token, GPT {size.name}, {STREAMS} streams beginning at once", waits, "stated", {}
+        ),
         Row(f"cache of {STREAMS} streams, GPT {size.name}", f"{cache(model) / 2**20:.1f} MiB", "stated", {}),
     ]
 

@@ -23,7 +23,7 @@ def run(project: Path) -> list[Row]:
     """The partner first; then ours within its time, ours in ten minutes, and an LSTM."""
     where = open_project(project)
     (dataset,) = reproduce(where, ["shakespeare"])
-    budget, sampled, whole = partners.recipe(*texts(dataset), dataset.shape.vocabulary)
+    budget, sampled, whole = partners.recipe(*texts(where, dataset), dataset.shape.vocabulary)
     rows = [
         Row(
             "tiny-shakespeare: nanoGPT's CPU recipe with transformers' GPT-2, 2,000 steps",
@@ -41,13 +41,16 @@ def run(project: Path) -> list[Row]:
     return rows
 
 
-def texts(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training and the held-out text as tokens [N], [M], put together from the rows' new tokens."""
-    parts = []
-    for split in ("train", "test"):
-        rows = dataset.whole_columns(split)  # type: ignore[arg-type]
-        parts.append(rows)
-    return parts[0], parts[1]
+def texts(where: Project, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first 90% and the last 10% of the text as tokens [N], [M], by the dataset's tokenizer."""
+    row = where.dataset("shakespeare")
+    assert isinstance(row, TextFilesRow)
+    text = fetch(row.files["all"], where.settings, silent).read_text(encoding="utf-8")
+    modality = dataset.tensors
+    assert isinstance(modality, Text)
+    tokens = torch.tensor(modality.tokenizer.encode(text))
+    first = len(tokens) * 9 // 10
+    return tokens[:first], tokens[first:]
 
 
 def measured(where: Project, run: str, wanted: str) -> Row:

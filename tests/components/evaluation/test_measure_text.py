@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.components.evaluation.corpora import prepared
 from torch import Tensor
 
 from components.data.dataset import Dataset
@@ -18,6 +17,7 @@ from components.evaluation import corpus, ngram
 from components.evaluation.measure_text import TextMeasurement
 from components.evaluation.measurement import Measured, Subject
 from components.families.family import END, NOTHING, Batch, Requests
+from tests.components.evaluation.corpora import prepared
 
 VERSES = ["the cat sat on the mat and then it ran", "a dog sat on the log and there it lay down"]
 LONG = " ".join(f"line {place} says that {place * place} is a square of {place}." for place in range(60))

@@ -1,0 +1,68 @@
+"""What the runs of `params.yaml` learn from real text: trained by Ray Train, measured on their test splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from components.data.prepare import reproduce
+from components.evaluation.project import evaluate_artifact
+from components.evaluation.report import Metric, Report
+from components.project import Project, open_project
+from components.train.launch import train
+from components.train.runs import load_run, read_progress
+from tests.benchmarks.row import Row
+
+RUNS = {
+    "poems-gpt": ("keeps_form", "≥ 90%"),
+    "code-gpt": ("parses", "≥ 30%"),
+    "papers-seq2seq": ("rouge1", "beside the lead sentence"),
+    "dialogue-gpt": ("bits_per_character", "stated"),
+}
+"""Each run with the metric that its row is about, and what is wanted of it."""
+BESIDE = ("bits_per_character", "copied", "longest_overlap")
+SHARES = {"keeps_form", "parses", "copied"}
+
+
+def run(project: Path) -> list[Row]:
+    """Train and evaluate each; the samples lie in the run's folder, which is named."""
+    where = open_project(project)
+    reproduce(where, [where.product(where.run(name).product).dataset for name in RUNS])
+    return [measured(where, name, metric, wanted) for name, (metric, wanted) in RUNS.items()]
+
+
+def measured(where: Project, name: str, metric: str, wanted: str) -> Row:
+    """One run: its metric beside the trivial model's and that of real text, and what else is worth knowing."""
+    trained = train(where, name, fresh=True)
+    product = where.run(name).product
+    report = evaluate_artifact(where, product, trained.artifact, trained.folder / "evaluation")
+    for picture in report.pictures:
+        content = (trained.folder / "evaluation" / picture).read_bytes()
+        kept = Path(__file__).resolve().parents[2] / "out" / "bench" / f"{name}-{picture}"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(content)
+    minutes = read_progress(load_run(trained.folder))[-1]["seconds"] / 60
+    others = "; ".join(
+        f"{other} {shown(other, report.metrics)}"
+        for other in BESIDE
+        if other in report.metrics and other != metric
+    )
+    said = f"{columns(metric, report)}; {others}; {minutes:.1f} min"
+    return Row(
+        f"`{name}`: {metric}", said, wanted, {metric: report.metrics[metric].value, "minutes": minutes}
+    )
+
+
+def columns(metric: str, report: Report) -> str:
+    """The metric of the model, of the trivial model and of real text."""
+    found = {"baseline": report.baseline, "real": report.reference}
+    beside = [f"{name} {shown(metric, values)}" for name, values in found.items() if metric in values]
+    return f"{shown(metric, report.metrics)} ({', '.join(beside)})"
+
+
+def shown(name: str, metrics: Mapping[str, Metric]) -> str:
+    """A value with its interval."""
+    metric = metrics[name]
+    if name in SHARES:
+        return f"{metric.value:.1%} [{metric.low:.1%}, {metric.high:.1%}]"
+    return f"{metric.value:.3g} [{metric.low:.3g}, {metric.high:.3g}]"
