@@ -51,7 +51,7 @@ def export_hf(artifact: Path, folder: Path) -> Path:
     `folder` must not exist or be empty. Raises `UserError` for another family and for a folder in use.
     """
     model = load(artifact)
-    if not isinstance(model.family, GPT):
+    if type(model.family) is not GPT:
         name = type(model.family).__module__.rpartition(".")[2]
         raise UserError(f"Hugging Face's format is for the family gpt, and {artifact} holds a {name}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -133,7 +133,7 @@ def start_from_hf(folder: Path, family: Family, dataset: Dataset, cache: Path) -
     """
     config = _read_config(folder)
     settings = settings_of(folder, config)
-    if not isinstance(family, GPT):
+    if type(family) is not GPT:
         raise UserError(
             f"{folder} is a {config['model_type']}; only runs of the family gpt can start from it."
         )
