@@ -97,9 +97,10 @@ def _serve(project: Project) -> str:
 def _draw(project: Project, output: Path) -> None:
     """Ask the endpoint over HTTP for 64 pictures and write them as one."""
     from components.serving import draw
+    from components.serving.place import locate
 
-    drawn = draw.draw(project.settings, PRODUCT, 64, 0, "auto", None)
-    draw.write(draw.check_target(output), drawn)
+    with locate(project.settings, PRODUCT, None) as place:
+        draw.write(draw.check_target(output), draw.draw(place, 64, 0, "auto"))
 
 
 def _farewell(url: str, output: Path, outcomes: list[Outcome], seconds: float) -> None:

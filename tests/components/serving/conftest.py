@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +15,9 @@ import torch
 from components.artifact import About, read_manifest, save
 from components.evaluation.report import Metric, Report, write_report
 from components.families.family import Shape
+from components.families.gpt import GPT
 from components.families.vae import VAE
+from components.modalities.tokenizer import train_tokenizer
 from components.project import open_project
 from components.serving import server
 from components.settings import Settings
@@ -53,40 +54,82 @@ def artifact() -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="session")
+def talker() -> Callable[[Path], Path]:
+    """Write an artifact of a small GPT that chats in bytes and has learnt nothing: any token may follow."""
+
+    def write(folder: Path) -> Path:
+        torch.manual_seed(0)
+        assets = folder.with_name(f"{folder.name}-assets")
+        assets.mkdir()
+        tokenizer = train_tokenizer("bytes", [], 0, chat=True)
+        tokenizer.save(assets)
+        family = GPT(layers=2, heads=2, width=32)
+        shape = Shape(data=(128,), vocabulary=tokenizer.vocabulary, prompt=(128, tokenizer.vocabulary))
+        about = About(
+            product="tales",
+            run="tales-gpt",
+            dataset="tales",
+            revision="0" * 16,
+            licence="CC0",
+            source="text",
+            classes=(),
+            modality="text",
+            key="0",
+            parameters={},
+            commit="",
+            dirty=False,
+            steps=0,
+        )
+        save(folder, family, family.networks(shape), shape, about, assets)
+        return folder
+
+    return write
+
+
 @dataclass(frozen=True)
 class Site:
-    """A project with two versions of the digits; the first is the champion."""
+    """A project with two versions of the digits, of which the first is the champion, and one of tales."""
 
     root: Path
     settings: Settings
 
 
 @pytest.fixture(scope="session")
-def site(artifact: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Site:
+def site(
+    artifact: Callable[..., Path], talker: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Site:
     from components.promotion.promote import promote
     from components.promotion.registry import Registry
 
     root = tmp_path_factory.mktemp("site")
-    shutil.copy(ROOT / "params.yaml", root)
+    tables = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    # what the product's versions were trained on does not matter to who serves them
+    tables = tables.replace("products:\n", "products:\n  tales: {dataset: digits, task: free}\n")
+    (root / "params.yaml").write_text(tables, encoding="utf-8")
     project = open_project(root)
     registry = Registry(project.settings)
-    for number in (1, 2):
-        folder = artifact(root / f"artifact-{number}", seed=number)
-        evaluation = root / f"evaluation-{number}"
+
+    def register(folder: Path, product: str, family: str) -> None:
+        evaluation = folder.with_name(f"evaluation-{folder.name}")
         evaluation.mkdir()
         metrics = {"distance": Metric(1.0, 0.9, 1.1, "lower")}
         report = Report(
             artifact=str(read_manifest(folder)["digest"]),
-            family="vae",
-            dataset="digits",
+            family=family,
+            dataset=product,
             revision="r1",
             protocol={"samples": 1},
             metrics=metrics,
         )
         write_report(evaluation / "report.json", report)
-        registry.register(folder, evaluation, f"digits-vae-{number}", "")
-        if number == 1:
-            promote(project.settings, "digits", project.product("digits"))
+        registry.register(folder, evaluation, f"{product}-{family}-{folder.name}", "")
+
+    register(artifact(root / "artifact-1", seed=1), "digits", "vae")
+    promote(project.settings, "digits", project.product("digits"))
+    register(artifact(root / "artifact-2", seed=2), "digits", "vae")
+    register(talker(root / "artifact-3"), "tales", "gpt")
+    promote(project.settings, "tales", project.product("tales"))
     return Site(root, project.settings)
 
 
@@ -147,9 +190,13 @@ def port() -> int:
 
 @pytest.fixture(scope="session")
 def url(site: Site, port: int, elsewhere: Callable[..., Said]) -> Iterator[str]:
-    """The champion behind a real server in the background; it is gone when the tests are over."""
+    """The champions behind a real server in the background; it is gone when the tests are over."""
     said = elsewhere("serve", "digits", "--detach", "--port", str(port))
     assert said.code == 0, said.err
     assert "digits/1 (vae) is served at" in said.out
+    said = elsewhere("serve", "tales", "--detach")
+    assert said.code == 0, said.err
+    assert f"curl -N http://127.0.0.1:{port}/v1/chat/completions" in said.out
+    assert "genloom chat tales" in said.out
     yield f"http://127.0.0.1:{port}"
     server.stop(site.settings)
