@@ -90,8 +90,11 @@ class Language(nn.Module):
         """Let the `tokens` [1, L] of one row, which begin at its place `first`, into the memory."""
 
     @abstractmethod
-    def step(self, state: Any) -> Tensor:
-        """Let `state.token` of every row into the memory at `state.entered`; the successors' logits [R, V]."""
+    def step(self, state: Any, ready: Tensor) -> Tensor:
+        """Let `state.token` of each row into the memory at `state.entered`; the successors' logits [R, V].
+
+        All rows are computed, but to those that are not `ready` (bool [R]) it must not matter.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +214,7 @@ def _enter(network: Language, state: TextState, waiting: Sequence[int], waited: 
 def _write(network: Language, state: TextState, ready: Tensor) -> None:
     """Draw the next token of the rows that are `ready` (bool [R]); the others compute along and stay as they are."""
     state.begin = torch.where(ready & (state.token == END), state.entered, state.begin)
-    logits = network.step(state).float()
+    logits = network.step(state, ready).float()
     asked = used(state.settings, ready)
     chance = uniform(state.seed, state.step).to(logits.device)
     drawn = choose(logits, state.settings, asked, chance, state.prompt, state.output)

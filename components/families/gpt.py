@@ -14,7 +14,6 @@ from components.families.family import END, Requests, Shape, bounded, tuned
 from components.families.layers.attention import (
     EPSILON,
     Block,
-    beginnings,
     boundaries,
     check_heads,
     empty_cache,
@@ -24,6 +23,7 @@ from components.families.layers.attention import (
     swiglu_width,
     visible,
 )
+from components.families.layers.documents import beginnings
 from components.families.layers.muon import optimizers_of
 
 
@@ -81,8 +81,8 @@ class Decoder(Language):
         for layer, block in enumerate(self.stack):
             hidden = block.enter(hidden, rotation, mask, state.memory[row, layer], first)
 
-    def step(self, state: Any) -> Tensor:
-        """See `Language`."""
+    def step(self, state: Any, ready: Tensor) -> Tensor:
+        """See `Language`; what a row that is not ready writes is overwritten before anything sees it."""
         cache = state.memory
         bias = sight(state.begin, state.entered, self.context)
         place = state.entered.view(-1, 1, 1, 1, 1).expand(-1, 2, cache.shape[3], 1, cache.shape[5])

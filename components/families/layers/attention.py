@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, rms_norm, scaled_dot_product_attention, silu
 
-from components.families.family import END, NOTHING
+from components.families.layers.documents import beginnings, later
 
 EPSILON = 1e-6
 """What the RMS norms add to the mean square."""
@@ -38,15 +38,6 @@ def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
     return torch.addcmul(heads * rotation[0], swapped, rotation[1])
 
 
-def beginnings(boundary: Tensor, first: int = 0, begin: int = 0) -> Tensor:
-    """The place where each token's document begins, [N, L], given where documents begin, bool [N, L].
-
-    The row starts at place `first`, in a document that begins at `begin`.
-    """
-    place = torch.arange(first, first + boundary.shape[1], device=boundary.device)
-    return torch.where(boundary, place, begin).cummax(1).values
-
-
 def visible(begin: Tensor, first: int = 0) -> Tensor:
     """Which keys each query sees, bool [N, 1, L, first + L]: those of its own document up to itself.
 
@@ -59,11 +50,8 @@ def visible(begin: Tensor, first: int = 0) -> Tensor:
 
 def boundaries(tokens: Tensor) -> Tensor | None:
     """Which tokens see which, bool [N, 1, L, L]; None, for causal, if no row has a second document."""
-    follows = torch.ones_like(tokens, dtype=torch.bool)
-    follows[:, :-1] = tokens[:, 1:] != NOTHING
-    later = (tokens == END) & follows
-    later[:, 0] = False
-    return visible(beginnings(later)) if bool(later.any()) else None
+    boundary = later(tokens)
+    return None if boundary is None else visible(beginnings(boundary))
 
 
 class Attention(nn.Module):
