@@ -7,87 +7,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from components.errors import UserError, unknown
+from components.rows import AnyDataset, DigitsRow, FolderRow, IdxRow, ParquetRow, Row, StdlibRow, TextFilesRow
 from components.settings import Settings, read_settings
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-
-
-class Row(BaseModel):
-    """A row of a table: frozen, and a field it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class RemoteFile(Row):
-    """Bytes that a public URL and a hash name; `sha256` is that of the content after gunzip."""
-
-    url: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class Split(Row):
-    """The shares that are held out, by content hash, where the source has no official split."""
-
-    val: float = Field(default=0.1, gt=0, lt=0.5)
-    test: float = Field(default=0.1, gt=0, lt=0.5)
-
-
-class DatasetRow(Row):
-    """What every source has in common."""
-
-    modality: Literal["image"] = "image"
-    licence: str = "unknown"
-    split: Split = Split()
-
-
-class DigitsRow(DatasetRow):
-    """scikit-learn's bundled digits: 1,797 grey images of 8×8."""
-
-    source: Literal["digits"]
-
-
-class IdxRow(DatasetRow):
-    """MNIST's format. `files` names train_images, train_labels, test_images, test_labels."""
-
-    source: Literal["idx"]
-    files: Mapping[Literal["train_images", "train_labels", "test_images", "test_labels"], RemoteFile]
-
-
-Side = Annotated[int, Field(ge=4, le=1024)]
-
-
-class PicturesRow(DatasetRow):
-    """Pictures of any size and mode, resized to `size` [height, width] as `fit` says."""
-
-    path: str
-    size: tuple[Side, Side] = (32, 32)
-    channels: Literal[1, 3] = 3
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-
-
-class FolderRow(PicturesRow):
-    """A person's own images: class folders, or files with a `metadata.jsonl`."""
-
-    source: Literal["folder"]
-
-
-class ParquetRow(PicturesRow):
-    """Parquet files with an image column (bytes, or Hugging Face's struct) and, perhaps, a label column."""
-
-    source: Literal["parquet"]
-    image: str = "image"
-    label: str | None = "label"
-
-
-AnyDataset = Annotated[DigitsRow | IdxRow | FolderRow | ParquetRow, Field(discriminator="source")]
 
 
 class Guard(Row):
@@ -243,13 +174,14 @@ def _sentence(error: ValidationError, kind: Any, where: str) -> str:
         return f"In {where}, the field {path} is missing; add it."
     value = first["input"]
     shown = "" if isinstance(value, dict | list) else f" is {value!r}"
-    return f"In {where}, {path or 'the content'}{shown}: {first['msg']}."
+    cause = first["msg"].removeprefix("Value error, ")
+    return f"In {where}, {path or 'the content'}{shown}: {cause}."
 
 
 def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     """The names of the fields that the unknown one at `location` could have been."""
     tables: dict[str, list[type[BaseModel]]] = {
-        "datasets": [DigitsRow, IdxRow, FolderRow, ParquetRow],
+        "datasets": [DigitsRow, IdxRow, FolderRow, ParquetRow, StdlibRow, TextFilesRow],
         "products": [ProductRow],
         "runs": [RunRow],
     }
@@ -295,8 +227,10 @@ def _scalar(path: str, text: str) -> Any:
         raise UserError(f"The value of {path}, “{text}”, cannot be read as YAML; quote it.") from error
 
 
-def add_dataset(project: Project, name: str, content: Mapping[str, Any]) -> None:
-    """Write a dataset's row, and a product of the same name, into `params.yaml`, keeping its comments.
+def add_dataset(
+    project: Project, name: str, content: Mapping[str, Any], task: str, families: Iterable[str]
+) -> None:
+    """Write a dataset's row, a product of the same name and a run a family into `params.yaml`, with its comments.
 
     The file is replaced atomically; the tables are checked before. Raises `UserError` if the name is taken.
     """
@@ -314,8 +248,8 @@ def add_dataset(project: Project, name: str, content: Mapping[str, Any]) -> None
         if tables.get(table) is None:
             tables[table] = {}
     tables["datasets"][name] = dict(content)
-    tables["products"][name] = {"dataset": name}
-    for family in ("vae", "gan"):
+    tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
+    for family in families:
         tables["runs"].setdefault(f"{name}-{family}", {"product": name, "family": family})
     draft = path.with_name(f".params-{os.getpid()}.yaml")
     try:

@@ -11,11 +11,18 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedSeq
 
+from components.data.describe import describe_text, is_text
 from components.data.example import Dropped, NotAPicture, silent
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
+from components.data.texts import open_texts
 from components.errors import UserError
-from components.project import FolderRow, ParquetRow, PicturesRow, Project, add_dataset, open_project
+from components.project import Project, add_dataset, open_project
+from components.rows import FolderRow, ParquetRow, PicturesRow, TextFilesRow
+
+OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label"})
+OF_TEXT = frozenset({"tokenizer", "context", "unit"})
+"""The options that only the one or the other modality has."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +38,71 @@ class Survey:
     ignored: tuple[str, ...]
 
 
-def describe(project: Project, path: Path, options: Mapping[str, Any]) -> FolderRow | ParquetRow:
-    """The row for the pictures at `path`: Parquet if it is such a file or holds some, else a folder of images.
+def describe(
+    project: Project, path: Path, options: Mapping[str, Any]
+) -> FolderRow | ParquetRow | TextFilesRow:
+    """The row for the data at `path`: text, Parquet if it is such a file or holds some, else a folder of images.
 
-    `options` are other fields of the row. Raises `UserError` if there is no `path`, or it holds the project's data.
+    `options` are other fields of the row; those of the other modality are refused. Raises `UserError` if there is
+    no `path`, or it holds the project's data.
     """
     place = path.expanduser().resolve()
     if not place.exists():
-        raise UserError(f"There is no {place}; give the folder that holds your pictures.")
+        raise UserError(f"There is no {place}; give the folder or file that holds your pictures or text.")
     if project.prepared.is_relative_to(place):
-        raise UserError(
-            f"{place} holds the project's own prepared data; give the folder of your pictures alone."
-        )
+        raise UserError(f"{place} holds the project's own prepared data; give the folder of your data alone.")
     inside = place.is_relative_to(project.root)
     where = place.relative_to(project.root).as_posix() if inside else place.as_posix()
     check_path(where)
+    text = is_text(place)
+    wrong = sorted(options.keys() & (OF_PICTURES if text else OF_TEXT))
+    if wrong:
+        raise UserError(
+            f"{place} holds {'text' if text else 'pictures'}; leave out {' and '.join(f'--{x}' for x in wrong)}."
+        )
+    if text:
+        return describe_text(place, where, options)
     if place.suffix == ".parquet" or next(place.rglob("*.parquet"), None) is not None:
-        return ParquetRow(source="parquet", path=where, **options)
+        return ParquetRow(source="parquet", path=where, **_sized(options))
     columns = sorted({"image", "label"} & options.keys())
     if columns:
         raise UserError(
             f"{place} holds no Parquet file; leave out {' and '.join(f'--{name}' for name in columns)}."
         )
-    return FolderRow(source="folder", path=where, **options)
+    return FolderRow(source="folder", path=where, **_sized(options))
 
 
-def survey(project: Project, row: PicturesRow) -> Survey:
-    """Look at a source without preparing it; raises `UserError` if it holds no picture."""
+def _sized(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of pictures with the usual ones written out, so that a person sees what to change."""
+    return {"size": (32, 32), "channels": 3, "fit": "crop", **options}
+
+
+def survey(project: Project, name: str, row: PicturesRow | TextFilesRow) -> Survey:
+    """Look at a source without preparing it; raises `UserError` if it holds no picture, or no text."""
+    return (
+        survey_text(project, name, row) if isinstance(row, TextFilesRow) else _survey_pictures(project, row)
+    )
+
+
+def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:
+    """Count the documents of `row`; raises `UserError` for a record that cannot be read, or if there is no text."""
+    files = open_texts(project, row, silent)
+    dropped: Counter[str] = Counter()
+    entries = 0
+    for found in files.documents(name, silent):
+        if isinstance(found, Dropped):
+            dropped[found.reason] += 1
+        else:
+            entries += 1
+    if not entries:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
+        raise UserError(
+            f"{row.path} holds no text that can be read ({reasons or 'no records'}); put text there."
+        )
+    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(files.ignored)))
+
+
+def _survey_pictures(project: Project, row: PicturesRow) -> Survey:
     assert isinstance(row, FolderRow | ParquetRow)
     source = open_source(project, row, silent)
     classes: Counter[str] = Counter()
@@ -84,15 +129,16 @@ def survey(project: Project, row: PicturesRow) -> Survey:
     return Survey(entries, dict(sorted(classes.items())), dict(dropped.most_common()), source.ignored)
 
 
-def add(project: Project, name: str, row: FolderRow | ParquetRow) -> Survey:
+def add(project: Project, name: str, row: FolderRow | ParquetRow | TextFilesRow) -> Survey:
     """Survey the row's source, write the row with a product and runs, and the DVC stage; all or nothing.
 
-    Raises `UserError` if the name is taken or the source holds no picture; `params.yaml` is then as it was.
+    Raises `UserError` if the name is taken or the source holds nothing to be read; `params.yaml` is then as it was.
     """
-    found = survey(project, row)
+    found = survey(project, name, row)
     params = project.root / "params.yaml"
     before = params.read_bytes()
-    add_dataset(project, name, _written(row))
+    task, families = goal(row)
+    add_dataset(project, name, _written(row), task, families)
     try:
         ensure_workspace(project)
         ensure_stage(open_project(project.root), name)
@@ -104,7 +150,14 @@ def add(project: Project, name: str, row: FolderRow | ParquetRow) -> Survey:
     return found
 
 
-def _written(row: FolderRow | ParquetRow) -> dict[str, Any]:
+def goal(row: FolderRow | ParquetRow | TextFilesRow) -> tuple[str, tuple[str, ...]]:
+    """The task of a product of this dataset, and the families that get a run."""
+    if not isinstance(row, TextFilesRow):
+        return "free", ("vae", "gan")
+    return ("source", ("seq2seq",)) if row.form == "pairs" else ("prompt", ("gpt", "lstm"))
+
+
+def _written(row: FolderRow | ParquetRow | TextFilesRow) -> dict[str, Any]:
     """The row as it is written for people: the source first, the size on one line."""
     content = row.model_dump(mode="json", exclude_unset=True)
     if "size" in content:

@@ -92,8 +92,9 @@ def open_dataset(folder: Path) -> Dataset:
             files=content["files"],
             details=content.get("details", {}),
         )
-        hashes = {name: (facts["sha256"], int(facts["rows"])) for name, facts in found.files.items()}
-    for name, (sha256, _) in hashes.items():
+        hashes = {name: facts["sha256"] for name, facts in found.files.items() if int(facts["rows"]) >= 0}
+        hashes |= dict(content.get("assets", {}))
+    for name, sha256 in hashes.items():
         path = folder / name
         if not path.is_file() or file_hash(path) != sha256:
             raise UserError(

@@ -16,7 +16,7 @@ import httpx
 from components.data.dataset import file_hash
 from components.data.example import Progress
 from components.errors import UserError
-from components.project import RemoteFile
+from components.rows import RemoteFile
 from components.settings import Settings
 
 PIECE = 2**20
@@ -38,6 +38,11 @@ def fetch(file: RemoteFile, settings: Settings, progress: Progress) -> Path:
         for candidate in _candidates(name, settings.mirrors):
             if _unpack(candidate, content) == file.sha256:
                 return content.replace(kept)
+        if file.url.startswith("mirror:"):
+            raise UserError(
+                f"No folder of GENLOOM_MIRROR holds a {name} whose content has the sha256 {file.sha256}, and no "
+                "address serves it; docs/data.md says where it comes from."
+            )
         packed = Path(folder) / "packed"
         _download(file.url, packed, progress)
         found = _unpack(packed, content)

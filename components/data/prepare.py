@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import shutil
 import signal
 import sys
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from PIL.Image import DecompressionBombWarning
-
-from components.data.dataset import Dataset, Split, file_hash, open_dataset
-from components.data.example import Dropped, Entry, NotAPicture, Pixels, Progress, Source, silent
-from components.data.sources import open_source, source_path
-from components.data.spool import Spool, parts
+from components.data.dataset import Dataset, open_dataset
+from components.data.example import Progress, silent
+from components.data.pictures import write_pictures
+from components.data.report import Written
+from components.data.sources import source_path
 from components.data.stages import Lines, ensure_stage, ensure_workspace, repro
+from components.data.text import write_text
 from components.errors import UserError
-from components.modalities.image import grid, schema
-from components.project import AnyDataset, FolderRow, ParquetRow, Project, open_project
-
-WINDOW_BYTES = 64 * 2**20
-"""Bytes of decoded pictures that wait in memory to be written."""
-NAMED = 20
-"""How many of the files with the same fault the report names."""
+from components.project import Project, open_project
+from components.rows import FolderRow, ParquetRow, TextFilesRow, TextRow
 
 
 def prepare(project: Project, name: str, target: Path, progress: Progress | None = None) -> Dataset:
     """Read the source of the dataset `name` and write it to `target`, which is replaced whole at the end.
 
-    Beside the Parquet files of the splits lie `dataset.json` (the manifest), `report.json` and `preview.png`.
+    Beside the Parquet files of the splits lie `dataset.json` (the manifest), `report.json` and the preview.
     Equal input gives equal bytes. Raises `UserError`, and leaves `target` as it was.
     """
-    row = project.dataset(name)
-    say = progress or silent
+    project.dataset(name)
     _put_back(target)
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
-        source = open_source(project, row, say)
-        with Spool(draft / "spool", source.shape) as spool:
-            tally = _read(name, source, spool, say)
-            _write(draft, name, row, source, spool, tally)
+        _write(project, name, draft, progress or silent).save(draft)
         _replace(target, draft)
     except OSError as error:
         raise _cannot_write(target, error) from error
@@ -69,8 +50,8 @@ def reproduce(
     """
     for name in names:
         row = project.dataset(name)
-        if isinstance(row, FolderRow | ParquetRow):
-            source_path(project, row)
+        if isinstance(row, FolderRow | ParquetRow | TextFilesRow) and row.path is not None:
+            source_path(project, row.path)
     ensure_workspace(project)
     for name in names:
         ensure_stage(project, name)
@@ -78,131 +59,12 @@ def reproduce(
     return [open_dataset(project.prepared / name) for name in names]
 
 
-@dataclass
-class _Tally:
-    """What was read and what was left out, with the names of the first few files of each reason."""
-
-    read: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    names: dict[str, list[str]] = field(default_factory=dict)
-
-    def drop(self, name: str, reason: str) -> None:
-        self.counts[reason] += 1
-        named = self.names.setdefault(reason, [])
-        if len(named) < NAMED:
-            named.append(name)
-
-    def dropped(self) -> dict[str, Any]:
-        return {
-            reason: {"count": self.counts[reason], "files": self.names[reason]}
-            for reason in sorted(self.names)
-        }
-
-
-def _read(name: str, source: Source, spool: Spool, progress: Progress) -> _Tally:
-    """Decode every entry into the spool, except what cannot be read and what is there already."""
-    tally = _Tally()
-    for found in _decoded(source):
-        tally.read += 1
-        if isinstance(found, Dropped):
-            tally.drop(found.name, found.reason)
-        else:
-            entry, image = found
-            fault = spool.add(image, entry.label, entry.split)
-            if fault:
-                tally.drop(entry.name, fault)
-        progress(f"{name} (pictures)", tally.read, source.total)
-    return tally
-
-
-def _decoded(source: Source) -> Iterator[tuple[Entry, Pixels] | Dropped]:
-    """The entries in order, decoded by threads, a bounded number ahead."""
-    workers = os.cpu_count() or 1
-    ahead = max(workers, min(1024, WINDOW_BYTES // math.prod(source.shape)))
-    entries = iter(source.entries)
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore", DecompressionBombWarning)  # a large picture, not yet one too large
-        while some := list(islice(entries, ahead)):
-            for part in pool.map(_load, parts(some, -(-ahead // (16 * workers)))):
-                yield from part
-
-
-def _load(entries: Sequence[Entry | Dropped]) -> list[tuple[Entry, Pixels] | Dropped]:
-    loaded: list[tuple[Entry, Pixels] | Dropped] = []
-    for entry in entries:
-        try:
-            loaded.append(entry if isinstance(entry, Dropped) else (entry, entry.load()))
-        except NotAPicture as reason:
-            loaded.append(Dropped(entry.name, str(reason)))
-    return loaded
-
-
-def _write(folder: Path, name: str, row: AnyDataset, source: Source, spool: Spool, tally: _Tally) -> None:
-    """Write the splits, the manifest, the report and the preview."""
-    splits = spool.splits(row.split)
-    _check_splits(name, row, splits, tally)
-    classes = list(source.classes) or spool.classes()
-    about = {"name": name, "licence": row.licence, "source": row.source}
-    arrow = schema(source.shape, classes, about)
-    files = {}
-    for split, keys in splits.items():
-        for path, rows in spool.write(folder / split, keys, arrow, classes):
-            files[f"{split}/{path.name}"] = {"rows": rows, "sha256": file_hash(path)}
-    manifest = {
-        **about,
-        "modality": row.modality,
-        "revision": spool.revision(splits, classes),
-        "shape": list(source.shape),
-        "classes": classes,
-        "files": files,
-    }
-    report = {
-        "dataset": name,
-        "revision": manifest["revision"],
-        "read": tally.read,
-        "kept": sum(len(keys) for keys in splits.values()),
-        "dropped": tally.dropped(),
-        "ignored_columns": list(source.ignored),
-        "splits": {split: _count(spool, keys, classes) for split, keys in splits.items()},
-    }
-    _write_json(folder / "dataset.json", manifest)
-    _write_json(folder / "report.json", report)
-    some = spool.pictures(splits["train"][: _preview_size(source.shape)])
-    (folder / "preview.png").write_bytes(grid(torch.from_numpy(some).float() / 127.5 - 1))
-
-
-def _check_splits(name: str, row: AnyDataset, splits: Mapping[Split, Sequence[str]], tally: _Tally) -> None:
-    """Raise `UserError` with the arithmetic unless every split has a row."""
-    if all(splits.values()):
-        return
-    reasons = ", ".join(f"{count} {reason}" for reason, count in tally.counts.most_common(3))
-    left_out = f" ({reasons})" if reasons else ""
-    kept = sum(len(keys) for keys in splits.values())
-    if kept == 0:
-        raise UserError(
-            f"The dataset “{name}” has no picture that can be read: {tally.read} found, {tally.read} left out"
-            f"{left_out}; put pictures where its row points."
-        )
-    shares = ", ".join(f"{len(keys)} to {split}" for split, keys in splits.items())
-    raise UserError(
-        f"The dataset “{name}” has too few pictures: {tally.read} found, {tally.read - kept} left out{left_out}, "
-        f"{kept} kept, of which {shares}, but each split needs at least one; add pictures, or raise "
-        f"split.val ({row.split.val:g}) or split.test ({row.split.test:g}) of its row in params.yaml."
-    )
-
-
-def _count(spool: Spool, keys: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    counts = Counter(spool.label(key) for key in keys)
-    return {"rows": len(keys), "classes": {name: counts[name] for name in classes}}
-
-
-def _preview_size(shape: Sequence[int]) -> int:
-    """As many pictures as make a sheet of at most about 1,024 pixels a side, but 4 at least, 100 at most."""
-    return min(100, max(2, 1024 // max(shape[1:])) ** 2)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write(project: Project, name: str, folder: Path, progress: Progress) -> Written:
+    """Call the writer of the dataset's modality."""
+    row = project.dataset(name)
+    if isinstance(row, TextRow):
+        return write_text(project, name, row, folder, progress)
+    return write_pictures(project, name, row, folder, progress)
 
 
 def _replace(target: Path, draft: Path) -> None:

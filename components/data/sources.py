@@ -16,29 +16,31 @@ from components.data.fetch import fetch
 from components.data.folder import open_folder
 from components.data.parquet import open_parquet
 from components.errors import UserError
-from components.project import AnyDataset, DigitsRow, FolderRow, IdxRow, ParquetRow, Project
+from components.project import Project
+from components.rows import DigitsRow, FolderRow, IdxRow, ImageRow, ParquetRow
 
 
-def open_source(project: Project, row: AnyDataset, progress: Progress) -> Source:
+def open_source(project: Project, row: ImageRow, progress: Progress) -> Source:
     """The entries that `row` describes, in an order that only its content decides; raises `UserError`."""
     if isinstance(row, DigitsRow):
         return _digits()
     if isinstance(row, IdxRow):
         return _idx(project, row, progress)
-    path = source_path(project, row)
+    assert isinstance(row, FolderRow | ParquetRow)
+    path = source_path(project, row.path)
     if isinstance(row, FolderRow):
         return open_folder(path, row)
     return open_parquet(path, row)
 
 
-def source_path(project: Project, row: FolderRow | ParquetRow) -> Path:
-    """Where the row's pictures lie; a relative path counts from the project. `UserError` if nothing is there."""
-    path = project.root / Path(row.path).expanduser()
-    if not path.exists():
+def source_path(project: Project, path: str) -> Path:
+    """Where a row's data lie; a relative path counts from the project. `UserError` if nothing is there."""
+    place = project.root / Path(path).expanduser()
+    if not place.exists():
         raise UserError(
-            f"There is no {path}, where params.yaml says that pictures are; correct the “path” there."
+            f"There is no {place}, where params.yaml says that data are; correct the “path” there."
         )
-    return path
+    return place
 
 
 def _digits() -> Source:

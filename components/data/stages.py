@@ -19,19 +19,23 @@ from ruamel.yaml.error import YAMLError
 from components.data.dataset import Dataset, open_dataset
 from components.data.example import Progress, legible
 from components.errors import FailedError, UserError
-from components.project import FolderRow, ParquetRow, Project
+from components.project import Project
+from components.rows import FolderRow, ParquetRow, TextFilesRow
 from components.settings import writable_home
 
 CODE = {
-    "digits": ("sources",),
-    "idx": ("sources",),
-    "folder": ("folder", "images"),
-    "parquet": ("parquet", "images"),
+    "digits": ("pictures", "sources"),
+    "idx": ("pictures", "sources"),
+    "folder": ("pictures", "folder", "images"),
+    "parquet": ("pictures", "parquet", "images"),
+    "stdlib": ("text", "documents", "encoding", "packing", "records", "stdlib", "texts"),
+    "text": ("text", "documents", "encoding", "packing", "records", "single", "texts"),
 }
-"""The modules beside prepare, spool and example that decide what a source becomes.
+"""The modules beside prepare, report, spool and example that decide what a source becomes.
 
 modalities/image.py is left out although it gives the schema and the preview: nearly all of it serves requests, and
-each change of it would prepare all data again. Whoever changes `schema` there prepares with --force.
+each change of it would prepare all data again; so are modalities/text.py and modalities/tokenizer.py. Whoever changes
+`schema` or `train_tokenizer` there prepares with --force.
 """
 PROGRESS = re.compile(r"(.+): (\d+)/(\d+)")
 
@@ -173,10 +177,10 @@ def _paths(dependency: str | Mapping[str, Any]) -> list[str]:
 def _dependencies(project: Project, name: str) -> set[str]:
     """What decides the prepared data: the source's files, and the code if it stands in the project."""
     row = project.dataset(name)
-    modules = ("prepare", "spool", "example", *CODE[row.source])
+    modules = ("prepare", "report", "spool", "example", *CODE[row.source])
     code = {f"components/data/{module}.py" for module in modules}
     found = {path for path in code if (project.root / path).is_file()}
-    if isinstance(row, FolderRow | ParquetRow):
+    if isinstance(row, FolderRow | ParquetRow | TextFilesRow) and row.path is not None:
         check_path(row.path)
         _check_names(project.root / Path(row.path).expanduser())
         found.add(row.path)

@@ -166,10 +166,11 @@ def train_tokenizer(scheme: Scheme, texts: Iterable[str], vocabulary: int, chat:
 
 def _characters(texts: Iterable[str], specials: list[str]) -> Tokenizer:
     """One token a character of the training texts, in the order of Unicode; others are `UNKNOWN`."""
-    known = sorted(set().union(*map(set, texts)))
-    core = Tokenizer(
-        models.WordLevel({name: place for place, name in enumerate([*specials, *known])}, UNKNOWN)
-    )
+    known: set[str] = set()
+    for text in texts:
+        known.update(text)
+    words = [*specials, *sorted(known)]
+    core = Tokenizer(models.WordLevel({name: place for place, name in enumerate(words)}, UNKNOWN))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
     return core

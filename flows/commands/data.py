@@ -1,4 +1,4 @@
-"""`genloom data`: the datasets of the project, your own pictures, and what preparing made of them."""
+"""`genloom data`: the datasets of the project, your own pictures and text, and what preparing made of them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,23 @@ if TYPE_CHECKING:
     from components.project import Project
 
 Name = Annotated[str, typer.Argument(help="A dataset of params.yaml.", show_default=False)]
-Size = Annotated[str, typer.Option("--size", help="Pixels a side, or WIDTHxHEIGHT.")]
-Fit = Annotated[str, typer.Option("--fit", help="How a picture takes that size: crop, pad or stretch.")]
-Channels = Annotated[int, typer.Option("--channels", help="3 for colour, 1 for grey.")]
+Size = Annotated[str | None, typer.Option("--size", help="Pixels a side, or WIDTHxHEIGHT.")]
+Fit = Annotated[
+    str | None, typer.Option("--fit", help="How a picture takes that size: crop, pad or stretch.")
+]
+Channels = Annotated[int | None, typer.Option("--channels", help="3 for colour, 1 for grey.")]
+CHOICES = {
+    "fit": ("crop", "pad", "stretch"),
+    "tokenizer": ("characters", "bytes", "bpe"),
+    "unit": ("document", "line", "whole"),
+}
 
 
 def attach(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
-    data = typer.Typer(help="Datasets: your own pictures, preparing, looking.", no_args_is_help=True)
+    data = typer.Typer(help="Datasets: your own pictures or text, preparing, looking.", no_args_is_help=True)
     data.command("list")(list_datasets)
-    data.command("add")(add_pictures)
+    data.command("add")(add_data)
     data.command("prepare")(prepare_datasets)
     data.command("show")(show_dataset)
     data.command("diff")(diff_dataset)
@@ -67,43 +74,59 @@ def list_datasets(as_json: AsJson = False) -> None:
                 "licence": row.licence,
             }
         )
-    listing(rows, as_json, "No datasets yet; add your pictures with genloom data add NAME FOLDER.")
+    listing(rows, as_json, "No datasets yet; add your pictures or text with genloom data add NAME PATH.")
 
 
-def add_pictures(
+def add_data(
     name: Annotated[str, typer.Argument(help="What the dataset is to be called.", show_default=False)],
-    folder: Annotated[
-        Path, typer.Argument(help="The folder (or Parquet file) with pictures.", show_default=False)
-    ],
-    size: Size = "32",
-    channels: Channels = 3,
-    fit: Fit = "crop",
-    licence: Annotated[str, typer.Option("--licence", help="The licence of the pictures.")] = "unknown",
+    path: Annotated[Path, typer.Argument(help="A folder or file of pictures or text.", show_default=False)],
+    licence: Annotated[str, typer.Option("--licence", help="The licence of the data.")] = "unknown",
+    size: Size = None,
+    channels: Channels = None,
+    fit: Fit = None,
     image: Annotated[str | None, typer.Option("--image", help="The column of pictures in Parquet.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="The column of classes in Parquet.")] = None,
+    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="characters, bytes or bpe.")] = None,
+    context: Annotated[int | None, typer.Option("--context", help="Tokens a row of text.")] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="document, line, or whole: one text.")] = None,
 ) -> None:
-    """Look at your own pictures and write them into params.yaml, with a product, two runs and a DVC stage."""
-    from components.data.add import add, describe
+    """Look at your own pictures or text and write them into params.yaml, with a product, runs and a DVC stage."""
+    from components.data.add import add, describe, goal
     from components.project import open_project
 
     project = open_project()
-    options: dict[str, Any] = {"size": _size(size), "channels": channels, "fit": fit, "licence": licence}
-    if channels not in (1, 3):
-        raise UserError(f"--channels is {channels}; take 3 for colour or 1 for grey.")
-    if fit not in ("crop", "pad", "stretch"):
-        raise UserError(f"--fit is “{fit}”; take crop, pad or stretch.")
-    options |= {key: value for key, value in (("image", image), ("label", label)) if value is not None}
-    found = add(project, name, describe(project, folder, options))
+    given: dict[str, Any] = {"channels": channels, "fit": fit, "image": image, "label": label}
+    given |= {"size": None if size is None else _size(size)}
+    given |= {"tokenizer": tokenizer, "context": context, "unit": unit}
+    options = {key: value for key, value in given.items() if value is not None}
+    _check_options(options)
+    row = describe(project, path, {**options, "licence": licence})
+    found = add(project, name, row)
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
-    print(f"{found.entries} pictures" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
+    what = "documents" if row.modality == "text" else "pictures"
+    print(f"{found.entries} {what}" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
     for reason, count in found.dropped.items():
         print(f"{count} left out: {reason}")
     if found.ignored:
         print(f"columns not used: {', '.join(found.ignored)}")
+    runs = " and ".join(f"{name}-{family}" for family in goal(row)[1])
     print(
-        f"Added the dataset and product “{name}” with the runs {name}-vae and {name}-gan to params.yaml, "
+        f"Added the dataset and product “{name}” with the run{'s' if ' and ' in runs else ''} {runs} to params.yaml, "
         f"and the stage prepare-{name} to dvc.yaml.\nNext: genloom data prepare {name}"
     )
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raise `UserError` for a value that no row may have."""
+    if options.get("channels", 3) not in (1, 3):
+        raise UserError(f"--channels is {options['channels']}; take 3 for colour or 1 for grey.")
+    if not 8 <= options.get("context", 8) <= 65_536:
+        raise UserError(f"--context is {options['context']}; take a number of tokens from 8 to 65536.")
+    for option, values in CHOICES.items():
+        if options.get(option, values[0]) not in values:
+            raise UserError(
+                f"--{option} is “{options[option]}”; take {', '.join(values[:-1])} or {values[-1]}."
+            )
 
 
 def prepare_datasets(
@@ -142,7 +165,7 @@ def show_dataset(name: Name, as_json: AsJson = False) -> None:
         "licence": row.licence,
         **found,
         "report": str(folder / "report.json"),
-        "preview": str(folder / "preview.png"),
+        "preview": str(_preview(folder)),
     }
     if not as_json:
         content["dropped"] = {
@@ -213,7 +236,12 @@ def _prepared(project: Project, name: str) -> tuple[str, int | None, str | None]
 def _say(dataset: Dataset) -> None:
     rows = ", ".join(f"{split} {dataset.rows(split)}" for split in ("train", "val", "test"))
     print(f"{dataset.name}: {rows} rows, revision {dataset.revision[:10]}")
-    print(f"  report  {dataset.folder / 'report.json'}\n  preview {dataset.folder / 'preview.png'}")
+    print(f"  report  {dataset.folder / 'report.json'}\n  preview {_preview(dataset.folder)}")
+
+
+def _preview(folder: Path) -> Path:
+    """The picture or the text that shows what was prepared."""
+    return next(iter(sorted(folder.glob("preview.*"))), folder / "preview.png")
 
 
 class _Rate(ProgressColumn):

@@ -14,7 +14,7 @@ import pytest
 from components.data.example import Dropped, Entry, Source
 from components.data.parquet import open_parquet
 from components.errors import UserError
-from components.project import ParquetRow
+from components.rows import ParquetRow
 
 Png = Callable[[int], bytes]
 

@@ -19,7 +19,8 @@ from components.data.example import Entry, Source, silent
 from components.data.fetch import fetch
 from components.data.sources import open_source
 from components.errors import UserError
-from components.project import Project, RemoteFile, open_project
+from components.project import Project, open_project
+from components.rows import RemoteFile
 
 Bare = Callable[[dict[str, Any]], Project]
 

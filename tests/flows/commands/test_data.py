@@ -93,7 +93,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(project: Path, genloom: G
     (project / "broken").mkdir()
     (project / "broken" / "a.parquet").write_bytes(b"PAR1 and nothing more")
     cases = [
-        (("data", "add", "mine", "gone"), "There is no .*gone; give the folder that holds your pictures"),
+        (("data", "add", "mine", "gone"), "There is no .*gone; give the folder or file that holds your"),
         (("data", "add", "mine", "empty"), "The folder .*empty is empty; put pictures into it"),
         (
             ("data", "add", "mine", "texts"),

@@ -1,0 +1,82 @@
+"""What a person's files look like: whether they are text, of which form, and where a document ends."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from components.data.example import legible
+from components.data.folder import METADATA
+from components.data.texts import PLAIN, RECORDS, suffix, text_files
+from components.errors import UserError
+from components.rows import Form, TextFilesRow
+
+SINGLE = 2**16
+"""Bytes from which on a lone file of text is taken for one text to be cut in order."""
+
+
+def is_text(place: Path) -> bool:
+    """Whether a file or a folder holds text: files of its kinds, and neither pictures, Parquet nor their metadata."""
+    if place.is_file():
+        return suffix(place.name) in PLAIN | RECORDS
+    names = list(text_files(place))
+    pictures = {".parquet", *Image.registered_extensions()}
+    if any(Path(name).suffix.lower() in pictures or Path(name).name == METADATA for name in names):
+        return False
+    return any(suffix(name) in PLAIN | RECORDS for name in names)
+
+
+def describe_text(place: Path, where: str, options: Mapping[str, Any]) -> TextFilesRow:
+    """The row for the text at `place`, written as `where`; the form is that of the first record, if there are some.
+
+    Raises `UserError` for records that have none of the known fields.
+    """
+    names = (
+        [""] if place.is_file() else [name for name in text_files(place) if suffix(name) in PLAIN | RECORDS]
+    )
+    files = [place / name for name in names]
+    kinds = {suffix(file.name) for file in files}
+    form: Form = "code" if kinds == {".py"} else "text"
+    records = [file for file in files if suffix(file.name) in RECORDS]
+    if records:
+        form = _form(records[0], _first(records[0]))
+    unit = {}
+    if not records and len(files) == 1 and place.stat().st_size >= SINGLE and "unit" not in options:
+        unit = {"unit": "whole"}
+    return TextFilesRow(source="text", path=where, modality="text", form=form, **unit, **options)
+
+
+def _form(file: Path, record: Any) -> Form:
+    fields = set(record) if isinstance(record, dict) else set()
+    if "messages" in fields:
+        return "chat"
+    if {"source", "target"} <= fields:
+        return "pairs"
+    if "text" in fields:
+        return "text"
+    found = ", ".join(sorted(map(legible, map(str, fields)))) or "none"
+    raise UserError(
+        f"The records of {file} have no “text”, “messages”, or “source” and “target” (their fields: {found}); "
+        "write a row into params.yaml that names them under “fields” or in a “template”, as docs/data.md shows."
+    )
+
+
+def _first(file: Path) -> Any:
+    """The first record of a file."""
+    with file.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(file) if packed else file.open("rb") as stream:
+            if suffix(file.name) == ".json":
+                content = json.load(stream)
+                return content[0] if isinstance(content, list) and content else None
+            line = next((line for line in stream if line.strip()), b"null")
+            return json.loads(line.decode("utf-8-sig"))
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file}, line 1 is not valid JSON ({error}); mend or remove it.") from error

@@ -1,0 +1,217 @@
+"""The rows of the table `datasets` in `params.yaml`: one class a source, checked and frozen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from string import Formatter
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Row(BaseModel):
+    """A row of a table: frozen, and a field it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class RemoteFile(Row):
+    """Bytes that a public URL and a hash name; `sha256` is that of the content after gunzip.
+
+    A `url` such as `mirror:sgd/train.jsonl` says that no server has the file: it must lie in a mirror folder.
+    """
+
+    url: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Split(Row):
+    """The shares that are held out, by content hash, where the source has no official split."""
+
+    val: float = Field(default=0.1, gt=0, lt=0.5)
+    test: float = Field(default=0.1, gt=0, lt=0.5)
+
+
+class DatasetRow(Row):
+    """What every source has in common."""
+
+    source: str
+    licence: str = "unknown"
+
+
+class ImageRow(DatasetRow):
+    """What every source of pictures has in common."""
+
+    modality: Literal["image"] = "image"
+    split: Split = Split()
+
+
+class DigitsRow(ImageRow):
+    """scikit-learn's bundled digits: 1,797 grey images of 8×8."""
+
+    source: Literal["digits"]
+
+
+class IdxRow(ImageRow):
+    """MNIST's format. `files` names train_images, train_labels, test_images, test_labels."""
+
+    source: Literal["idx"]
+    files: Mapping[Literal["train_images", "train_labels", "test_images", "test_labels"], RemoteFile]
+
+
+Side = Annotated[int, Field(ge=4, le=1024)]
+
+
+class PicturesRow(ImageRow):
+    """Pictures of any size and mode, resized to `size` [height, width] as `fit` says."""
+
+    path: str
+    size: tuple[Side, Side] = (32, 32)
+    channels: Literal[1, 3] = 3
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+
+
+class FolderRow(PicturesRow):
+    """A person's own images: class folders, or files with a `metadata.jsonl`."""
+
+    source: Literal["folder"]
+
+
+class ParquetRow(PicturesRow):
+    """Parquet files with an image column (bytes, or Hugging Face's struct) and, perhaps, a label column."""
+
+    source: Literal["parquet"]
+    image: str = "image"
+    label: str | None = "label"
+
+
+class TextSplit(Split):
+    """The shares that are held out of text; `val` may be 0."""
+
+    val: float = Field(default=0.1, ge=0, lt=0.5)
+
+
+Form = Literal["text", "chat", "pairs", "code"]
+Length = Annotated[int, Field(ge=8, le=65_536)]
+ALPHABET = 256
+"""The tokens that byte-level BPE begins with, beside the special ones."""
+
+
+class TextRow(DatasetRow):
+    """What every source of text has in common: its tokenizer, the lengths of rows, what is kept.
+
+    `vocabulary` counts the tokens of BPE. `context` is T, the tokens of a row; `source_length` is S, those of a
+    pair's source. `keep` is a regular expression; a document (of a pair, the target) that it does not match as a
+    whole is left out. `limit` is the most documents that are read.
+    """
+
+    modality: Literal["text"] = "text"
+    tokenizer: Literal["characters", "bytes", "bpe"] = "bpe"
+    vocabulary: int = Field(default=4096, le=262_144)
+    context: Length = 256
+    source_length: Length = 256
+    split: TextSplit = TextSplit()
+    keep: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+
+    @field_validator("keep")
+    @classmethod
+    def _compiles(cls, keep: str | None) -> str | None:
+        try:
+            re.compile(keep or "")
+        except re.error as error:
+            raise ValueError(f"this regular expression does not compile ({error}); mend it") from error
+        return keep
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _holds_the_alphabet(cls, vocabulary: int) -> int:
+        least = ALPHABET + 6  # the boundary, three roles, the end of a turn, one piece to merge
+        if vocabulary < least:
+            raise ValueError(
+                f"it is smaller than the alphabet of {ALPHABET} bytes with the special tokens; "
+                f"take at least {least}"
+            )
+        return vocabulary
+
+
+class StdlibRow(TextRow):
+    """The standard library of the Python that runs, as code: its functions and methods, or its files."""
+
+    source: Literal["stdlib"]
+    unit: Literal["function", "file"] = "function"
+
+    @property
+    def form(self) -> Form:
+        """Always code."""
+        return "code"
+
+
+Part = Literal["all", "train", "val", "test"]
+Names = Literal["text", "messages", "role", "content", "source", "target"]
+
+
+class TextFilesRow(TextRow):
+    """Text and JSON Lines at `path`, a file or a folder, or `files` by URL: `all`, or official splits.
+
+    Of plain files, `unit` says what a document is: the file, each line, or all of it one text that is cut in
+    order. Of records, `form` says which fields are read; `fields` maps a field's name here to its name there,
+    `roles` the names of a chat's roles there to those here, and `template` makes a text of several fields. Of a
+    list in `target`, the first is taken or `each` makes a pair; any other list is joined by newlines.
+    """
+
+    source: Literal["text"]
+    path: str | None = None
+    files: Mapping[Part, RemoteFile] = {}
+    form: Form = "text"
+    unit: Literal["document", "line", "whole"] = "document"
+    fields: Mapping[Names, str] = {}
+    roles: Mapping[str, str] = {}
+    template: str | None = None
+    targets: Literal["first", "each"] = "first"
+
+    @field_validator("template")
+    @classmethod
+    def _names_fields(cls, template: str | None) -> str | None:
+        if template is not None and not template_fields(template):
+            raise ValueError("it names no field; write one such as {title}\\n{paragraphs}")
+        return template
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (not self.files):
+            raise ValueError("give either its path or its files, one of the two")
+        if "all" in self.files and len(self.files) > 1:
+            raise ValueError("files has “all” beside official splits; leave one of them out")
+        if self.files and not {"all", "train"} & self.files.keys():
+            raise ValueError("files has no “train”; add it, or name a single file “all”")
+        return self
+
+    def field(self, name: Names) -> str:
+        """What the records call the field `name`."""
+        return self.fields.get(name, name)
+
+
+def template_fields(template: str) -> list[str]:
+    """The names of the fields in a template; `ValueError` if one of them is no plain name."""
+    names: list[str] = []
+    for _, name, form, conversion in Formatter().parse(template):
+        if name is not None:
+            if not re.fullmatch(r"\w+", name) or form or conversion:
+                raise ValueError(f"{{{name}}} is no plain name of a field; write one such as {{title}}")
+            names.append(name)
+    return names
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """`template` with the values of its fields."""
+    return "".join(
+        before + ("" if name is None else str(values[name]))
+        for before, name, _, _ in Formatter().parse(template)
+    )
+
+
+AnyDataset = Annotated[
+    DigitsRow | IdxRow | FolderRow | ParquetRow | StdlibRow | TextFilesRow, Field(discriminator="source")
+]
