@@ -149,7 +149,12 @@ def promote_model(root: Path, candidate: Candidate) -> tuple[bool, tuple[str, ..
 
 @task(name="evaluate-champion", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
 def evaluate_champion(root: Path, candidate: Candidate) -> None:
-    """Measure the champion again if its report cannot be compared with the candidate's: other data, other judge."""
+    """Measure the champion again if its report cannot be compared with the candidate's: other data, other judge.
+
+    A champion that cannot be measured on the present data (text of another vocabulary) stays as it is, and the
+    gate says so.
+    """
+    from components.evaluation.evaluate import UnfitError
     from components.evaluation.project import evaluate_version
     from components.evaluation.report import comparable, read_report
     from components.project import open_project
@@ -162,8 +167,12 @@ def evaluate_champion(root: Path, candidate: Candidate) -> None:
     report = read_report(candidate.evaluation / "report.json")
     if now is None or comparable(report, Registry(project.settings).report(now)):
         return
-    with console.status("evaluating the champion") as status:
-        evaluate_version(project, now, status.update)
+    try:
+        with console.status("evaluating the champion") as status:
+            evaluate_version(project, now, status.update)
+    except UnfitError as error:
+        say(f"evaluated  the champion {product}/{now.number} cannot be measured on the present data. {error}")
+        return
     say(f"evaluated  the champion {product}/{now.number} again, on the present data")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -136,6 +137,15 @@ def numbered(texts: Sequence[str]) -> bytes:
     """Texts below each other, numbered, for a person to read; UTF-8."""
     parts = [f"── {place} ──\n{text}\n" for place, text in enumerate(texts)]
     return "\n".join(parts).encode("utf-8")
+
+
+def apart(content: bytes) -> list[str]:
+    """The texts that `numbered` put below each other."""
+    parts = re.split(r"^── \d+ ──\n", content.decode("utf-8"), flags=re.MULTILINE)[1:]
+    return [
+        part.removesuffix("\n\n") if place < len(parts) - 1 else part.removesuffix("\n")
+        for place, part in enumerate(parts)
+    ]
 
 
 def _padded(column: pa.ChunkedArray, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from components.errors import UserError
-from flows.commands.show import AsJson, facts, listing
+from flows.commands.show import AsJson, columns, facts, listing
 
 if TYPE_CHECKING:
     from components.train.runs import RunRecord
@@ -21,6 +21,8 @@ Name = Annotated[
 ]
 LOOK = 0.5
 """Seconds between two looks at a log that is followed."""
+COMPARED, LONGEST = 3, 400
+"""How many texts of a run are put beside those of others, and how many characters of each."""
 
 
 def attach(app: typer.Typer) -> None:
@@ -85,7 +87,7 @@ def compare(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the picture goes.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put runs side by side: the parameters that differ, the numbers, one picture of all samples."""
+    """Put runs side by side: the parameters that differ, the numbers, one picture of all samples, or their texts."""
     from components.project import flatten, open_project
 
     records = {record.id: record for record in map(_read, names)}
@@ -96,6 +98,7 @@ def compare(
     numbers = _table({name: _metrics(record) | _last(record) for name, record in records.items()})
     short = hashlib.sha256(" ".join(records).encode()).hexdigest()[:8]
     path = (out or open_project().root / "out" / f"compare-{short}.png").resolve()
+    texts = {name: found for name, record in records.items() if (found := _texts(record))}
     try:
         drawn = _draw(list(records.values()), path)
     except OSError as error:
@@ -103,12 +106,16 @@ def compare(
         raise UserError(f"The picture {path} cannot be made: {cause}; name another with -o.") from error
     if as_json:
         content = {"runs": list(records), "parameters": different, "metrics": numbers}
-        facts({**content, "picture": str(drawn) if drawn else None}, True)
+        facts({**content, "picture": str(drawn) if drawn else None, "samples": texts}, True)
         return
     listing([{"parameter": key, **row} for key, row in different.items()], False, "No parameter differs.")
     print()
     listing([{"metric": key, **row} for key, row in numbers.items()], False, "No numbers yet.")
-    print(f"\nSamples side by side: {drawn}" if drawn else "\nNo run has pictures yet.")
+    if drawn or not texts:
+        print(f"\nSamples side by side: {drawn}" if drawn else "\nNo run has pictures yet.")
+    if texts:
+        print("\nThe first samples of each run:\n")
+        columns(texts)
 
 
 def logs(
@@ -191,8 +198,23 @@ def _metrics(record: RunRecord) -> dict[str, str]:
 
 
 def _pictures(record: RunRecord) -> list[Path]:
-    """The latest picture of samples, and those of the evaluation."""
-    return [*sorted((record.folder / "samples").glob("*.png"))[-1:], *sorted(record.evaluation.glob("*.png"))]
+    """The latest picture of samples, and those of the evaluation; of text, files of text."""
+    drawn, evaluated = (
+        sorted(path for path in folder.glob("*") if path.suffix in (".png", ".txt"))
+        for folder in (record.folder / "samples", record.evaluation)
+    )
+    return [*drawn[-1:], *evaluated]
+
+
+def _texts(record: RunRecord) -> list[str]:
+    """The first samples of a run that makes text, shortened: the evaluation's, or the latest of training."""
+    from components.modalities.text import apart
+
+    found = [path for path in _pictures(record) if path.suffix == ".txt" and path.stem != "nearest"]
+    if not found:
+        return []
+    texts = apart(found[-1].read_bytes())[:COMPARED]
+    return [text if len(text) <= LONGEST else f"{text[:LONGEST]}…" for text in texts]
 
 
 def _table(columns: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -209,7 +231,7 @@ def _draw(records: list[RunRecord], path: Path) -> Path | None:
     captions = [
         ((record.id, f"{record.family}, {pictures[0].stem}, {_state(record)}"), pictures[0])
         for record, pictures in found
-        if pictures
+        if pictures and pictures[0].suffix == ".png"
     ]
     if not captions:
         return None

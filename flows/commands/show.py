@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -39,6 +41,16 @@ def facts(content: Mapping[str, Any], as_json: bool) -> None:
     table.add_column(overflow="fold")
     for name, value in content.items():
         table.add_row(name, _cell(value))
+    Console().print(table)
+
+
+def columns(texts: Mapping[str, Sequence[str]]) -> None:
+    """Print texts beside each other, a column for each name; what they hold is printed as it is."""
+    table = Table(pad_edge=False, header_style="bold", show_lines=True)
+    for name in texts:
+        table.add_column(name, overflow="fold", ratio=1)
+    for row in zip_longest(*texts.values(), fillvalue=""):
+        table.add_row(*(Text(text) for text in row))
     Console().print(table)
 
 

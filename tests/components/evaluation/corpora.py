@@ -28,12 +28,15 @@ def prepared(
     sources: Splits | None = None,
     **details: Any,
 ) -> Dataset:
-    """Documents of characters, a row each, or in windows where they are longer than `width`."""
+    """Documents of characters, packed into rows, or in windows where they are longer than `width`."""
     folder.mkdir(parents=True)
     every = [*texts["train"], *((sources or {}).get("train", ()))]
     tokenizer = train_tokenizer("characters", every, 0, False)
     tokenizer.save(folder)
-    rows = {name: _rows(tokenizer, split, width, name == "train") for name, split in texts.items()}
+    rows = {
+        name: _rows(tokenizer, split, width, name == "train", sources is None)
+        for name, split in texts.items()
+    }
     if sources is None:  # rows lie on disk in any order
         rows = {name: split[::-1] for name, split in rows.items()}
     longest = max(len(row) for split in rows.values() for row, _ in split)
@@ -68,13 +71,16 @@ def prepared(
 
 
 def _rows(
-    tokenizer: TextTokenizer, texts: Sequence[str], width: int, train: bool
+    tokenizer: TextTokenizer, texts: Sequence[str], width: int, train: bool, packed: bool
 ) -> list[tuple[list[int], int]]:
     """Rows with how many of their tokens are new."""
-    found = []
+    found: list[tuple[list[int], int]] = []
     for text in texts:
         tokens = [END, *tokenizer.encode(text), END]
-        if len(tokens) <= width:
+        if packed and found and found[-1][0][0] == END and len(found[-1][0]) + len(tokens) - 1 <= width:
+            row = found.pop()[0] + tokens[1:]
+            found.append((row, len(row) - 1))
+        elif len(tokens) <= width:
             found.append((tokens, len(tokens) - 1))
         elif train:
             for first in range(0, len(tokens) - width + 1, width):

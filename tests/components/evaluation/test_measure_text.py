@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_bits_are_those_of_the_text_as_one_sequence(tmp_path: Path) -> None:
     nats = 0.0
     for text in (LONG[:500], "line 7"):
         tokens = [END, *tokenizer.encode(text), END]
-        pairs = zip(tokens[:-1], tokens[1:], strict=True)
+        pairs = pairwise(tokens)
         nats -= sum(
             math.log(bigram.probabilities(np.array([[END, one]]), np.array([other]))[0])
             for one, other in pairs
@@ -139,7 +140,9 @@ def test_a_text_report_has_model_baseline_and_real(long: Dataset) -> None:
 
 def test_a_model_that_recites_is_found_out(tmp_path: Path) -> None:
     names = ["anna", "bert", "carla", "dora", "emil"]
-    dataset = prepared(tmp_path / "names", {"train": names, "val": ["fay"], "test": ["enid", "carl"]}, 16)
+    dataset = prepared(
+        tmp_path / "names", {"train": names, "val": ["fay"], "test": ["enid", "carl", "fred", "gina"]}, 16
+    )
     tokenizer = corpus.text_of(dataset).tokenizer
 
     def recite(requests: Requests, width: int) -> Tensor:

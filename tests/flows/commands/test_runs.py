@@ -11,6 +11,7 @@ from filelock import FileLock
 from PIL import Image
 
 from components.evaluation.report import Metric, Report, write_report
+from components.modalities.text import numbered
 from components.train.runs import RunRecord, write_run
 from flows.commands import main
 
@@ -135,6 +136,34 @@ def test_runs_are_compared_by_what_differs_with_one_picture(make, genloom, root:
     assert "model.width" not in table
     assert str(root / "here.png") in table
     assert (root / "here.png").is_file()
+
+
+def test_runs_of_text_are_shown_with_their_files_and_compared_by_their_first_samples(make, genloom) -> None:
+    texts = {
+        "poem-gpt-1a": ["Night [bold]falls[/]", "two\n\nlines", "x" * 500, "no more"],
+        "poem-lstm-2b": ["Day"],
+    }
+    for name, found in texts.items():
+        record = make(name, len(found))
+        for picture in (record.folder / "samples").iterdir():
+            picture.unlink()
+        (record.folder / "samples" / "step-000000100.txt").write_bytes(numbered(found))
+    record.evaluation.mkdir()
+    for name, content in (("samples", ["Evaluated"]), ("nearest", ["Near"])):
+        (record.evaluation / f"{name}.txt").write_bytes(numbered(content))
+    shown = json.loads(genloom("runs", "show", "poem-lstm", "--json").out)
+    assert [Path(path).name for path in shown["pictures"]] == [
+        "step-000000100.txt",
+        "nearest.txt",
+        "samples.txt",
+    ]
+    said = json.loads(genloom("runs", "compare", *texts, "--json").out)
+    assert said["picture"] is None
+    assert said["samples"]["poem-gpt-1a"] == [*texts["poem-gpt-1a"][:2], "x" * 400 + "…"]
+    assert said["samples"]["poem-lstm-2b"] == ["Evaluated"]
+    printed = genloom("runs", "compare", *texts).out
+    assert re.search(r"Night \[bold\]falls\[/\].*Evaluated", printed)
+    assert "No run has pictures" not in printed
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"metrics": {"a": 1}}'])
