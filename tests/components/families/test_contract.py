@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from components import artifact
 from components.families.family import (
+    END,
+    NOTHING,
     Batch,
     Family,
     Kind,
@@ -25,40 +27,28 @@ from components.families.family import (
 )
 from components.families.sampling import Slots, sample
 from components.project import TrainOptions
-from components.train.step import advance, build, networks_for
+from components.train.step import advance, build
+from tests.components.families.rows import (
+    an_about,
+    assets_of,
+    batch_of,
+    evaluated,
+    made,
+    requests_of,
+    shapes_of,
+)
 
-SHAPES = {Kind.IMAGE: [Shape(data=(1, 8, 8)), Shape(data=(3, 12, 8))]}
 CASES = [
     pytest.param(name, shape, id=f"{name}-{'x'.join(map(str, shape.data))}")
     for name in names()
-    for kind in sorted(kind_of(name).kinds)
-    for shape in SHAPES[kind]
+    for shape in shapes_of(name)
 ]
 BUDGET = 600
 """Steps in which a family must learn eight examples; a few seconds for each."""
 
 
-def batch_of(shape: Shape, rows: int, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    data = torch.rand(rows, *shape.data, generator=generator) * 2 - 1
-    return Batch(data=data, length=torch.full((rows,), shape.data[0]))
-
-
-def requests_of(seeds: list[int]) -> Requests:
-    return Requests(seed=torch.tensor(seeds))
-
-
-def made(name: str, shape: Shape) -> tuple[Family, dict[str, nn.Module]]:
-    family = kind_of(name)()
-    return family, networks_for(family, shape, seed=0)
-
-
-def evaluated(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    return {name: network.eval() for name, network in networks.items()}
-
-
 def test_there_are_families_and_each_has_its_own_file() -> None:
-    assert {"gan", "vae"} <= set(names())
+    assert {"gan", "gpt", "vae"} <= set(names())
     for name in names():
         assert kind_of(name).__module__ == f"components.families.{name}"
 
@@ -72,7 +62,7 @@ def test_declarations(name: str) -> None:
     assert family.tasks
     assert len(family.__doc__ or "") > 40, "the docstring names the paper"
     assert dataclasses.fields(family)
-    assert family.private <= set(made(name, SHAPES[sorted(family.kinds)[0]][0])[1])
+    assert family.private <= set(made(name, shapes_of(name)[0])[1])
 
 
 @pytest.mark.parametrize("name", names())
@@ -135,11 +125,12 @@ def test_nats_are_one_finite_number_a_row(name: str, shape: Shape) -> None:
 def test_an_artifact_gives_identical_seeded_samples(name: str, shape: Shape, tmp_path: Path) -> None:
     family, networks = made(name, shape)
     networks = evaluated(networks)
-    before = sample(family, networks, requests_of([3, 1, 4, 1, 5]), width=4)
-    artifact.save(tmp_path / "model", family, networks, shape, an_about())
+    before = sample(family, networks, requests_of([3, 1, 4, 1, 5], shape), width=4)
+    assets = assets_of(shape, tmp_path / "assets")
+    artifact.save(tmp_path / "model", family, networks, shape, an_about(shape), assets)
     model = artifact.load(tmp_path / "model")
     assert model.family == family
-    after = model.sample(requests_of([3, 1, 4, 1, 5]), width=4)
+    after = model.sample(requests_of([3, 1, 4, 1, 5], shape), width=4)
     assert torch.equal(before, after)
     assert torch.equal(after[1], after[3]), "one seed, one content"
     assert not torch.equal(after[0], after[1])
@@ -151,24 +142,25 @@ def test_an_artifact_gives_identical_seeded_samples(name: str, shape: Shape, tmp
 def test_a_row_started_late_in_a_full_state_equals_the_same_row_alone(name: str, shape: Shape) -> None:
     family, networks = made(name, shape)
     networks = evaluated(networks)
-    alone = Slots(family, networks, 4, requests_of([7]))
-    alone.admit([0], requests_of([7]))
+    alone = Slots(family, networks, 4, requests_of([7], shape))
+    alone.admit([0], requests_of([7], shape))
     run(alone, 0)
-    late = Slots(family, networks, 4, requests_of([7]))
-    late.admit([0, 1, 2, 3], requests_of([11, 12, 13, 14]))
+    late = Slots(family, networks, 4, requests_of([7], shape))
+    late.admit([0, 1, 2, 3], requests_of([11, 12, 13, 14], shape))
     late.advance()
     run(late, 2)
-    late.admit([2], requests_of([7]))
+    late.admit([2], requests_of([7], shape))
     run(late, 2)
     assert torch.equal(alone.state.output[0], late.state.output[2])
+    assert torch.equal(alone.state.length[0], late.state.length[2])
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
 def test_done_rows_are_left_alone_and_idle_ones_may_hold_anything(name: str, shape: Shape) -> None:
     family, networks = made(name, shape)
     networks = evaluated(networks)
-    slots = Slots(family, networks, 3, requests_of([1]))
-    slots.admit([1], requests_of([5]))
+    slots = Slots(family, networks, 3, requests_of([1], shape))
+    slots.admit([1], requests_of([5], shape))
     with torch.inference_mode():
         for value in tensors(slots.state).values():
             if value.is_floating_point():
@@ -199,7 +191,7 @@ def test_one_step_of_the_engine_changes_every_network(name: str, shape: Shape) -
 @pytest.mark.parametrize("name", names())
 def test_eight_examples_are_learned(name: str) -> None:
     """A fixed budget halves −log p where the family has it, else the energy distance to the examples."""
-    shape = SHAPES[sorted(kind_of(name).kinds)[0]][0]
+    shape = shapes_of(name)[0]
     family, networks = made(name, shape)
     batch = examples(shape)
     options = TrainOptions(ema=0.99)
@@ -213,14 +205,30 @@ def test_eight_examples_are_learned(name: str) -> None:
 
 
 def examples(shape: Shape) -> Batch:
-    """Eight smooth two-level patterns, repeated so that a batch has 64 rows."""
+    """Eight smooth two-level patterns, or documents of counted letters, repeated so that a batch has 64 rows."""
     rows = torch.arange(64) % 8
+    if shape.vocabulary:
+        return documents(shape, rows[:16])
     axes = torch.meshgrid(*(torch.linspace(0, 3.14, size) for size in shape.data), indexing="ij")
     phase = sum(axes[1:], start=axes[0])
     data = torch.stack(
         [torch.sign(torch.cos(phase * (1 + row % 4) + row // 4)) * 0.8 for row in rows.tolist()]
     )
     return Batch(data=data, length=torch.full((64,), shape.data[0]))
+
+
+def documents(shape: Shape, rows: Tensor) -> Batch:
+    """Row r counts in steps of r, from its source where there is one, and is shorter the larger r is."""
+    width, place = shape.data[0], torch.arange(shape.data[0])
+    data = 1 + (rows[:, None] * (1 + place)) % (shape.vocabulary - 1)
+    length = width - rows
+    data[:, 0] = END
+    data[torch.arange(len(rows)), length - 1] = END
+    data[place >= length[:, None]] = NOTHING
+    source = None
+    if shape.source is not None:
+        source = (1 + rows % (shape.vocabulary - 1))[:, None].expand(-1, *shape.source)
+    return Batch(data=data, length=length, source=source)
 
 
 def distance(family: Family, networks: Mapping[str, nn.Module], batch: Batch) -> float:
@@ -232,7 +240,7 @@ def distance(family: Family, networks: Mapping[str, nn.Module], batch: Batch) ->
         if nats is not None:
             found = float(nats.mean())
         else:
-            drawn = sample(family, networks, requests_of(list(range(64))), width=64)
+            drawn = sample(family, networks, Requests(seed=torch.arange(64)), width=64)
             found = energy(drawn.flatten(1), batch.data.flatten(1))
     for name, network in networks.items():
         network.train(training[name])
@@ -256,24 +264,6 @@ def run(slots: Slots, row: int) -> None:
     raise AssertionError("the row never finished")
 
 
-def an_about() -> artifact.About:
-    return artifact.About(
-        product="p",
-        run="r",
-        dataset="d",
-        revision="0",
-        licence="CC0",
-        source="made",
-        classes=[],
-        modality="image",
-        key="k",
-        parameters={},
-        commit="",
-        dirty=False,
-        steps=1,
-    )
-
-
 def test_rows_can_be_chosen_and_repeated() -> None:
-    chosen = select(requests_of([5, 6, 7]), torch.tensor([2, 2, 0]))
+    chosen = select(Requests(seed=torch.tensor([5, 6, 7])), torch.tensor([2, 2, 0]))
     assert chosen.seed.tolist() == [7, 7, 5]

@@ -1,0 +1,137 @@
+"""The decoder-only transformer: every token attends to those before it in its document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear
+from torch.optim import Optimizer
+
+from components.families.autoregressive import Autoregressive, Language
+from components.families.family import END, Requests, Shape, bounded, tuned
+from components.families.layers.attention import (
+    EPSILON,
+    Block,
+    check_heads,
+    initialise,
+    rotations,
+    swiglu_width,
+)
+from components.families.layers.documents import beginnings
+from components.families.layers.muon import optimizers_of
+from components.families.layers.views import Entering, Stepping, View, Whole, boundaries, empty_cache
+
+
+class Decoder(Language):
+    """Embedding → blocks → norm → logits by the embedding's own matrix (Press & Wolf 2017, arXiv:1608.05859)."""
+
+    def __init__(self, shape: Shape, family: GPT) -> None:
+        super().__init__()
+        self.context, self.dropout = shape.data[0], family.dropout
+        self.embedding = nn.Embedding(shape.vocabulary, family.width)
+        self.blocks = self._blocks(family)
+        self.norm = nn.RMSNorm(family.width, eps=EPSILON)
+        longest = max(self.context, *(shape.source or (0,)))
+        table = rotations(longest, family.width // family.heads, family.theta)
+        self.register_buffer("rotation", table, persistent=False)
+        self.rotation: Tensor
+        initialise(self)
+
+    def _blocks(self, family: GPT) -> nn.ModuleList:
+        return nn.ModuleList(family.block() for _ in range(family.layers))
+
+    @property
+    def stack(self) -> list[Block]:
+        """The blocks in their order."""
+        return cast(list[Block], list(self.blocks))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens [N, L] → [N, L, width]; `NOTHING` becomes something that nobody sees."""
+        return dropout(self.embedding(tokens.clamp(min=0)), self.dropout, self.training)
+
+    def features(self, tokens: Tensor, source: Tensor | None) -> Tensor:
+        """Tokens [N, L] → [N, L, width]."""
+        view = Whole(self.rotation[:, : tokens.shape[1], None], boundaries(tokens))
+        return self._through(tokens, view)
+
+    def _through(self, tokens: Tensor, view: View) -> Tensor:
+        hidden = self.embed(tokens)
+        for layer, block in enumerate(self.stack):
+            hidden = block(hidden, view, layer)
+        normed: Tensor = self.norm(hidden)
+        return normed
+
+    def head(self, features: Tensor) -> Tensor:
+        """[..., width] → [..., V]."""
+        return linear(features, self.embedding.weight)
+
+    def blank(self, requests: Requests) -> dict[str, Tensor]:
+        """Keys and values of each layer and place, [N, layers, 2, kv_heads, T, size]."""
+        part = self.stack[0].attention
+        layers, device = len(self.blocks), self.embedding.weight.device
+        return {"memory": empty_cache(len(requests), layers, part.kv_heads, self.context, part.size, device)}
+
+    def enter(self, tokens: Tensor, row: int, first: int, state: Any) -> None:
+        """See `Language`."""
+        begin = beginnings(tokens == END, first, int(state.begin[row]))
+        state.begin[row] = begin[0, -1]
+        self._through(tokens, Entering(self.rotation, state.memory[row], first, begin))
+
+    def step(self, state: Any, ready: Tensor) -> Tensor:
+        """See `Language`; what a row that is not ready writes is overwritten before anything sees it."""
+        view = Stepping(self.rotation, state.memory, state.entered, state.begin)
+        return self.head(self._through(state.token[:, None], view)).squeeze(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT(Autoregressive):
+    """Radford et al. 2018, with what has come since: RMS norms before each part (Zhang & Sennrich 2019), rotary
+    positions (Su et al. 2021), SwiGLU (Shazeer 2020), grouped queries (Ainslie et al. 2023), tied embeddings and,
+    with `qk_norm`, normalised queries and keys (Henry et al. 2020).
+
+    With `qk_norm` it computes what Qwen3 does in `transformers`, without it what Llama does. `kv_heads` and
+    `hidden` at 0 mean as many as `heads`, and 8/3 of `width` rounded up to a multiple of 32. `optimizer` is "muon"
+    (Jordan 2024, on the matrices of the blocks at `muon_lr`; AdamW at `lr` on the rest) or "adamw". Weight decay
+    acts on matrices; dropout on the embedded tokens and on what each part adds.
+    """
+
+    lr: float = tuned(3e-3, low=1e-5, high=3e-2, log=True, least=1e-9, most=10.0)
+    muon_lr: float = tuned(2e-2, low=1e-3, high=1e-1, log=True, least=1e-9, most=10.0)
+    weight_decay: float = tuned(0.1, low=0.0, high=0.5, least=0.0, most=10.0)
+    dropout: float = tuned(0.0, low=0.0, high=0.5, least=0.0, most=0.95)
+    layers: int = tuned(4, low=2, high=12, least=1, most=256)
+    heads: int = bounded(4, least=1, most=256)
+    kv_heads: int = bounded(0, least=0, most=256)
+    width: int = bounded(128, least=2, most=65_536)
+    hidden: int = bounded(0, least=0, most=262_144)
+    qk_norm: bool = True
+    theta: float = bounded(10_000.0, least=1.0, most=1e9)
+    optimizer: str = "muon"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads(self.width, self.heads, self.kv_heads)
+        if self.optimizer not in ("muon", "adamw"):
+            raise ValueError(f"optimizer = {self.optimizer!r} is not one of “muon” and “adamw”")
+
+    def block(self, cross: bool = False) -> Block:
+        """One block of this size."""
+        return Block(
+            self.width,
+            self.heads,
+            self.kv_heads or self.heads,
+            self.hidden or swiglu_width(self.width),
+            self.qk_norm,
+            self.dropout,
+            cross,
+        )
+
+    def networks(self, shape: Shape) -> dict[str, nn.Module]:
+        """One network."""
+        return {"decoder": Decoder(shape, self)}
+
+    def optimizers(self, name: str, network: nn.Module) -> list[Optimizer]:
+        """See the class."""
+        return optimizers_of(network, self.optimizer, self.lr, self.muon_lr, self.weight_decay)
