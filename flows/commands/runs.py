@@ -191,8 +191,9 @@ def _metrics(record: RunRecord) -> dict[str, str]:
 
 
 def _pictures(record: RunRecord) -> list[Path]:
-    """The latest picture of samples, and those of the evaluation."""
-    return [*sorted((record.folder / "samples").glob("*.png"))[-1:], *sorted(record.evaluation.glob("*.png"))]
+    """The latest samples, a picture or a text, and the pictures of the evaluation."""
+    samples = [path for path in (record.folder / "samples").glob("step-*.*") if path.suffix != ".part"]
+    return [*sorted(samples)[-1:], *sorted(record.evaluation.glob("*.png"))]
 
 
 def _table(columns: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -205,7 +206,7 @@ def _draw(records: list[RunRecord], path: Path) -> Path | None:
     """The latest samples of all runs that have some, in one picture at `path`."""
     from components.pictures import side_by_side
 
-    found = [(record, _pictures(record)) for record in records]
+    found = [(record, [path for path in _pictures(record) if path.suffix == ".png"]) for record in records]
     captions = [
         ((record.id, f"{record.family}, {pictures[0].stem}, {_state(record)}"), pictures[0])
         for record, pictures in found
@@ -218,6 +219,7 @@ def _draw(records: list[RunRecord], path: Path) -> Path | None:
 
 
 def _sentence(record: RunRecord, line: dict[str, Any]) -> str:
+    from flows.progress import rate
+
     losses = "  ".join(f"{name}={value:.4g}" for name, value in _losses(line).items())
-    rate = f"  {line['rows_per_second']:,.0f} rows/s" if "rows_per_second" in line else ""
-    return f"step {line['step']}/{record.steps}  {line.get('seconds', 0):.1f} s{rate}  {losses}"
+    return f"step {line['step']}/{record.steps}  {line.get('seconds', 0):.1f} s  {rate(line)}  {losses}"
