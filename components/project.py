@@ -50,14 +50,23 @@ class TrainOptions(Row):
     ema: float = Field(default=0.999, ge=0, lt=1)
     clip: float = Field(default=1.0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    warmup: int = Field(default=0, ge=0)
+    decay: float = Field(default=0.2, gt=0, le=1)
+    final_lr: float = Field(default=0.0, ge=0, le=1)
+    accumulate: int = Field(default=1, ge=1)
     workers: int = Field(default=1, ge=0, le=4096)
     threads: int | None = Field(default=None, ge=1, le=1024)
+    distribute: Literal["ddp", "fsdp2"] = "ddp"
+    compile: bool = False
     log_every: int = Field(default=50, ge=1)
     sample_every: int = Field(default=500, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
 
 
-OPERATIONAL = frozenset({"workers", "threads", "log_every", "sample_every", "checkpoint_every"})
+OPERATIONAL = frozenset(
+    {"workers", "threads", "distribute", "compile", "log_every", "sample_every", "checkpoint_every"}
+)
 """Fields of `TrainOptions` that do not enter the key of a training."""
 
 

@@ -32,10 +32,16 @@ def training_bar(run: str, steps: int) -> Iterator[Callable[[Mapping[str, Any]],
                 for name, value in line.items()
                 if name.startswith("loss/")
             )
-            rate = f"{line['rows_per_second']:,.0f} rows/s"
-            bars.update(bar, completed=line["step"], rate=rate, losses=losses)
+            bars.update(bar, completed=line["step"], rate=rate(line), losses=losses)
 
         yield show
+
+
+def rate(line: Mapping[str, Any]) -> str:
+    """How fast a training was when it wrote `line`: tokens a second where it reads tokens, otherwise rows."""
+    if "tokens_per_second" in line:
+        return f"{line['tokens_per_second']:,.0f} tokens/s"
+    return f"{line['rows_per_second']:,.0f} rows/s" if "rows_per_second" in line else ""
 
 
 def say(sentence: str) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from components.artifact import fill, flatten, replace_folder
+from components.artifact import replace_folder
 from components.data.dataset import Position, file_hash
 from components.errors import UserError
 from components.families.sampling import mix
+from components.train.distribute import load_optimizer, load_weights, local, optimizer_state, whole
 from components.train.step import Trainee
 
 KEPT = 2
@@ -43,12 +45,13 @@ def checkpoints(folder: Path) -> list[Path]:
 def save(folder: Path, trainee: Trainee, step: int, position: Position, rank: int) -> None:
     """Write the checkpoint of `step` below `folder`. All ranks call it; rank 0 writes, atomically."""
     states = _gather_random(trainee)
+    content = _whole_content(trainee)
     if rank == 0:
         target = folder / "checkpoints" / f"step-{step:09d}"
         draft = target.with_name(f".{target.name}-{os.getpid()}")
         draft.mkdir(parents=True)
         try:
-            _write(draft, trainee, states)
+            _write(draft, content, states)
             state = {"step": step, "rows": position.rows, "world": trainee.world, "torch": torch.__version__}
             state["files"] = {path.name: file_hash(path) for path in sorted(draft.iterdir())}
             (draft / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -61,22 +64,49 @@ def save(folder: Path, trainee: Trainee, step: int, position: Position, rank: in
         dist.barrier()
 
 
-def _write(draft: Path, trainee: Trainee, states: Tensor) -> None:
-    (draft / "networks.safetensors").write_bytes(to_bytes(flatten(trainee.networks)))
-    (draft / "averages.safetensors").write_bytes(to_bytes(flatten(trainee.averages)))
-    (draft / "random.safetensors").write_bytes(to_bytes({"random": states}))
-    optimizers = {
-        name: [optimizer.state_dict() for optimizer in group] for name, group in trainee.optimizers.items()
+@dataclass(frozen=True)
+class Content:
+    """Whole weights and averages by `network.name`, and the states of all optimizers."""
+
+    weights: dict[str, Tensor]
+    averages: dict[str, Tensor]
+    optimizers: dict[str, list[dict[str, Any]]]
+
+
+def _whole_content(trainee: Trainee) -> Content:
+    """What a checkpoint holds, gathered from the ranks where it is sharded."""
+    return Content(
+        _named({name: network.state_dict() for name, network in trainee.networks.items()}),
+        _named({name: average.values for name, average in trainee.averages.items()}),
+        {name: [optimizer_state(one) for one in group] for name, group in trainee.optimizers.items()},
+    )
+
+
+def _named(networks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": whole(value.detach()).cpu().contiguous()
+        for name, values in networks.items()
+        for key, value in values.items()
     }
-    content = io.BytesIO()  # on a full disk torch.save would raise an error of its own
-    torch.save(optimizers, content)
-    (draft / "optimizers.pt").write_bytes(content.getbuffer())
+
+
+def _write(draft: Path, content: Content, states: Tensor) -> None:
+    (draft / "networks.safetensors").write_bytes(to_bytes(content.weights))
+    (draft / "averages.safetensors").write_bytes(to_bytes(content.averages))
+    (draft / "random.safetensors").write_bytes(to_bytes({"random": states}))
+    stream = io.BytesIO()  # on a full disk torch.save would raise an error of its own
+    torch.save(content.optimizers, stream)
+    (draft / "optimizers.pt").write_bytes(stream.getbuffer())
 
 
 def finite(trainee: Trainee) -> bool:
-    """Whether all weights and averages are; the same on every rank, because the weights are."""
-    values = [*flatten(trainee.networks).values(), *flatten(trainee.averages).values()]
-    return all(bool(value.isfinite().all()) for value in values)
+    """Whether all weights and averages are, on all ranks together; all of them call it."""
+    values = [value for network in trainee.networks.values() for value in network.state_dict().values()]
+    values += [value for average in trainee.averages.values() for value in average.values.values()]
+    good = torch.stack([local(value).isfinite().all() for value in values]).all().int()
+    if trainee.world > 1:
+        dist.all_reduce(good, dist.ReduceOp.MIN)
+    return bool(good)
 
 
 def restore(folder: Path, trainee: Trainee, rank: int) -> Resumed | None:
@@ -106,12 +136,20 @@ def _whole(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def _load(last: Path, state: dict[str, Any], trainee: Trainee, rank: int) -> Resumed:
-    fill(trainee.networks, load_file(last / "networks.safetensors"))
-    fill(trainee.averages, load_file(last / "averages.safetensors"))
+    weights = load_file(last / "networks.safetensors")
+    for name, network in trainee.networks.items():
+        prefix = f"{name}."
+        load_weights(
+            network,
+            {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)},
+        )
+    averages = load_file(last / "averages.safetensors")
+    for name, average in trainee.averages.items():
+        average.load({key: averages[f"{name}.{key}"] for key in average.values})
     saved = torch.load(last / "optimizers.pt", map_location=trainee.device, weights_only=True)
     for name, group in trainee.optimizers.items():
         for optimizer, content in zip(group, saved[name], strict=True):
-            optimizer.load_state_dict(content)
+            load_optimizer(optimizer, content)
     if state["world"] == trainee.world:
         _set_random(load_file(last / "random.safetensors")["random"][rank], trainee.device)
     else:
@@ -140,6 +178,7 @@ def _gather_random(trainee: Trainee) -> Tensor:
 
 def _set_random(state: Tensor, device: torch.device) -> None:
     size = len(torch.get_rng_state())
-    torch.set_rng_state(state[:size].contiguous())
+    # a copy: torch 2.13 reads a view that does not begin its storage from a wrong address, and crashes
+    torch.set_rng_state(state[:size].clone())
     if device.type == "cuda" and len(state) > size:
-        torch.cuda.set_rng_state(state[size:].contiguous(), device)
+        torch.cuda.set_rng_state(state[size:].clone(), device)

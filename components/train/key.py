@@ -13,7 +13,16 @@ import torch
 from components.project import OPERATIONAL, RunRow
 
 ROOT = Path(__file__).resolve().parent.parent
-DECIDING = ("train/step.py", "train/loop.py", "train/checkpoint.py", "data/dataset.py", "artifact.py")
+DECIDING = (
+    "train/step.py",
+    "train/schedule.py",
+    "train/averages.py",
+    "train/distribute.py",
+    "train/loop.py",
+    "train/checkpoint.py",
+    "data/dataset.py",
+    "artifact.py",
+)
 """Sources outside families and modalities that decide the weights of a training."""
 
 

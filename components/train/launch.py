@@ -26,7 +26,7 @@ from components.promotion.registry import Registry
 from components.settings import Settings, writable_home
 from components.tracking import Status, Tracker
 from components.train.loop import Place, run_to_outcome
-from components.train.plan import Plan, about_run, check_rows, check_run, check_start, key_of
+from components.train.plan import Plan, about_run, check_options, check_rows, check_run, check_start, key_of
 from components.train.runs import RunRecord, load_run, read_outcome, write_run
 from components.train.watch import Progress, Watch
 
@@ -116,6 +116,7 @@ def plan_of(project: Project, run: str, overrides: Sequence[str] = ()) -> Wanted
     row = project.run(run, overrides)
     family = check_run(project, run, row)
     dataset = open_dataset(project.prepared / project.product(row.product).dataset)
+    check_options(run, row, family, dataset)
     start = starting_point(project.settings, row)
     if start is not None:
         check_start(run, row, family, dataset, start)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,20 +13,23 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.artifact import WEIGHTS, fill, save
 from components.data.dataset import Batches, Dataset, Position, open_dataset
 from components.errors import FailedError, UserError
-from components.families.family import Batch, Family, Requests, kind_of, move
+from components.families.family import Batch, Family, Kind, Requests, kind_of, move
 from components.families.sampling import sample
 from components.train import checkpoint
 from components.train.plan import Plan
 from components.train.runs import RunState, write_text
-from components.train.step import Trainee, advance, build, networks_for
+from components.train.schedule import factor
+from components.train.step import Trainee, advance, build, networks_for, predicted
 
 PREVIEW = 64
 """Samples in a picture of progress."""
+LATE = 2**52
+"""A step that no training reaches, and that a float64 holds."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,10 @@ def train(plan: Plan, place: Place) -> RunState:
     if place.rank == 0:
         forget_after(plan.folder / "progress.jsonl", begun.step)
     state = _steps(plan, place, trainee, dataset, begun)
-    if state == "done" and place.rank == 0:
-        save(plan.folder / "artifact", family, trainee.sampled, dataset.shape, plan.about, dataset.folder)
+    if state == "done":
+        networks = trainee.sampled
+        if place.rank == 0:
+            save(plan.folder / "artifact", family, networks, dataset.shape, plan.about, dataset.folder)
     return state
 
 
@@ -78,12 +85,13 @@ def _steps(
     plan: Plan, place: Place, trainee: Trainee, dataset: Dataset, begun: checkpoint.Resumed
 ) -> RunState:
     options, step = plan.options, begun.step
-    meter = Meter(place, options.batch)
+    meter = Meter(place, options.batch, dataset.tensors.kind is Kind.TOKENS)
     batches = Batches(dataset, "train", options.batch, options.seed, place.rank, place.world)
     stream = batches.from_position(begun.position)
     while step < options.steps:
         batch, position = next(stream)
-        meter.add(advance(trainee, to_device(batch, place.device), step), step)
+        batch = to_device(batch, place.device)
+        meter.add(advance(trainee, batch, step), step, batch)
         step += 1
         last = step == options.steps
         if step % options.log_every == 0 or last or step % options.checkpoint_every == 0:
@@ -94,8 +102,10 @@ def _steps(
                 checkpoint.save(plan.folder, trainee, step, position, place.rank)
             if stop and not last:
                 return "stopped"
-        if place.rank == 0 and (step % options.sample_every == 0 or last):
-            _picture(plan, trainee, dataset, step)
+        if step % options.sample_every == 0 or last:
+            networks = trainee.sampled
+            if place.rank == 0:
+                _picture(plan, trainee.family, networks, dataset, step)
     return "done"
 
 
@@ -107,15 +117,18 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 class Meter:
     """What is logged, averaged since the last report over steps and ranks, without waiting for the device."""
 
-    def __init__(self, place: Place, batch: int) -> None:
+    def __init__(self, place: Place, batch: int, tokens: bool = False) -> None:
         self.place, self.batch = place, batch
+        self.tokens = torch.zeros((), dtype=torch.int64, device=place.device) if tokens else None
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.bad = torch.full((), -1, dtype=torch.int64, device=place.device)
         self.steps, self.since, self.began = 0, time.perf_counter(), time.perf_counter()
 
-    def add(self, logged: Mapping[str, Tensor], step: int) -> None:
+    def add(self, logged: Mapping[str, Tensor], step: int, batch: Batch) -> None:
         """Take one step's values; the first step whose loss is not finite is remembered."""
+        if self.tokens is not None:
+            self.tokens += predicted(batch)
         for name, value in logged.items():
             value = value.float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -126,25 +139,37 @@ class Meter:
         self.steps += 1
 
     def read(self, stop: bool) -> tuple[dict[str, float], int, bool]:
-        """(means, the first bad step or −1, whether any rank was told to stop); the same on every rank."""
+        """(what is logged, the first bad step or −1, whether any rank was told to stop), the same on all ranks."""
         names = sorted(self.sums)
         means = [self.sums[name] / self.counts[name] for name in names]
         asked = torch.tensor(float(stop), device=self.place.device)
-        values = torch.stack([*means, asked]).double()
-        bad = self.bad
+        tokens = asked.new_zeros(()) if self.tokens is None else self.tokens
+        values = torch.stack([*(mean.double() for mean in means), tokens.double(), asked.double()])
+        most = torch.stack([torch.where(self.bad < 0, -LATE, -self.bad).double(), self._memory().double()])
         if self.place.world > 1:
             dist.all_reduce(values)
-            values[:-1] /= self.place.world
-            bad = torch.where(bad < 0, torch.iinfo(torch.int64).max, bad)
-            dist.all_reduce(bad, dist.ReduceOp.MIN)
-            bad = torch.where(bad == torch.iinfo(torch.int64).max, -1, bad)
-        *read, told = values.tolist()
+            values[:-2] /= self.place.world
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+        *read, tokens_read, told = values.tolist()
+        bad, memory = most.tolist()
         now = time.perf_counter()
-        rate = self.steps * self.batch / max(now - self.since, 1e-9)
+        passed = max(now - self.since, 1e-9)
+        metrics = {**dict(zip(names, read, strict=True)), "rows_per_second": self.steps * self.batch / passed}
+        if self.tokens is not None:
+            metrics["tokens_per_second"] = tokens_read / passed
+            self.tokens.zero_()
+        metrics |= {"memory_gib": memory, "seconds": now - self.began}
         self.sums, self.counts, self.steps, self.since = {}, {}, 0, now
-        seconds = now - self.began
-        metrics = {**dict(zip(names, read, strict=True)), "rows_per_second": rate, "seconds": seconds}
-        return metrics, int(bad), told > 0
+        return metrics, -1 if bad == -LATE else int(-bad), told > 0
+
+    def _memory(self) -> Tensor:
+        """The peak of this worker's memory so far in GiB: the device's, on the CPU the process's."""
+        if self.place.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.place.device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            peak *= 1 if sys.platform == "darwin" else 1024
+        return torch.tensor(peak / 2**30, device=self.place.device)
 
 
 def _report(plan: Plan, place: Place, meter: Meter, step: int) -> bool:
@@ -153,6 +178,8 @@ def _report(plan: Plan, place: Place, meter: Meter, step: int) -> bool:
     metrics, bad, stop = meter.read(asked)
     if bad >= 0:
         raise FailedError(_not_finite(plan, bad))
+    if plan.options.schedule != "constant" or plan.options.warmup:
+        metrics["lr_factor"] = factor(plan.options, step - 1)
     if place.rank == 0:
         with (plan.folder / "progress.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -168,13 +195,12 @@ def _not_finite(plan: Plan, step: int) -> str:
     )
 
 
-def _picture(plan: Plan, trainee: Trainee, dataset: Dataset, step: int) -> None:
+def _picture(plan: Plan, family: Family, networks: dict[str, nn.Module], dataset: Dataset, step: int) -> None:
     """Draw the same seeds each time, so that a person sees them improve."""
-    networks = trainee.sampled
     training = {name: network.training for name, network in networks.items()}
     for network in networks.values():
         network.eval()
-    output = sample(trainee.family, networks, preview(dataset), PREVIEW)
+    output = sample(family, networks, preview(dataset), PREVIEW)
     for name, network in networks.items():
         network.train(training[name])
     target = plan.folder / "samples" / f"step-{step:09d}{dataset.tensors.suffix}"

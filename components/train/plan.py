@@ -111,11 +111,61 @@ def check_rows(name: str, row: RunRow, dataset: Dataset, workers: int) -> None:
             f"In run {name}, train.batch is {row.train.batch} and the dataset {dataset.name} has "
             f"{dataset.rows('train')} training rows; set train.batch to at most that."
         )
+    if row.train.accumulate > (share := row.train.batch // max(1, workers)):
+        raise UserError(
+            f"In run {name}, train.accumulate is {row.train.accumulate} and a worker has {share} of the "
+            f"{row.train.batch} rows of a step; set train.accumulate to at most that."
+        )
     if workers > 1 and row.train.batch % workers:
         raise UserError(
             f"In run {name}, train.batch = {row.train.batch} cannot be shared by {workers} workers evenly; "
             f"set train.batch to a multiple of {workers}."
         )
+
+
+def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> None:
+    """Refuse a way of training that the family or this machine cannot do."""
+    options, kind = row.train, f"the family {row.family}"
+    if options.warmup >= options.steps:
+        raise UserError(
+            f"In run {name}, train.warmup = {options.warmup} leaves nothing of train.steps = {options.steps}; "
+            "set train.warmup below train.steps."
+        )
+    if family.double_backward and options.compile:
+        raise UserError(
+            f"In run {name}, {kind} takes gradients of gradients, which torch.compile cannot; "
+            "set train.compile to false."
+        )
+    if options.compile and not _compiler():
+        raise UserError(
+            f"In run {name}, train.compile needs a C++ compiler and none was found; install g++, name one in CXX, "
+            "or set train.compile to false."
+        )
+    if options.distribute != "fsdp2":
+        return
+    if family.double_backward:
+        raise UserError(
+            f"In run {name}, {kind} takes gradients of gradients, which FSDP2 cannot; set train.distribute to ddp."
+        )
+    with torch.device("meta"):
+        networks = ", ".join(family.networks(dataset.shape))
+    if "," in networks:
+        raise UserError(
+            f"In run {name}, {kind} has several networks ({networks}) whose losses need each other's weights, "
+            "and FSDP2 shards those of one; set train.distribute to ddp."
+        )
+
+
+def _compiler() -> bool:
+    """Whether torch.compile finds the C++ compiler that it would call."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # takes a second or two to import
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, RuntimeError):
+        return False
+    return True
 
 
 def check_start(name: str, row: RunRow, family: Family, dataset: Dataset, start: Path) -> None:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
-from components.families.family import Batch, Family, Losses, Networks, Shape
+from components.families.family import Batch, Family, Losses, Networks, Shape, select
 from components.project import TrainOptions
+from components.train import schedule
+from components.train.averages import Average, clip
+from components.train.distribute import (
+    assemble,
+    average_whole,
+    replicate,
+    set_apart,
+    shard,
+    skeleton,
+    unsynchronized,
+)
 
 
 class Loss(nn.Module):
-    """One name's loss as a module whose only parameters are that network's: what DDP wraps.
+    """One name's loss as a module whose only parameters are that network's: what DDP and FSDP2 wrap.
 
     So a loss may call its networks often, by any method, and take gradients of their inputs.
     """
@@ -38,21 +47,32 @@ class Loss(nn.Module):
 
 @dataclass
 class Trainee:
-    """All that training changes: networks, optimizers and averages, by name; `losses` are what is called."""
+    """All that training changes: networks, optimizers and averages, by name; `losses` are what is called.
+
+    `empty` holds a copy of each network without weights where these are sharded over the ranks.
+    """
 
     family: Family
     networks: dict[str, nn.Module]
     losses: dict[str, nn.Module]
     optimizers: dict[str, list[Optimizer]]
-    averages: dict[str, AveragedModel]
+    averages: dict[str, Average]
+    empty: dict[str, nn.Module]
     options: TrainOptions
     device: torch.device
     world: int
 
     @property
     def sampled(self) -> dict[str, nn.Module]:
-        """The networks that a person sees: the averages where there are any."""
-        return {name: average.module for name, average in self.averages.items()} or self.networks
+        """The networks that a person sees: the averages where there are any. All ranks call it."""
+        if not self.empty:
+            modules = {name: average.module for name, average in self.averages.items() if average.module}
+            return modules or self.networks
+        averages = {name: average.values for name, average in self.averages.items()}
+        return {
+            name: assemble(self.empty[name], network, averages.get(name, {}))
+            for name, network in self.networks.items()
+        }
 
 
 def build(
@@ -66,71 +86,118 @@ def build(
     for network in networks.values():
         network.to(device).train()
     losses: dict[str, nn.Module] = {name: Loss(family, name, networks) for name in networks}
-    if world > 1:
-        devices = [device.index] if device.type == "cuda" else None
-        losses = {
-            name: DistributedDataParallel(
-                loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-            for name, loss in losses.items()
-        }
-    return Trainee(
+    if options.compile:
+        for loss in losses.values():
+            loss.compile()
+    sharded = world > 1 and options.distribute == "fsdp2"
+    empty = {name: skeleton(network) for name, network in networks.items()} if sharded else {}
+    if sharded:
+        losses = {name: shard(loss, device, world) for name, loss in losses.items()}
+    elif world > 1:
+        losses = {name: replicate(loss, device) for name, loss in losses.items()}
+    decay = options.ema
+    trainee = Trainee(
         family=family,
         networks=networks,
         losses=losses,
         optimizers={name: family.optimizers(name, network) for name, network in networks.items()},
-        averages={name: averaged(network, options.ema) for name, network in networks.items()}
-        if options.ema
+        averages={name: Average(network, decay, sharded) for name, network in networks.items()}
+        if decay
         else {},
+        empty=empty,
         options=options,
         device=device,
         world=world,
     )
-
-
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of `network` whose decay warms up, so that early weights are forgotten."""
-
-    def update(averages: Any, current: Any, count: Any) -> None:
-        if not averages[0].is_floating_point():
-            for old, new in zip(averages, current, strict=True):
-                old.copy_(new)
-            return
-        steps = float(count)
-        torch._foreach_lerp_(averages, current, 1.0 - min(decay, (1.0 + steps) / (10.0 + steps)))
-
-    average = AveragedModel(network, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
-    average.eval().requires_grad_(False)
-    return average
+    for optimizers in trainee.optimizers.values():
+        for optimizer in optimizers:
+            set_apart(optimizer)
+        schedule.remember(optimizers)
+    return trainee
 
 
 def advance(trainee: Trainee, batch: Batch, step: int) -> dict[str, Tensor]:
     """One step on `batch`: returns the losses, detached, as `loss/NAME`, and what the family logs."""
     logged: dict[str, Tensor] = {}
+    parts = split(batch, trainee.options.accumulate)
+    weights = shares(parts, trainee.world)
     for name in trainee.networks:
         if trainee.family.due(name, step):
-            logged |= _update(trainee, name, batch, step)
+            logged |= _update(trainee, name, parts, weights, step)
     if trainee.world > 1:
         _average_buffers(trainee)
-    for name, average in trainee.averages.items():
-        average.update_parameters(trainee.networks[name])
+    for average in trainee.averages.values():
+        average.update(step)
     return logged
 
 
-def _update(trainee: Trainee, name: str, batch: Batch, step: int) -> dict[str, Tensor]:
-    network, options = trainee.networks[name], trainee.options
-    bf16 = options.precision == "bf16"
+def split(batch: Batch, count: int) -> list[Batch]:
+    """`batch` in `count` parts in its order, as even as they can be."""
+    if count == 1:
+        return [batch]
+    ends = [len(batch) * number // count for number in range(count + 1)]
+    return [select(batch, slice(begin, end)) for begin, end in pairwise(ends)]
+
+
+def predicted(batch: Batch) -> Tensor:
+    """How many tokens the rows of `batch` have that are predicted, int64 []; 0 where the data are no tokens."""
+    if batch.data.is_floating_point():
+        return torch.zeros((), dtype=torch.int64, device=batch.data.device)
+    given = 1 if batch.given is None else batch.given
+    return (batch.length - given).clamp(min=0).sum().long()
+
+
+def shares(parts: list[Batch], world: int) -> list[Tensor | float]:
+    """What to weigh each part's mean loss by, so that the mean over the ranks is that of one whole batch.
+
+    A loss is a mean over rows, of which each rank has as many; of tokens it is a mean over predicted tokens,
+    of which ranks have different numbers.
+    """
+    if parts[0].data.is_floating_point():
+        rows = sum(len(part) for part in parts)
+        return [len(part) / rows for part in parts]
+    if world == 1 and len(parts) == 1:
+        return [1.0]
+    counts = torch.stack([predicted(part) for part in parts])
+    total = counts.sum()
+    if world > 1:
+        dist.all_reduce(total)
+    return list((counts * world / total.clamp(min=1)).float().unbind())
+
+
+def _update(
+    trainee: Trainee, name: str, parts: list[Batch], weights: list[Tensor | float], step: int
+) -> dict[str, Tensor]:
+    options, logged = trainee.options, dict[str, Tensor]()
     for optimizer in trainee.optimizers[name]:
         optimizer.zero_grad(set_to_none=True)
     with _only(trainee.networks, name):
-        with torch.autocast(trainee.device.type, torch.bfloat16, enabled=bf16):
-            loss, extra = trainee.losses[name](batch, step)
-        loss.backward()
+        for number, (part, weight) in enumerate(zip(parts, weights, strict=True), start=1):
+            last = number == len(parts)
+            with nullcontext() if last else unsynchronized(trainee.losses[name]):
+                for key, value in _backward(trainee, name, part, weight, step).items():
+                    logged[key] = logged[key] + value if key in logged else value
+    if trainee.empty:
+        average_whole(trainee.networks[name], trainee.world)
     if options.clip:
-        nn.utils.clip_grad_norm_(network.parameters(), options.clip)
+        clip(trainee.networks[name].parameters(), options.clip)
+    schedule.apply(trainee.optimizers[name], schedule.factor(options, step))
     for optimizer in trainee.optimizers[name]:
         optimizer.step()
-    return {f"loss/{name}": loss.detach(), **{key: value.detach() for key, value in extra.items()}}
+    return logged
+
+
+def _backward(
+    trainee: Trainee, name: str, part: Batch, weight: Tensor | float, step: int
+) -> dict[str, Tensor]:
+    """Add the gradients of one part of the batch, and return its weighted share of what is logged."""
+    bf16 = trainee.options.precision == "bf16"
+    with torch.autocast(trainee.device.type, torch.bfloat16, enabled=bf16):
+        loss, extra = trainee.losses[name](part, step)
+    loss = loss * weight
+    loss.backward()
+    logged = {key: value.detach() * weight for key, value in extra.items()}
+    return {f"loss/{name}": loss.detach(), **logged}
 
 
 @contextmanager

@@ -227,7 +227,7 @@ def _draw(records: list[RunRecord], path: Path) -> Path | None:
     """The latest samples of all runs that have some, in one picture at `path`."""
     from components.pictures import side_by_side
 
-    found = [(record, _pictures(record)) for record in records]
+    found = [(record, [path for path in _pictures(record) if path.suffix == ".png"]) for record in records]
     captions = [
         ((record.id, f"{record.family}, {pictures[0].stem}, {_state(record)}"), pictures[0])
         for record, pictures in found
@@ -240,6 +240,7 @@ def _draw(records: list[RunRecord], path: Path) -> Path | None:
 
 
 def _sentence(record: RunRecord, line: dict[str, Any]) -> str:
+    from flows.progress import rate
+
     losses = "  ".join(f"{name}={value:.4g}" for name, value in _losses(line).items())
-    rate = f"  {line['rows_per_second']:,.0f} rows/s" if "rows_per_second" in line else ""
-    return f"step {line['step']}/{record.steps}  {line.get('seconds', 0):.1f} s{rate}  {losses}"
+    return f"step {line['step']}/{record.steps}  {line.get('seconds', 0):.1f} s  {rate(line)}  {losses}"

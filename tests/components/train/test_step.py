@@ -41,7 +41,8 @@ def work(rank: int, name: str, port: int, folder: str) -> None:
         whole = rows(shape, step)
         share = Batch(data=whole.data[rank::2], length=whole.length[rank::2])
         advance(trainee, share, step)
-    torch.save({**flatten(trainee.networks), **flatten(trainee.averages)}, f"{folder}/{rank}.pt")
+    averages = {f"average.{key}": value for key, value in flatten(trainee.sampled).items()}
+    torch.save({**flatten(trainee.networks), **averages}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
