@@ -141,7 +141,7 @@ def start_from_hf(folder: Path, family: Family, dataset: Dataset, cache: Path) -
     if ours != settings:
         wanted = ", ".join(f"{name}: {_yaml(value)}" for name, value in settings.items())
         raise UserError(f"{folder} holds a model of other settings; write model: {{{wanted}}} into the run.")
-    files = sorted(folder.glob("*.safetensors")) + [folder / FILES[0]]
+    files = [*sorted(folder.glob("*.safetensors")), folder / FILES[0]]
     keys = [*map(file_hash, files), *(file_hash(dataset.folder / name) for name in FILES), str(dataset.shape)]
     target = cache / hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
     if not (target / "model.json").is_file():

@@ -55,6 +55,7 @@ class TrainOptions(Row):
     decay: float = Field(default=0.2, gt=0, le=1)
     final_lr: float = Field(default=0.0, ge=0, le=1)
     accumulate: int = Field(default=1, ge=1)
+    adapters: int = Field(default=0, ge=0, le=65_536)
     workers: int = Field(default=1, ge=0, le=4096)
     threads: int | None = Field(default=None, ge=1, le=1024)
     distribute: Literal["ddp", "fsdp2"] = "ddp"
@@ -71,13 +72,16 @@ OPERATIONAL = frozenset(
 
 
 class RunRow(Row):
-    """A training that can be launched by name: product, family, its hyperparameters, how to train."""
+    """A training that can be launched by name: product, family, its hyperparameters, how to train.
+
+    `init` names what it starts from: a version such as digits/7, or hf:FOLDER, a GPT in Hugging Face's format.
+    """
 
     product: str
     family: str
     model: Mapping[str, Any] = {}
     train: TrainOptions = TrainOptions()
-    init: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]*/[0-9]+$")
+    init: str | None = Field(default=None, pattern=r"^([a-z0-9][a-z0-9_-]*/[0-9]+|hf:.+)$")
 
 
 class Tables(BaseModel):

@@ -44,5 +44,7 @@ def _ancestors(registry: Registry, version: Version) -> tuple[str, ...]:
     parent = version.parameters.get("init")
     while parent:
         found.append(parent)
+        if parent.startswith("hf:"):
+            break
         parent = registry.named(parent).parameters.get("init")
     return tuple(found)

@@ -15,6 +15,7 @@ from components.project import OPERATIONAL, RunRow
 ROOT = Path(__file__).resolve().parent.parent
 DECIDING = (
     "train/step.py",
+    "train/adapters.py",
     "train/schedule.py",
     "train/averages.py",
     "train/distribute.py",

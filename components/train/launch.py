@@ -117,19 +117,24 @@ def plan_of(project: Project, run: str, overrides: Sequence[str] = ()) -> Wanted
     family = check_run(project, run, row)
     dataset = open_dataset(project.prepared / project.product(row.product).dataset)
     check_options(run, row, family, dataset)
-    start = starting_point(project.settings, row)
+    start = starting_point(project, row, family, dataset)
     if start is not None:
         check_start(run, row, family, dataset, start)
     key = key_of(row, dataset, read_manifest(start)["digest"] if start else "")
     return Wanted(run, row, family, dataset, start, key)
 
 
-def starting_point(settings: Settings, row: RunRow) -> Path | None:
-    """The artifact that `init` names, such as digits/7, fetched and checked."""
+def starting_point(project: Project, row: RunRow, family: Family, dataset: Dataset) -> Path | None:
+    """The artifact that `init` names, fetched and checked; a folder in Hugging Face's format is made one."""
     if row.init is None:
         return None
+    if row.init.startswith("hf:"):
+        from components.export import start_from_hf
+
+        folder = project.root / Path(row.init.removeprefix("hf:")).expanduser()
+        return start_from_hf(folder, family, dataset, project.settings.shared / "cache" / "starts")
     product, _, number = row.init.partition("/")
-    registry = Registry(settings)
+    registry = Registry(project.settings)
     return registry.fetch(registry.version(product, number))
 
 

@@ -21,6 +21,7 @@ from components.errors import FailedError, UserError
 from components.families.family import Batch, Family, Kind, Requests, kind_of, move
 from components.families.sampling import sample
 from components.train import checkpoint
+from components.train.adapters import adapt, merged
 from components.train.plan import Plan
 from components.train.runs import RunState, write_text
 from components.train.schedule import factor
@@ -58,7 +59,8 @@ def train(plan: Plan, place: Place) -> RunState:
     if state == "done":
         networks = trainee.sampled
         if place.rank == 0:
-            save(plan.folder / "artifact", family, networks, dataset.shape, plan.about, dataset.folder)
+            whole = merged(family.networks(dataset.shape), networks) if plan.options.adapters else networks
+            save(plan.folder / "artifact", family, whole, dataset.shape, plan.about, dataset.folder)
     return state
 
 
@@ -78,6 +80,8 @@ def _trainee(plan: Plan, place: Place, family: Family, dataset: Dataset) -> Trai
     networks = networks_for(family, dataset.shape, plan.options.seed)
     if plan.start is not None:
         fill(networks, load_file(plan.start / WEIGHTS))
+    if plan.options.adapters:
+        adapt(networks, plan.options.adapters)
     return build(family, networks, plan.options, place.device, place.world)
 
 

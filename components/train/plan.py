@@ -131,6 +131,11 @@ def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> N
             f"In run {name}, train.warmup = {options.warmup} leaves nothing of train.steps = {options.steps}; "
             "set train.warmup below train.steps."
         )
+    if options.adapters and (row.init is None or options.distribute == "fsdp2"):
+        raise UserError(
+            f"In run {name}, train.adapters trains additions to weights that are there already, on whole copies; "
+            "set init to where they are, and train.distribute to ddp."
+        )
     if family.double_backward and options.compile:
         raise UserError(
             f"In run {name}, {kind} takes gradients of gradients, which torch.compile cannot; "

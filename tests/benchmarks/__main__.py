@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks TARGET [NAME …]`: run the benchmarks of `make TARGET` and put their rows into the page."""
+"""`python -m tests.benchmarks TARGET [NAME …]`: run benchmarks of `make TARGET`, put their rows into the page."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from components.train.step import networks_for
 from tests.benchmarks import partners
 from tests.benchmarks.row import Row
 from tests.benchmarks.throughput import SIZES, Size
-from tests.components.families.test_contract import an_about
+from tests.components.families.rows import an_about
 
 STREAMS, PROMPT, NEW, ROUNDS, THREADS = 16, 16, 100, 3, 2
 CHARACTERS = "".join(map(chr, range(32, 95)))

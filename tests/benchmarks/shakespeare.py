@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 
 from components.data.dataset import Dataset
+from components.data.example import silent
+from components.data.fetch import fetch
 from components.data.prepare import reproduce
 from components.evaluation.project import evaluate_artifact
+from components.modalities.text import Text
 from components.project import Project, open_project
+from components.rows import TextFilesRow
 from components.train.launch import Trained, train
 from components.train.runs import load_run, read_progress
 from tests.benchmarks import partners
 from tests.benchmarks.row import Row
-
-LONG = 600
 
 
 def run(project: Path) -> list[Row]:

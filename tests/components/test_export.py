@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from components.families.lstm import LSTM
 from safetensors.torch import load_file
 
 from components import artifact
@@ -17,9 +16,10 @@ from components.errors import UserError
 from components.export import export_hf, settings_of, start_from_hf
 from components.families.family import Shape
 from components.families.gpt import GPT
+from components.families.lstm import LSTM
 from components.modalities.tokenizer import train_tokenizer
 from components.train.step import networks_for
-from tests.components.families.test_contract import an_about
+from tests.components.families.rows import an_about
 
 TEXT = "the quick brown fox jumps over the lazy dog"
 SMALL: dict[str, Any] = {"layers": 2, "heads": 4, "kv_heads": 2, "width": 32, "hidden": 48}
@@ -149,3 +149,35 @@ def test_only_a_gpt_is_exported_and_only_into_an_empty_folder(gpt: Path, tmp_pat
     lstm = made(tmp_path / "made-lstm", LSTM(width=16))
     with pytest.raises(UserError, match="holds a lstm"):
         export_hf(lstm, tmp_path / "hf-lstm")
+
+
+def test_a_run_starts_from_a_folder_and_trains_adapters_only(
+    gpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way through the launcher: rows in params.yaml, a prepared dataset, one step, the merged artifact."""
+    from components.project import open_project
+    from components.train.launch import train
+    from tests.components.evaluation.corpora import prepared
+
+    exported = export_hf(gpt, tmp_path / "hf")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "params.yaml").write_text(
+        "datasets: {d: {source: text, path: t.txt, context: 24}}\n"
+        "products: {d: {dataset: d, task: prompt}}\n"
+        "runs:\n"
+        f"  tuned: {{product: d, family: gpt, init: 'hf:{exported}', "
+        "model: {layers: 2, heads: 4, kv_heads: 2, width: 32, hidden: 48}, "
+        "train: {steps: 2, batch: 4, ema: 0.0, workers: 0, adapters: 2}}\n"
+    )
+    prepared(
+        project / "data" / "prepared" / "d",
+        {"train": [TEXT, *TEXT.split()], "val": ["fox"], "test": ["dog"]},
+        width=24,
+    )
+    trained = train(open_project(project), "tuned", workers=0)
+    before, after = load_file(gpt / artifact.WEIGHTS), load_file(trained.artifact / artifact.WEIGHTS)
+    assert before.keys() == after.keys()
+    name = "decoder.blocks.0.attention.qkv.weight"
+    assert int(torch.linalg.matrix_rank(after[name] - before[name], atol=1e-6)) == 2
+    assert torch.equal(before["decoder.norm.weight"], after["decoder.norm.weight"])

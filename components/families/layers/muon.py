@@ -91,16 +91,17 @@ def optimizers_of(
         {"params": [named[name] for name in named if name in matrices - inner], "weight_decay": weight_decay},
         {"params": [named[name] for name in named if name not in matrices], "weight_decay": 0.0},
     ]
-    rest = AdamW([group for group in groups if group["params"]], lr=lr, betas=(0.9, 0.95), fused=True)
+    groups = [group for group in groups if group["params"]]  # low-rank adapters may leave matrices only
+    rest = [AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)] if groups else []
     if not inner:
-        return [rest]
+        return list[Optimizer](rest)
     parts = _parts(network)
     by_parts: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
     for name in named:
         if name in inner:
             by_parts[parts.get(name, ())].append(named[name])
     pieces = [{"params": weights, "parts": sizes} for sizes, weights in by_parts.items()]
-    return [Muon(pieces, lr=muon_lr, weight_decay=weight_decay), rest]
+    return [Muon(pieces, lr=muon_lr, weight_decay=weight_decay), *rest]
 
 
 def _parts(network: nn.Module) -> dict[str, tuple[int, ...]]:
