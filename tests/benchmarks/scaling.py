@@ -12,7 +12,7 @@ from tests.benchmarks.data import mnist
 from tests.benchmarks.row import Row
 
 STEPS, WARM, PAIRS = 25, 5, 3
-BATCHES = (1024, 2048)
+BATCHES = (1024, 2048, 4096)
 MODEL = ["model.width=1024", "model.depth=3"]
 
 

@@ -19,8 +19,10 @@ from components.families.family import Batch
 from components.project import open_project
 from components.train import checkpoint
 from components.train.launch import Trained, plan_of, train
+from components.train.loop import Meter, Place
 from components.train.runs import load_run, read_progress, read_run, read_runs
 from components.train.step import Trainee
+from components.train.watch import Watch
 
 SHORT = [
     "train.steps=60",
@@ -59,6 +61,8 @@ def test_a_training_leaves_progress_pictures_checkpoints_and_an_artifact() -> No
     lines = read_progress(record)
     assert lines[-1]["loss/autoencoder"] < lines[0]["loss/autoencoder"]
     assert lines[0]["rows_per_second"] > 0
+    assert "tokens_per_second" not in lines[0]
+    assert 0.05 < lines[0]["memory_gib"] < 100
     assert [path.name for path in sorted((trained.folder / "samples").iterdir())] == [
         "step-000000030.png",
         "step-000000060.png",
@@ -124,7 +128,8 @@ def slowly(call: object) -> None:
 def test_kill_9_and_the_same_command_end_with_the_same_weights(
     project: Path, monkeypatch: pytest.MonkeyPatch, run: str
 ) -> None:
-    overrides = ["train.steps=120", *SHORT[1:]]
+    overrides = ["train.steps=120", *SHORT[1:], "train.schedule=wsd", "train.warmup=15", "train.decay=0.5"]
+    overrides.append("train.accumulate=2")
     straight = go(overrides, run)
     home = project / "killed"
     folder = home / "runs" / straight.run_id
@@ -152,6 +157,8 @@ def test_kill_9_and_the_same_command_end_with_the_same_weights(
     resumed = go(overrides, run)
     assert resumed.run_id == straight.run_id
     assert equal(weights(straight), weights(resumed))
+    factors = {line["step"]: line["lr_factor"] for line in read_progress(load_run(folder))}
+    assert [factors[step] for step in (10, 20, 60, 90, 120)] == pytest.approx([10 / 15, 1, 1, 0.5, 0])
 
 
 def wait_for(happened: object, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
@@ -314,6 +321,19 @@ def test_averages_are_what_is_saved_and_bf16_trains() -> None:
         ("digits-vae", ["model.latent=many"], "model.latent = 'many' must be of the kind"),
         ("digits-vae", ["train.steps=0"], "train.steps is 0"),
         ("digits-vae", ["train.ema=1.5"], "train.ema is 1.5"),
+        ("digits-vae", ["train.schedule=linear"], "train.schedule is 'linear': Input should be 'constant'"),
+        (
+            "digits-vae",
+            ["train.steps=99", "train.warmup=99"],
+            "train.warmup = 99 leaves nothing of train.steps = 99",
+        ),
+        ("digits-vae", ["train.accumulate=65"], "train.accumulate is 65 and a worker has 64 of the 64 rows"),
+        (
+            "digits-gan",
+            ["train.compile=true"],
+            "gan takes gradients of gradients, which torch.compile cannot",
+        ),
+        ("digits-gan", ["train.distribute=fsdp2"], "gan takes gradients of gradients, which FSDP2 cannot"),
         (
             "digits-vae",
             ["train.batch=5000"],
@@ -339,9 +359,58 @@ def test_wrong_use_is_one_sentence_before_anything_starts(
 def test_the_key_holds_what_decides_the_weights_and_nothing_else(project: Path) -> None:
     key = plan_of(open_project(), "digits-vae").key
     assert plan_of(open_project(), "digits-vae", ["train.workers=2", "train.log_every=7"]).key == key
+    assert plan_of(open_project(), "digits-vae", ["train.distribute=fsdp2"]).key == key
+    assert plan_of(open_project(), "digits-vae", ["train.schedule=cosine"]).key != key
+    assert plan_of(open_project(), "digits-vae", ["train.accumulate=2"]).key != key
     assert plan_of(open_project(), "digits-vae", ["model.latent=17"]).key != key
     assert plan_of(open_project(), "digits-vae", ["train.seed=1"]).key != key
     assert plan_of(open_project(), "digits-gan").key != key
+
+
+@pytest.mark.usefixtures("project")
+def test_compiling_without_a_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config, cpp_builder
+
+    cpp_builder.cpp_compiler_search.cache_clear()
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(
+        UserError, match=r"train\.compile needs a C\+\+ compiler and none was found; install g"
+    ):
+        train(open_project(), "digits-vae", ["train.compile=true"], workers=0)
+    cpp_builder.cpp_compiler_search.cache_clear()
+
+
+def test_progress_counts_predicted_tokens() -> None:
+    meter = Meter(Place(0, 1, torch.device("cpu")), batch=3, tokens=True)
+    rows = Batch(
+        data=torch.zeros(3, 6, dtype=torch.int64),
+        length=torch.tensor([6, 4, 6]),
+        given=torch.tensor([1, 1, 3]),
+    )
+    for _ in range(2):  # 5 + 3 + 3 tokens
+        meter.add({"loss/lm": torch.tensor(2.0)}, 0, rows)
+    logged, bad, stop = meter.read(stop=False)
+    assert (logged["loss/lm"], bad, stop) == (2.0, -1, False)
+    assert logged["tokens_per_second"] / logged["rows_per_second"] == pytest.approx(22 / 6)
+    meter.add({"loss/lm": torch.tensor(float("nan"))}, 7, rows)
+    logged, bad, stop = meter.read(stop=True)
+    assert (bad, stop) == (8, True)
+    assert logged["tokens_per_second"] / logged["rows_per_second"] == pytest.approx(11 / 3)
+
+
+@pytest.mark.usefixtures("project")
+def test_samples_that_are_text_reach_the_run_log(tmp_path: Path) -> None:
+    from components.tracking import Tracker, open_client
+
+    settings = open_project().settings
+    tracker = Tracker(settings)
+    run = tracker.begin("texts-1", "texts", {}, {"product": "texts"})
+    (tmp_path / "samples").mkdir()
+    with Watch(tmp_path, tracker, run, None):
+        (tmp_path / "samples" / "step-000000001.part").write_text("half")
+        (tmp_path / "samples" / "step-000000002.txt").write_text("Once upon a time")
+    found = open_client(settings).list_artifacts(run, "samples")
+    assert [entry.path for entry in found] == ["samples/step-000000002.txt"]
 
 
 def test_two_trainings_of_the_same_run_do_not_meet(project: Path) -> None:
