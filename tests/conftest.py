@@ -44,7 +44,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, root / name)
     params = (root / "params.yaml").read_text(encoding="utf-8")
     few = "source: stdlib\n    limit: 300\n"  # of 15,000 functions
-    (root / "params.yaml").write_text(params.replace("source: stdlib\n", few, 1), encoding="utf-8")
+    params = params.replace("source: stdlib\n", few, 1).replace("vocabulary: 4096", "vocabulary: 512", 1)
+    (root / "params.yaml").write_text(params, encoding="utf-8")
     shutil.copytree(ROOT / "components", root / "components", ignore=shutil.ignore_patterns("__pycache__"))
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=root, check=True)

@@ -114,6 +114,15 @@ def test_files_of_every_kind(bare: Bare) -> None:
     assert "\ufeff" not in shown
 
 
+@pytest.mark.parametrize("record", [{"source": "x", "target": []}, {"source": " ", "target": "x"}])
+def test_a_pair_without_one_of_its_sides_is_left_out(bare: Bare, record: dict[str, Any]) -> None:
+    records = [{"source": f"s{number}", "target": "t"} for number in range(40)]
+    content = "\n".join(map(json.dumps, [*records, record]))
+    report = prepared(raw(bare, {"a.jsonl": content}, form="pairs"))
+    assert (report["read"], report["kept"]) == (41, 40)
+    assert report["dropped"] == {"empty": {"count": 1, "files": ["a.jsonl:41"]}}
+
+
 def test_files_by_address_from_a_mirror(bare: Bare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = "\n".join(f"name{number}" for number in range(50)).encode()
     (tmp_path / "mirror").mkdir()
