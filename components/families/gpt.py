@@ -12,19 +12,16 @@ from torch.optim import Optimizer
 from components.families.autoregressive import Autoregressive, Language
 from components.families.family import END, Requests, Shape, bounded, tuned
 from components.families.layers.attention import (
-    EPSILON,
     Block,
-    boundaries,
     check_heads,
-    empty_cache,
     initialise,
     rotations,
-    sight,
     swiglu_width,
-    visible,
 )
 from components.families.layers.documents import beginnings
 from components.families.layers.muon import optimizers_of
+from components.families.layers.norm import RMSNorm
+from components.families.layers.views import Entering, Stepping, View, Whole, boundaries, empty_cache
 
 
 class Decoder(Language):
@@ -34,27 +31,35 @@ class Decoder(Language):
         super().__init__()
         self.context, self.dropout = shape.data[0], family.dropout
         self.embedding = nn.Embedding(shape.vocabulary, family.width)
-        self.blocks = nn.ModuleList(family.block() for _ in range(family.layers))
-        self.norm = nn.RMSNorm(family.width, eps=EPSILON)
-        table = rotations(self.context, family.width // family.heads, family.theta)
+        self.blocks = self._blocks(family)
+        self.norm = RMSNorm(family.width)
+        longest = max(self.context, *(shape.source or (0,)))
+        table = rotations(longest, family.width // family.heads, family.theta)
         self.register_buffer("rotation", table, persistent=False)
         self.rotation: Tensor
         initialise(self)
+
+    def _blocks(self, family: GPT) -> nn.ModuleList:
+        return nn.ModuleList(family.block() for _ in range(family.layers))
 
     @property
     def stack(self) -> list[Block]:
         """The blocks in their order."""
         return cast(list[Block], list(self.blocks))
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens [N, L] → [N, L, width]; `NOTHING` becomes something that nobody sees."""
+        return dropout(self.embedding(tokens.clamp(min=0)), self.dropout, self.training)
+
     def features(self, tokens: Tensor, source: Tensor | None) -> Tensor:
         """Tokens [N, L] → [N, L, width]."""
-        mask = boundaries(tokens)
-        hidden = self.embedding(tokens.clamp(min=0))
-        if self.dropout:
-            hidden = dropout(hidden, self.dropout, self.training)
-        rotation = self.rotation[:, : tokens.shape[1], None]
-        for block in self.stack:
-            hidden = block(hidden, rotation, mask)
+        view = Whole(self.rotation[:, : tokens.shape[1], None], boundaries(tokens))
+        return self._through(tokens, view)
+
+    def _through(self, tokens: Tensor, view: View) -> Tensor:
+        hidden = self.embed(tokens)
+        for layer, block in enumerate(self.stack):
+            hidden = block(hidden, view, layer)
         normed: Tensor = self.norm(hidden)
         return normed
 
@@ -64,33 +69,20 @@ class Decoder(Language):
 
     def blank(self, requests: Requests) -> dict[str, Tensor]:
         """Keys and values of each layer and place, [N, layers, 2, kv_heads, T, size]."""
-        attention = self.stack[0].attention
-        device = self.embedding.weight.device
-        cache = empty_cache(
-            len(requests), len(self.blocks), attention.kv_heads, self.context, attention.size, device
-        )
-        return {"memory": cache}
+        part = self.stack[0].attention
+        layers, device = len(self.blocks), self.embedding.weight.device
+        return {"memory": empty_cache(len(requests), layers, part.kv_heads, self.context, part.size, device)}
 
     def enter(self, tokens: Tensor, row: int, first: int, state: Any) -> None:
         """See `Language`."""
         begin = beginnings(tokens == END, first, int(state.begin[row]))
         state.begin[row] = begin[0, -1]
-        rotation = self.rotation[:, first : first + tokens.shape[1], None]
-        mask = visible(begin, first) if first or bool(begin.any()) else None
-        hidden = self.embedding(tokens)
-        for layer, block in enumerate(self.stack):
-            hidden = block.enter(hidden, rotation, mask, state.memory[row, layer], first)
+        self._through(tokens, Entering(self.rotation, state.memory[row], first, begin))
 
     def step(self, state: Any, ready: Tensor) -> Tensor:
         """See `Language`; what a row that is not ready writes is overwritten before anything sees it."""
-        cache = state.memory
-        bias = sight(state.begin, state.entered, self.context)
-        place = state.entered.view(-1, 1, 1, 1, 1).expand(-1, 2, cache.shape[3], 1, cache.shape[5])
-        rotation = self.rotation[:, state.entered, None]
-        hidden = self.embedding(state.token)
-        for layer, block in enumerate(self.stack):
-            hidden = block.step(hidden, rotation, cache[:, layer], place, bias)
-        return self.head(self.norm(hidden))
+        view = Stepping(self.rotation, state.memory, state.entered, state.begin)
+        return self.head(self._through(state.token[:, None], view)).squeeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +116,7 @@ class GPT(Autoregressive):
         if self.optimizer not in ("muon", "adamw"):
             raise ValueError(f"optimizer = {self.optimizer!r} is not one of “muon” and “adamw”")
 
-    def block(self) -> Block:
+    def block(self, cross: bool = False) -> Block:
         """One block of this size."""
         return Block(
             self.width,
@@ -133,6 +125,7 @@ class GPT(Autoregressive):
             self.hidden or swiglu_width(self.width),
             self.qk_norm,
             self.dropout,
+            cross,
         )
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:

@@ -8,14 +8,15 @@ other in this order, so an exporter can split them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import dropout, silu
 
-from components.families.layers.documents import beginnings, later
+from components.families.layers.norm import RMSNorm, normed
+from components.families.layers.views import View, attended
 
-EPSILON = 1e-6
-"""What the RMS norms add to the mean square."""
 DEVIATION = 0.02
 """The standard deviation of fresh weights."""
 
@@ -27,31 +28,14 @@ def rotations(length: int, size: int, theta: float) -> Tensor:
     """
     frequency = 1.0 / (theta ** (torch.arange(0, size, 2).float() / size))
     angle = torch.arange(length).float()[:, None] * frequency
-    return torch.stack(
-        (torch.cat((angle.cos(), angle.cos()), dim=1), torch.cat((-angle.sin(), angle.sin()), dim=1))
-    )
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.stack((torch.cat((cosine, cosine), dim=1), torch.cat((-sine, sine), dim=1)))
 
 
 def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
     """`heads` [..., L, H, size] turned by `rotation` [2, ..., L, 1, size]."""
     swapped = heads.roll(heads.shape[-1] // 2, -1)
     return torch.addcmul(heads * rotation[0], swapped, rotation[1])
-
-
-def visible(begin: Tensor, first: int = 0) -> Tensor:
-    """Which keys each query sees, bool [N, 1, L, first + L]: those of its own document up to itself.
-
-    `begin` [N, L] is where the document of each query begins; the first query stands at place `first`.
-    """
-    keys = torch.arange(first + begin.shape[1], device=begin.device)
-    queries = keys[first:, None]
-    return ((keys <= queries) & (keys >= begin[:, :, None]))[:, None]
-
-
-def boundaries(tokens: Tensor) -> Tensor | None:
-    """Which tokens see which, bool [N, 1, L, L]; None, for causal, if no row has a second document."""
-    boundary = later(tokens)
-    return None if boundary is None else visible(beginnings(boundary))
 
 
 class Attention(nn.Module):
@@ -72,62 +56,71 @@ class Attention(nn.Module):
         """The rows of `qkv` that make queries, keys and values."""
         return self.heads * self.size, self.kv_heads * self.size, self.kv_heads * self.size
 
-    def project(self, inputs: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[..., L, width] → queries [..., L, heads, size], keys and values [..., L, kv_heads, size]."""
+    def forward(self, inputs: Tensor, view: View, layer: int) -> Tensor:
+        """[N, L, width] → the same."""
         every = self.qkv(inputs).unflatten(-1, (-1, self.size))
-        turning, values = every.split_with_sizes((self.heads + self.kv_heads, self.kv_heads), dim=-2)
+        turning, values = every.split_with_sizes((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.scale is not None:
-            turning = rms_norm(turning, (self.size,), eps=EPSILON) * self.scale[self.which]
-        queries, keys = rotated(turning, rotation).split_with_sizes((self.heads, self.kv_heads), dim=-2)
-        return queries, keys, values
-
-    def forward(self, inputs: Tensor, rotation: Tensor, mask: Tensor | None, causal: bool = True) -> Tensor:
-        """[N, L, width] → the same; `mask` bool [N, 1, L, L] or None, which stands for causal or everything."""
-        queries, keys, values = (part.transpose(1, 2) for part in self.project(inputs, rotation))
-        mixed = scaled_dot_product_attention(
-            queries,
-            keys.to(values.dtype),
-            values,
-            attn_mask=mask,
-            is_causal=causal and mask is None,
-            enable_gqa=self.kv_heads < self.heads,
-        )
-        output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+            turning = normed(turning, self.scale[self.which])
+        turned = rotated(turning, view.rotation).to(values.dtype)
+        queries, keys = turned.split_with_sizes((self.heads, self.kv_heads), dim=2)
+        output: Tensor = self.out(view.mix(layer, queries, keys, values).flatten(2))
         return output
 
-    def enter(
-        self, inputs: Tensor, rotation: Tensor, mask: Tensor | None, cache: Tensor, first: int
-    ) -> Tensor:
-        """[1, L, width] of one row from place `first` on → the same; `cache` [2, kv_heads, T, size] is written.
 
-        `mask` is bool [1, 1, L, first + L].
-        """
-        queries, keys, values = (part.transpose(1, 2) for part in self.project(inputs, rotation))
-        last = first + inputs.shape[1]
-        cache[0, :, first:last], cache[1, :, first:last] = keys[0], values[0]
-        mixed = scaled_dot_product_attention(
-            queries,
-            cache[None, 0, :, :last],
-            cache[None, 1, :, :last],
-            attn_mask=mask,
-            is_causal=mask is None,
-            enable_gqa=self.kv_heads < self.heads,
-        )
-        output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+class CrossAttention(nn.Module):
+    """Attention whose keys and values come from a source, without positions (Vaswani et al. 2017, section 3.2.3)."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.kv_heads, self.size = kv_heads, width // heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * kv_heads * self.size, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.query_norm = RMSNorm(self.size) if qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(self.size) if qk_norm else nn.Identity()
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """The rows of `key_value` that make keys and values."""
+        return self.kv_heads * self.size, self.kv_heads * self.size
+
+    def remember(self, source: Tensor) -> Tensor:
+        """The encoded source [N, S, width] → its keys and values [N, 2, kv_heads, S, size]."""
+        both = self.key_value(source).unflatten(2, (2, self.kv_heads, self.size)).permute(0, 2, 3, 1, 4)
+        return torch.stack((self.key_norm(both[:, 0]), both[:, 1]), dim=1)
+
+    def forward(self, inputs: Tensor, remembered: Tensor, reach: Tensor) -> Tensor:
+        """[N, L, width] → the same; `reach` bool [N, 1, 1, S] says which of the source there is."""
+        queries = self.query_norm(self.query(inputs).unflatten(2, (-1, self.size))).transpose(1, 2)
+        mixed = attended(queries, remembered[:, 0], remembered[:, 1], reach)
+        output: Tensor = self.out(mixed.flatten(2))
         return output
 
-    def step(self, inputs: Tensor, rotation: Tensor, cache: Tensor, place: Tensor, bias: Tensor) -> Tensor:
-        """[R, width], one token of each row → the same; `cache` [R, 2, kv_heads, T, size] is written at `place`.
 
-        `place` is [R, 2, kv_heads, 1, size]; `bias` [R, 1, 1, T] is 0 where a key is seen and −∞ elsewhere.
-        """
-        queries, keys, values = self.project(inputs, rotation)
-        cache.scatter_(3, place, torch.stack((keys, values), dim=1).unsqueeze(3))
-        # the queries that share a key stand beside each other, as if they were one sequence
-        grouped = queries.reshape(len(inputs), self.kv_heads, -1, self.size)
-        mixed = scaled_dot_product_attention(grouped, cache[:, 0], cache[:, 1], attn_mask=bias)
-        output: Tensor = self.out(mixed.reshape(len(inputs), -1))
-        return output
+class _Gated(torch.autograd.Function):
+    """silu(gate) ⊙ up; the gradient of the fused input is written where it belongs, without a copy."""
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        ctx.save_for_backward(both)
+        gate, up = both.chunk(2, dim=-1)
+        return silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (both,) = ctx.saved_tensors
+        (gate, up), slope = both.chunk(2, dim=-1), torch.empty_like(both)
+        of_gate, of_up = slope.chunk(2, dim=-1)
+        torch.mul(gradients[0], silu(gate), out=of_up)
+        torch.ops.aten.silu_backward.grad_input(gradients[0] * up, gate, grad_input=of_gate)
+        return slope
+
+
+def gated(both: Tensor) -> Tensor:
+    """silu(gate) ⊙ up, [..., hidden], of the two side by side, [..., 2 × hidden]."""
+    output: Tensor = _Gated.apply(both)  # type: ignore[no-untyped-call]
+    return output
 
 
 class SwiGLU(nn.Module):
@@ -141,60 +134,46 @@ class SwiGLU(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., width] → the same."""
-        gate, up = self.gate_up(inputs).chunk(2, dim=-1)
-        output: Tensor = self.down(silu(gate) * up)
+        output: Tensor = self.down(gated(self.gate_up(inputs)))
         return output
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + SwiGLU(norm(x)); dropout stands on what is added."""
+    """x + attention(norm(x)), then x + SwiGLU(norm(x)); dropout acts on what is added.
+
+    With `cross` there is x + cross(norm(x)) between the two.
+    """
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int, hidden: int, qk_norm: bool, dropout: float
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        hidden: int,
+        qk_norm: bool,
+        dropout: float,
+        cross: bool = False,
     ) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(width, eps=EPSILON)
-        self.attention = Attention(width, heads, kv_heads, qk_norm)
-        self.mlp_norm = nn.RMSNorm(width, eps=EPSILON)
-        self.mlp = SwiGLU(width, hidden)
         self.dropout = dropout
+        self.attention_norm = RMSNorm(width)
+        self.attention = Attention(width, heads, kv_heads, qk_norm)
+        self.cross = CrossAttention(width, heads, kv_heads, qk_norm) if cross else None
+        self.cross_norm = RMSNorm(width) if cross else None
+        self.mlp_norm = RMSNorm(width)
+        self.mlp = SwiGLU(width, hidden)
 
-    def forward(self, inputs: Tensor, rotation: Tensor, mask: Tensor | None, causal: bool = True) -> Tensor:
-        """[N, L, width] → the same; see `Attention`."""
-        inputs = inputs + self._drop(self.attention(self.attention_norm(inputs), rotation, mask, causal))
-        return inputs + self._drop(self.mlp(self.mlp_norm(inputs)))
-
-    def enter(
-        self, inputs: Tensor, rotation: Tensor, mask: Tensor | None, cache: Tensor, first: int
+    def forward(
+        self, inputs: Tensor, view: View, layer: int, source: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """[1, L, width] → the same; see `Attention.enter`."""
-        inputs = inputs + self.attention.enter(self.attention_norm(inputs), rotation, mask, cache, first)
-        output: Tensor = inputs + self.mlp(self.mlp_norm(inputs))
-        return output
-
-    def step(self, inputs: Tensor, rotation: Tensor, cache: Tensor, place: Tensor, bias: Tensor) -> Tensor:
-        """[R, width] → the same; see `Attention.step`."""
-        inputs = inputs + self.attention.step(self.attention_norm(inputs), rotation, cache, place, bias)
-        output: Tensor = inputs + self.mlp(self.mlp_norm(inputs))
-        return output
+        """[N, L, width] → the same; `source` is what `CrossAttention` remembers of it and where there is any."""
+        inputs = inputs + self._drop(self.attention(self.attention_norm(inputs), view, layer))
+        if self.cross is not None and self.cross_norm is not None and source is not None:
+            inputs = inputs + self._drop(self.cross(self.cross_norm(inputs), *source))
+        return inputs + self._drop(self.mlp(self.mlp_norm(inputs)))
 
     def _drop(self, update: Tensor) -> Tensor:
         return dropout(update, self.dropout, self.training) if self.dropout else update
-
-
-def empty_cache(
-    rows: int, layers: int, kv_heads: int, length: int, size: int, device: torch.device
-) -> Tensor:
-    """Zeros [rows, layers, 2, kv_heads, length, size]; in memory the layers come first, so each is contiguous."""
-    return torch.zeros(layers, 2, rows, kv_heads, length, size, device=device).permute(2, 0, 1, 3, 4, 5)
-
-
-def sight(first: Tensor, last: Tensor, length: int) -> Tensor:
-    """The bias [R, 1, 1, length] of one query a row that sees the keys from `first` [R] to `last` [R]."""
-    keys = torch.arange(length, device=first.device)
-    hidden = (keys < first[:, None]) | (keys > last[:, None])
-    bias = torch.zeros(hidden.shape, device=first.device).masked_fill_(hidden, float("-inf"))
-    return bias[:, None, None]
 
 
 def swiglu_width(width: int) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from components.families.layers.attention import Attention, SwiGLU
+from components.families.layers.attention import Attention, CrossAttention, SwiGLU
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that a Newton–Schulz step applies to the singular values; five steps bring them near 1."""
@@ -109,6 +109,8 @@ def _parts(network: nn.Module) -> dict[str, tuple[int, ...]]:
     for name, module in network.named_modules():
         if isinstance(module, Attention):
             found[f"{name}.qkv.weight"] = module.parts
+        if isinstance(module, CrossAttention):
+            found[f"{name}.key_value.weight"] = module.parts
         if isinstance(module, SwiGLU):
             found[f"{name}.gate_up.weight"] = (module.hidden, module.hidden)
     return found
