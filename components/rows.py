@@ -178,6 +178,14 @@ class TextFilesRow(TextRow):
             raise ValueError("it names no field; write one such as {title}\\n{paragraphs}")
         return template
 
+    @field_validator("roles")
+    @classmethod
+    def _are_roles(cls, roles: Mapping[str, str]) -> Mapping[str, str]:
+        for role in roles.values():
+            if role not in ("system", "user", "assistant"):
+                raise ValueError(f"“{role}” is no role; there are system, user, assistant")
+        return roles
+
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if (self.path is None) == (not self.files):

@@ -37,17 +37,23 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh project with its own DVC workspace and the digits prepared by the DVC stage."""
+    """A fresh project with its own DVC workspace; the digits and some code are prepared by their DVC stages."""
     root = tmp_path_factory.mktemp("template") / "project"
     root.mkdir()
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, root / name)
+    params = (root / "params.yaml").read_text(encoding="utf-8")
+    few = "source: stdlib\n    limit: 300\n"  # of 15,000 functions
+    (root / "params.yaml").write_text(params.replace("source: stdlib\n", few, 1), encoding="utf-8")
     shutil.copytree(ROOT / "components", root / "components", ignore=shutil.ignore_patterns("__pycache__"))
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=root, check=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(
-        [*dvc, "repro", "-q", "prepare-digits"], cwd=root, check=True, env={**os.environ, "PATH": path}
+        [*dvc, "repro", "-q", "prepare-digits", "prepare-code"],
+        cwd=root,
+        check=True,
+        env={**os.environ, "PATH": path},
     )
     return root
 

@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedSeq
 
 from components.data.describe import describe_text, is_text
+from components.data.documents import is_empty
 from components.data.example import Dropped, NotAPicture, silent
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
@@ -92,6 +93,8 @@ def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:
     for found in files.documents(name, silent):
         if isinstance(found, Dropped):
             dropped[found.reason] += 1
+        elif is_empty(found.content):
+            dropped["empty"] += 1
         else:
             entries += 1
     if not entries:

@@ -59,7 +59,11 @@ class Dataset:
         return sum(int(self.files[name]["rows"]) for name in self.files if name.startswith(f"{split}/"))
 
     def whole(self, split: Split, limit: int | None = None) -> Batch:
-        """All rows of a split (or the first `limit`), in the order on disk."""
+        """All rows of a split (or the first `limit`), in the order on disk; `UserError` if there are none."""
+        if not self.paths(split):
+            raise UserError(
+                f"The dataset “{self.name}” has no {split} split; give it a share under “split” in params.yaml."
+            )
         table = pa.concat_tables([pq.read_table(path) for path in self.paths(split)])
         return self.tensors.batch(self.tensors.columns(table.slice(0, limit)))
 

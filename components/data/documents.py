@@ -60,7 +60,7 @@ class Library:
 
         Of a content in two official splits the held-out copy counts: tests stay whole and do not leak.
         """
-        if not any(text.strip() for text in texts_of(document.content)):
+        if is_empty(document.content):
             return "empty"
         try:
             key = content_id(document.content)
@@ -108,6 +108,13 @@ def content_id(content: Content) -> str:
     """The sha256 of a text, or of the JSON of a chat or a pair, in hex."""
     data = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     return hashlib.sha256(data.encode("utf-8")).hexdigest()
+
+
+def is_empty(content: Content) -> bool:
+    """Whether a text, every turn of a chat, or one side of a pair holds nothing but white space."""
+    blank = [not text.strip() for text in texts_of(content)]
+    pair = bool(content) and content[0][0] == "source"
+    return any(blank) if pair else all(blank)
 
 
 def texts_of(content: Content) -> Sequence[str]:

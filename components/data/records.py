@@ -65,7 +65,7 @@ def _pairs(record: Mapping[str, Any], row: TextFilesRow, where: str) -> Iterator
     source = _text(record, row.field("source"), where)
     name = row.field("target")
     targets = _listed(_value(record, name, where), name, where)
-    for target in targets if row.targets == "each" else targets[:1]:
+    for target in (targets if row.targets == "each" else targets[:1]) or [""]:
         yield [["source", source], ["target", target]]
 
 

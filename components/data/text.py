@@ -232,7 +232,7 @@ def _revision(
     for split, found in encoded.items():
         for sequence in found.sequences:
             digest.update(json.dumps([split, sequence.key]).encode())
-        digest.update(found.tokens().tobytes())
+        digest.update(found.tokens().data)
     return digest.hexdigest()
 
 

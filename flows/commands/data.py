@@ -173,8 +173,15 @@ def show_dataset(name: Name, as_json: AsJson = False) -> None:
         } or "nothing"
         content["ignored_columns"] = content["ignored_columns"] or None
         content["revision"] = manifest["revision"][:10]
-        content["splits"] = {split: found["rows"] for split, found in content["splits"].items()}
+        content["splits"] = {split: _size_of(found) for split, found in content["splits"].items()}
     facts(content, as_json)
+
+
+def _size_of(split: dict[str, Any]) -> str | int:
+    """The rows of a split; of text also what they hold."""
+    if "documents" not in split:
+        return int(split["rows"])
+    return f"{split['rows']} rows, {split['documents']} documents, {split['tokens']} tokens"
 
 
 def diff_dataset(

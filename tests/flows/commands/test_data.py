@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from components.project import open_project
+
 Genloom = Callable[..., Any]
 
 
@@ -62,6 +64,28 @@ def test_own_pictures_from_folder_to_report(project: Path, genloom: Genloom) -> 
     assert json.loads(genloom("data", "show", "pets", "--json").out) == shown
 
 
+def test_own_text_from_file_to_report(project: Path, genloom: Genloom) -> None:
+    lines = "\n".join(f"line {number} of some text" for number in range(80))
+    (project / "notes").mkdir()
+    (project / "notes" / "a.txt").write_text(lines)
+    said = genloom("data", "add", "notes", "notes", "--unit", "line", "--context", "64", "--licence", "CC0")
+    assert said.code == 0, said.err
+    assert "80 documents\n" in said.out
+    tables = open_project(project).tables
+    assert tables.products["notes"].task == "prompt"
+    assert {tables.runs[f"notes-{family}"].family for family in ("gpt", "lstm")} == {"gpt", "lstm"}
+    assert "with the runs notes-gpt and notes-lstm to params.yaml" in said.out
+    said = genloom("data", "prepare", "notes")
+    assert said.code == 0, said.err
+    assert str(project / "data/prepared/notes/preview.txt") in said.out
+    shown = json.loads(genloom("data", "show", "notes", "--json").out)
+    assert (shown["read"], shown["kept"], shown["shape"], shown["classes"]) == (80, 80, [64], [])
+    assert shown["preview"] == str(project / "data/prepared/notes/preview.txt")
+    assert "documents" in genloom("data", "show", "notes").out
+    listed = {row["name"]: row for row in json.loads(genloom("data", "list", "--json").out)}
+    assert (listed["notes"]["modality"], listed["notes"]["prepared"]) == ("text", True)
+
+
 def test_diff_counts_what_came_and_went_since_a_commit(project: Path, genloom: Genloom) -> None:
     identity = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_CONFIG_GLOBAL": os.devnull}
     identity |= {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
@@ -90,6 +114,11 @@ def test_bad_input_is_one_sentence_and_changes_nothing(project: Path, genloom: G
     (project / "empty").mkdir()
     (project / "texts").mkdir()
     (project / "texts" / "a.png").write_text("x")
+    (project / "words").mkdir()
+    (project / "words" / "a.txt").write_text("x")
+    (project / "odd.jsonl").write_text('{"prose": "x"}')
+    (project / "half.jsonl").write_text('{"text": ')
+    (project / "empty.txt").write_text(" \n")
     (project / "broken").mkdir()
     (project / "broken" / "a.parquet").write_bytes(b"PAR1 and nothing more")
     cases = [
@@ -108,6 +137,22 @@ def test_bad_input_is_one_sentence_and_changes_nothing(project: Path, genloom: G
         (("data", "add", "mine", "good", "--channels", "4"), "--channels is 4; take 3"),
         (("data", "add", "mine", "good", "--fit", "zoom"), "--fit is “zoom”; take crop"),
         (("data", "add", "mine", "good", "--label", "kind"), "holds no Parquet file; leave out --label"),
+        (("data", "add", "mine", "good", "--context", "64"), "good holds pictures; leave out --context"),
+        (
+            ("data", "add", "mine", "words", "--size", "8", "--fit", "crop"),
+            "holds text; leave out --fit and --si",
+        ),
+        (("data", "add", "mine", "words", "--context", "7"), "--context is 7; take a number of tokens"),
+        (
+            ("data", "add", "mine", "words", "--tokenizer", "x"),
+            "--tokenizer is “x”; take characters, bytes or b",
+        ),
+        (
+            ("data", "add", "mine", "odd.jsonl"),
+            "odd.jsonl have no “text”, .*their fields: prose.*; write a row",
+        ),
+        (("data", "add", "mine", "half.jsonl"), "half.jsonl, line 1 is not valid JSON"),
+        (("data", "add", "mine", "empty.txt"), "empty.txt holds no text that can be read .1 empty"),
         (("data", "prepare", "digit"), "There is no dataset “digit”; did you mean digits"),
         (("data", "show", "mnist"), "“mnist” is not prepared; type genloom data prepare mnist"),
         (("data", "checkout", "digit"), "There is no dataset “digit”"),

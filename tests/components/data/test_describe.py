@@ -1,0 +1,63 @@
+"""What a person's files are taken for: text or pictures, its form, where a document ends, task and families."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.data.add import describe, goal, survey
+from components.errors import UserError
+from components.project import Project
+from components.rows import FolderRow, TextFilesRow
+
+Bare = Callable[[dict[str, Any]], Project]
+Draw = Callable[..., Path]
+TURN = {"role": "user", "content": "hi"}
+PROMPT, SOURCE = ("prompt", ("gpt", "lstm")), ("source", ("seq2seq",))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "form", "unit", "expected"),
+    [
+        ("a.jsonl", json.dumps({"messages": [TURN], "id": 1}), "chat", "document", PROMPT),
+        ("a.json", json.dumps([{"source": "a", "target": "b"}]), "pairs", "document", SOURCE),
+        ("a.jsonl", "\n" + json.dumps({"text": "a"}), "text", "document", PROMPT),
+        ("a.py", "x = 1\n", "code", "document", PROMPT),
+        ("a.txt", "a note\n", "text", "document", PROMPT),
+        ("a.txt", "a line of a long text\n" * 4000, "text", "whole", PROMPT),
+    ],
+)
+def test_form_unit_and_task(
+    bare: Bare, file: str, content: str, form: str, unit: str, expected: tuple[str, tuple[str, ...]]
+) -> None:
+    project = bare({})
+    (project.root / file).write_text(content)
+    row = describe(project, project.root / file, {})
+    assert isinstance(row, TextFilesRow)
+    assert (row.path, row.form, row.unit) == (file, form, unit)
+    assert goal(row) == expected
+    found = survey(project, "mine", row)
+    assert (found.entries, found.ignored) == (1, ("id",) if form == "chat" else ())
+
+
+def test_packed_text_is_text_and_a_picture_beside_it_makes_pictures(bare: Bare, draw: Draw) -> None:
+    project = bare({})
+    folder = project.root / "mixed"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": "a"}).encode()))
+    assert isinstance(describe(project, folder, {}), TextFilesRow)
+    draw(folder, range(1))
+    assert isinstance(describe(project, folder, {}), FolderRow)
+
+
+@pytest.mark.parametrize("content", [b'{"text": ', gzip.compress(b"{}" * 99)[:-9], b"\xff"])
+def test_a_first_record_that_cannot_be_read(bare: Bare, content: bytes) -> None:
+    project = bare({})
+    (project.root / "a.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1 is not valid JSON"):
+        describe(project, project.root / "a.jsonl", {})
