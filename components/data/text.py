@@ -219,6 +219,7 @@ def _details(row: TextRow, form: Form, encoded: Mapping[Split, Encoded]) -> dict
         "characters": {split: found.characters for split, found in encoded.items()},
         "tokens": {split: found.predicted for split, found in encoded.items()},
         "documents": {split: found.documents for split, found in encoded.items()},
+        **({"pattern": row.keep} if row.keep is not None else {}),
     }
 
 

@@ -33,7 +33,7 @@ WIDTH = 64
 """Rows that the model computes at once, the same for all models, whatever width they are served at."""
 FEWEST, MOST = 64, 500
 DRAWN = 128_000
-"""The tokens that are drawn at most, unless a number of samples is given; between the fewest and the most samples."""
+"""The tokens that are drawn and, of pairs, read at most, unless a number of samples is given or it is too few."""
 LOGITS = 2**23
 """The logits that are held at once when the likelihood is measured."""
 TRAIN_CHARACTERS = 6_000_000
@@ -66,7 +66,8 @@ class TextMeasurement(Measurement):
         self.most = dataset.shape.data[0] - 1
         self.columns = corpus.columns_of(dataset, "test")
         self.test = dataset.tensors.batch(self.columns)
-        wanted = samples or min(MOST, max(FEWEST, DRAWN // self.most))
+        read = dataset.shape.source[0] if dataset.shape.source else 0
+        wanted = samples or min(MOST, max(FEWEST, DRAWN // (self.most + read)))
         self.sources, self.references = self._pairs(wanted)
         self.real = self._real(wanted)
         self.samples = len(self.references) or wanted

@@ -11,11 +11,13 @@ import typer
 from components.artifact import About, save
 from components.data.dataset import open_dataset
 from components.errors import UserError
+from components.families.gpt import GPT
 from components.families.vae import VAE
 from components.project import open_project
 from components.promotion.registry import Registry
 from components.train.runs import RunRecord, write_run
 from flows.commands.evaluate import attach
+from tests.components.evaluation.corpora import prepared
 
 RUN = "digits-vae-0123456789"
 
@@ -123,3 +125,29 @@ def test_what_is_not_there_is_named_with_the_nearest(say: Callable[..., str], ho
     (home / "runs" / "digits-gan-1" / "run.json").write_text(json.dumps(half))
     with pytest.raises(UserError, match="digits-gan-1 is stopped and has no model yet; type genloom train"):
         say("digits-gan-1")
+
+
+def test_a_run_of_text_is_evaluated_and_its_texts_are_named(
+    say: Callable[..., str], project: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    functions = [f"def f{place % 3}():\n    return {place // 3}\n" for place in range(9)]
+    splits = {"train": functions[::2], "val": functions[1:2], "test": functions[3::2]}
+    dataset = prepared(project / "data" / "prepared" / "code", splits, 40, "code")
+    family = GPT(layers=1, heads=2, kv_heads=2, width=16)
+    record = RunRecord(
+        **json.loads((home / "runs" / RUN / "run.json").read_text())
+        | {"id": "code-gpt-0123456789", "run": "code-gpt", "product": "code", "dataset": "code"},
+        folder=home / "runs" / "code-gpt-0123456789",
+    )
+    write_run(record)
+    origin = json.loads((home / "runs" / RUN / "artifact" / "model.json").read_text())["about"]
+    about = About(**origin | {"dataset": "code", "modality": "text", "classes": []})
+    networks = family.networks(dataset.shape)
+    save(record.artifact, family, networks, dataset.shape, about, dataset.folder)
+    printed = say("code-gpt")
+    for word in ("model", "baseline", "real", "bits_per_character", "parses", "length"):
+        assert word in printed
+    assert f"{3 * (len(functions[0]) + 1)} tokens of the test split of code; 500 samples beside 3" in printed
+    assert "held-out pieces (real)" in printed
+    assert f"picture: {record.evaluation / 'samples.txt'}" in printed
