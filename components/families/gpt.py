@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from components.families.autoregressive import Autoregressive, Language
 from components.families.family import END, Requests, Shape, bounded, tuned
 from components.families.layers.attention import (
-    EPSILON,
     Block,
     check_heads,
     initialise,
@@ -21,6 +20,7 @@ from components.families.layers.attention import (
 )
 from components.families.layers.documents import beginnings
 from components.families.layers.muon import optimizers_of
+from components.families.layers.norm import RMSNorm
 from components.families.layers.views import Entering, Stepping, View, Whole, boundaries, empty_cache
 
 
@@ -32,7 +32,7 @@ class Decoder(Language):
         self.context, self.dropout = shape.data[0], family.dropout
         self.embedding = nn.Embedding(shape.vocabulary, family.width)
         self.blocks = self._blocks(family)
-        self.norm = nn.RMSNorm(family.width, eps=EPSILON)
+        self.norm = RMSNorm(family.width)
         longest = max(self.context, *(shape.source or (0,)))
         table = rotations(longest, family.width // family.heads, family.theta)
         self.register_buffer("rotation", table, persistent=False)

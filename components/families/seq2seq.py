@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from components.families.autoregressive import TextState
 from components.families.family import END, NOTHING, Requests, Shape, Task, tuned
 from components.families.gpt import GPT, Decoder
-from components.families.layers.attention import EPSILON, Block, initialise
+from components.families.layers.attention import Block, initialise
 from components.families.layers.documents import beginnings
+from components.families.layers.norm import RMSNorm
 from components.families.layers.views import Entering, Stepping, View, Whole, boundaries, empty_cache
 
 
@@ -33,7 +34,7 @@ class Translator(Decoder):
             raise ValueError("an encoder–decoder needs rows that have a source")
         self.sources = shape.source[0]
         self.encoder = nn.ModuleList(family.block() for _ in range(family.layers))
-        self.encoder_norm = nn.RMSNorm(family.width, eps=EPSILON)
+        self.encoder_norm = RMSNorm(family.width)
         initialise(self)
 
     def _blocks(self, family: GPT) -> nn.ModuleList:

@@ -8,14 +8,15 @@ other in this order, so an exporter can split them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, rms_norm, silu
+from torch.nn.functional import dropout, silu
 
+from components.families.layers.norm import RMSNorm, normed
 from components.families.layers.views import View, attended
 
-EPSILON = 1e-6
-"""What the RMS norms add to the mean square."""
 DEVIATION = 0.02
 """The standard deviation of fresh weights."""
 
@@ -60,7 +61,7 @@ class Attention(nn.Module):
         every = self.qkv(inputs).unflatten(-1, (-1, self.size))
         turning, values = every.split_with_sizes((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.scale is not None:
-            turning = rms_norm(turning, (self.size,), eps=EPSILON) * self.scale[self.which]
+            turning = normed(turning, self.scale[self.which])
         turned = rotated(turning, view.rotation).to(values.dtype)
         queries, keys = turned.split_with_sizes((self.heads, self.kv_heads), dim=2)
         output: Tensor = self.out(view.mix(layer, queries, keys, values).flatten(2))
@@ -76,8 +77,8 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * kv_heads * self.size, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.query_norm = nn.RMSNorm(self.size, eps=EPSILON) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(self.size, eps=EPSILON) if qk_norm else nn.Identity()
+        self.query_norm = RMSNorm(self.size) if qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(self.size) if qk_norm else nn.Identity()
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -97,6 +98,31 @@ class CrossAttention(nn.Module):
         return output
 
 
+class _Gated(torch.autograd.Function):
+    """silu(gate) ⊙ up; the gradient of the fused input is written where it belongs, without a copy."""
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        ctx.save_for_backward(both)
+        gate, up = both.chunk(2, dim=-1)
+        return silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (both,) = ctx.saved_tensors
+        (gate, up), slope = both.chunk(2, dim=-1), torch.empty_like(both)
+        of_gate, of_up = slope.chunk(2, dim=-1)
+        torch.mul(gradients[0], silu(gate), out=of_up)
+        torch.ops.aten.silu_backward.grad_input(gradients[0] * up, gate, grad_input=of_gate)
+        return slope
+
+
+def gated(both: Tensor) -> Tensor:
+    """silu(gate) ⊙ up, [..., hidden], of the two side by side, [..., 2 × hidden]."""
+    output: Tensor = _Gated.apply(both)  # type: ignore[no-untyped-call]
+    return output
+
+
 class SwiGLU(nn.Module):
     """W₃(silu(W₁x) ⊙ W₂x) (Shazeer 2020, arXiv:2002.05202)."""
 
@@ -108,8 +134,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., width] → the same."""
-        gate, up = self.gate_up(inputs).chunk(2, dim=-1)
-        output: Tensor = self.down(silu(gate) * up)
+        output: Tensor = self.down(gated(self.gate_up(inputs)))
         return output
 
 
@@ -131,11 +156,11 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.attention_norm = nn.RMSNorm(width, eps=EPSILON)
+        self.attention_norm = RMSNorm(width)
         self.attention = Attention(width, heads, kv_heads, qk_norm)
         self.cross = CrossAttention(width, heads, kv_heads, qk_norm) if cross else None
-        self.cross_norm = nn.RMSNorm(width, eps=EPSILON) if cross else None
-        self.mlp_norm = nn.RMSNorm(width, eps=EPSILON)
+        self.cross_norm = RMSNorm(width) if cross else None
+        self.mlp_norm = RMSNorm(width)
         self.mlp = SwiGLU(width, hidden)
 
     def forward(
