@@ -20,6 +20,8 @@ IDLE: tuple[Any, ...] = (
 DEFAULT_TOKENS = 16
 """`max_tokens` of a completion that does not say, as at OpenAI; a chat goes on until the context is full."""
 STOPS = 4
+ROWS = 1024
+"""Answers to all prompts of a request."""
 
 
 class ContextError(UserError):
@@ -174,6 +176,8 @@ class CompletionRequest(TextBody):
 
     @model_validator(mode="after")
     def _possible(self) -> CompletionRequest:
+        if (rows := len(self.prompt) * (self.n or 1)) > ROWS:
+            raise ValueError(f"“prompt” and “n” ask for {rows} answers; one request may ask for {ROWS}")
         if self.best_of not in (None, self.n or 1):
             raise ValueError(f"“best_of” must be “n”, which is {self.n or 1}: all that is drawn is returned")
         if self.echo and self.logprobs is not None:

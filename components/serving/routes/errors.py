@@ -63,7 +63,7 @@ def respond(request: Request, error: Exception, bodies: Mapping[str, type[BaseMo
     """The answer to a request that ended with `error`; what is not foreseen is logged and told as such."""
     match error:
         case RequestValidationError():
-            message, param = sentence(error.errors()[0], bodies[request.url.path])
+            message, param = sentence(error.errors()[0], bodies.get(request.url.path, BaseModel))
             return answer(400, message, "invalid_request", param)
         case UnknownModelError():
             return answer(404, str(error), "model_not_found", "model")
