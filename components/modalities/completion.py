@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from components.errors import UserError
 
@@ -21,6 +20,8 @@ IDLE: tuple[Any, ...] = (
 DEFAULT_TOKENS = 16
 """`max_tokens` of a completion that does not say, as at OpenAI; a chat goes on until the context is full."""
 STOPS = 4
+ROWS = 1024
+"""Answers to all prompts of a request."""
 
 
 class ContextError(UserError):
@@ -31,24 +32,19 @@ class ContextError(UserError):
         self.param = param
 
 
-def wrong(message: str) -> PydanticCustomError:
-    """A finding that says `message` behind the field's name and value."""
-    return PydanticCustomError("wrong", "{text}", {"text": message})
-
-
 def _idle(value: Any) -> Any:
     if not any(value is item or (type(value) is type(item) and value == item) for item in IDLE):
-        raise wrong("This server does not do that; leave it out")
+        raise ValueError("This server does not do that; leave it out")
     return value
 
 
 def _text(value: Any, what: str = "Input should be a text") -> str:
     if not isinstance(value, str):
-        raise wrong(what)
+        raise ValueError(what)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise wrong("It holds half a character (a lone surrogate), which is no text") from error
+        raise ValueError("It holds half a character (a lone surrogate), which is no text") from error
     return value
 
 
@@ -58,17 +54,17 @@ def _prompts(value: Any) -> list[str] | list[list[int]]:
     if isinstance(value, str) or value is None:
         return [_text(value or "")]
     if not isinstance(value, list):
-        raise wrong(message)
+        raise ValueError(message)
     if not value:
-        raise wrong("There is no prompt in the list; send at least one")
+        raise ValueError("There is no prompt in the list; send at least one")
     if all(isinstance(item, str) for item in value):
         return [_text(item) for item in value]
     lists = [value] if isinstance(value[0], int) else value
     for item in lists:
         if not isinstance(item, list) or not all(type(token) is int for token in item):
-            raise wrong(message)
+            raise ValueError(message)
         if not item:
-            raise wrong("A list of tokens is empty; send at least one")
+            raise ValueError("A list of tokens is empty; send at least one")
     return lists
 
 
@@ -76,10 +72,10 @@ def _stops(value: Any) -> list[str]:
     message = f"Input should be a text or a list of up to {STOPS} texts"
     listed = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or len(listed) > STOPS:
-        raise wrong(message)
+        raise ValueError(message)
     texts = [_text(item, message) for item in listed]
     if not all(texts):
-        raise wrong("A stop text is empty, so nothing could be said; leave it out")
+        raise ValueError("A stop text is empty, so nothing could be said; leave it out")
     return texts
 
 
@@ -98,7 +94,7 @@ def _is_text_part(part: Any) -> bool:
 
 def _role(value: Any) -> str:
     if value not in ROLES:
-        raise wrong(f"There is no such role; there are: {', '.join(ROLES)}")
+        raise ValueError(f"There is no such role; there are: {', '.join(ROLES)}")
     return str(value)
 
 
@@ -150,7 +146,7 @@ class TextBody(BaseModel):
     @model_validator(mode="after")
     def _streamed(self) -> TextBody:
         if self.stream_options is not None and not self.stream:
-            raise wrong("“stream_options” needs “stream”: true; send both or neither")
+            raise ValueError("“stream_options” needs “stream”: true; send both or neither")
         return self
 
     @property
@@ -180,10 +176,12 @@ class CompletionRequest(TextBody):
 
     @model_validator(mode="after")
     def _possible(self) -> CompletionRequest:
+        if (rows := len(self.prompt) * (self.n or 1)) > ROWS:
+            raise ValueError(f"“prompt” and “n” ask for {rows} answers; one request may ask for {ROWS}")
         if self.best_of not in (None, self.n or 1):
-            raise wrong(f"“best_of” must be “n”, which is {self.n or 1}: all that is drawn is returned")
+            raise ValueError(f"“best_of” must be “n”, which is {self.n or 1}: all that is drawn is returned")
         if self.echo and self.logprobs is not None:
-            raise wrong("“echo” and “logprobs” do not go together; leave one of them out")
+            raise ValueError("“echo” and “logprobs” do not go together; leave one of them out")
         return self
 
     @property
@@ -214,7 +212,7 @@ class Message(BaseModel):
     @model_validator(mode="after")
     def _said(self) -> Message:
         if self.role == "user" and not self.content.strip():
-            raise wrong("A user's message is empty; say something")
+            raise ValueError("A user's message is empty; say something")
         return self
 
 
@@ -243,10 +241,10 @@ class ChatRequest(TextBody):
     @model_validator(mode="after")
     def _possible(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
-            raise wrong("“top_logprobs” needs “logprobs”: true; send both or neither")
+            raise ValueError("“top_logprobs” needs “logprobs”: true; send both or neither")
         both = (self.max_tokens, self.max_completion_tokens)
         if None not in both and both[0] != both[1]:
-            raise wrong("“max_tokens” and “max_completion_tokens” differ; send one of them")
+            raise ValueError("“max_tokens” and “max_completion_tokens” differ; send one of them")
         return self
 
     @property

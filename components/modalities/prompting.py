@@ -34,7 +34,7 @@ def prompts_of(tokenizer: TextTokenizer, body: TextBody, shape: Shape) -> list[l
     if isinstance(body, ChatRequest):
         return [_chat(tokenizer, body, shape)]
     assert isinstance(body, CompletionRequest)
-    return [_fit(_prompt(tokenizer, prompt, shape), body, shape) for prompt in body.prompt]
+    return [_fit(_prompt(tokenizer, prompt, shape), body, shape, "prompt") for prompt in body.prompt]
 
 
 def room(body: TextBody, shape: Shape) -> int:
@@ -62,13 +62,13 @@ def _prompt(tokenizer: TextTokenizer, prompt: str | list[int], shape: Shape) -> 
     return tokens if tokens[:1] == [END] else [END, *tokens]
 
 
-def _fit(tokens: list[int], body: TextBody, shape: Shape) -> list[int]:
+def _fit(tokens: list[int], body: TextBody, shape: Shape, param: str) -> list[int]:
     """`tokens`, or the newest of them (the first of a source) if the request allows that."""
     most = room(body, shape)
     if len(tokens) <= most:
         return tokens
     if body.truncation != "auto":
-        raise _too_long(len(tokens), shape, "prompt")
+        raise _too_long(len(tokens), shape, param)
     # training cuts a source behind its beginning, a document before its end
     return tokens[:most] if shape.source is not None else [END, *tokens[len(tokens) - most + 1 :]]
 
@@ -76,7 +76,7 @@ def _fit(tokens: list[int], body: TextBody, shape: Shape) -> list[int]:
 def _chat(tokenizer: TextTokenizer, body: ChatRequest, shape: Shape) -> list[int]:
     """The chat by the template; the oldest turns, but for the system's, are dropped if the request allows that."""
     if tokenizer.template is None and shape.source is not None:
-        return _fit(tokenizer.encode(_last(body.messages)), body, shape)
+        return _fit(tokenizer.encode(_last(body.messages)), body, shape, "messages")
     messages = [{"role": _known(one.role), "content": one.content} for one in body.messages]
     tokens, most = tokenizer.chat(messages), room(body, shape)
     while len(tokens) > most and body.truncation == "auto":

@@ -63,7 +63,7 @@ def respond(request: Request, error: Exception, bodies: Mapping[str, type[BaseMo
     """The answer to a request that ended with `error`; what is not foreseen is logged and told as such."""
     match error:
         case RequestValidationError():
-            message, param = sentence(error.errors()[0], bodies[request.url.path])
+            message, param = sentence(error.errors()[0], bodies.get(request.url.path, BaseModel))
             return answer(400, message, "invalid_request", param)
         case UnknownModelError():
             return answer(404, str(error), "model_not_found", "model")
@@ -101,8 +101,9 @@ def sentence(error: Mapping[str, Any], body: type[BaseModel]) -> tuple[str, str 
     if not where and kind == "string_unicode":
         field = str(error["input"])
         return f"The field “{shortened(field)}” has half a character in its name; leave it out.", field
-    if not where and kind == "wrong":
-        return f"{error['msg']}.", None
+    message = str(error["ctx"]["error"] if kind == "value_error" else error["msg"])
+    if not where and kind == "value_error":
+        return f"{message}.", None
     if not where:
         return "The body must be a JSON object, sent with the header content-type: application/json.", None
     param = ".".join(where)
@@ -112,6 +113,6 @@ def sentence(error: Mapping[str, Any], body: type[BaseModel]) -> tuple[str, str 
         return f"There is no field “{shortened(param)}”; leave it out.", param
     if kind == "extra_forbidden":
         return str(unknown("field", param, body.model_fields)), param
-    value, message = json.dumps(error["input"], ensure_ascii=False, default=str), str(error["msg"])
+    value = json.dumps(error["input"], ensure_ascii=False, default=str)
     shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
     return f"“{param}” is {shown}: {message[0].lower()}{message[1:]}.", param

@@ -361,6 +361,7 @@ COMPLETIONS = [
     ({"prompt": "a" * 63}, "prompt", "64 > 63"),
     ({"model": "pairs", "prompt": ""}, None, "put that text into “prompt”"),
     ({"model": "pairs", "prompt": "a" * 33}, "prompt", "33 > 32"),
+    ({"prompt": ["a"] * 9, "n": 128}, None, "ask for 1152 answers; one request may ask for 1024"),
     ({"logprobs": 6}, "logprobs", "“logprobs” is 6"),
     ({"best_of": 2}, None, "“best_of” must be “n”, which is 1"),
     ({"echo": True, "logprobs": 1}, None, "“echo” and “logprobs”"),
@@ -377,6 +378,8 @@ CHATS = [
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content", "list of parts"),
     ({"messages": [{"role": "user"}]}, "messages.0.content", "The field “messages.0.content” is missing"),
     ({"messages": [{"role": "user", "content": "a" * 64}]}, "messages", "68 > 63"),
+    ({"model": "pairs", "messages": [{"role": "user", "content": "a" * 33}]}, "messages", "33 > 32"),
+    ({"model": "pairs", "messages": [{"role": "assistant", "content": "a"}]}, None, "no message of the user"),
     ({"model": "plain"}, None, "no chat template; ask it by /v1/completions"),
     ({"top_logprobs": 2}, None, "“top_logprobs” needs “logprobs”"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "“top_logprobs” is 21"),
@@ -532,7 +535,7 @@ def test_a_long_prompt_does_not_stop_the_others(catalog: Catalog) -> None:
         transport = httpx.ASGITransport(create_app(catalog))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             began = last = time.monotonic()
-            content = json.dumps({"model": "tales", "prompt": "a b" * 300_000})
+            content = json.dumps({"model": "tales", "prompt": "a b" * 100_000})
             headers = {"content-type": "application/json"}
             long = asyncio.create_task(client.post(COMPLETE, content=content, headers=headers))
             worst = 0.0
