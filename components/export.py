@@ -26,7 +26,7 @@ from components.data.dataset import Dataset, file_hash
 from components.errors import UserError
 from components.families.family import Family
 from components.families.gpt import GPT
-from components.families.layers.attention import EPSILON
+from components.families.layers.norm import EPSILON
 from components.modalities.tokenizer import FILES, load_tokenizer, load_vocabulary
 
 ARCHITECTURES = {True: ("qwen3", "Qwen3ForCausalLM"), False: ("llama", "LlamaForCausalLM")}
