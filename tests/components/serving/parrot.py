@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from components.artifact import About, Model
 from components.families.family import (
     END,
     NOTHING,
@@ -23,6 +25,14 @@ from components.families.family import (
     Task,
 )
 from components.families.sampling import blank, uniform
+from components.modalities.text import Text
+from components.modalities.tokenizer import train_tokenizer
+from components.serving.catalog import Loaded, Served
+from components.serving.engine import Engine
+
+COMPLETE, CHAT = "/v1/completions", "/v1/chat/completions"
+CONTEXT = 64
+HI = [{"role": "user", "content": "hi"}]
 
 TOP = 20
 
@@ -113,3 +123,26 @@ class Parrot(Family):
         state.logprob[row, length] = -0.5
         state.top_token[row, length] = (token + rivals) % self.vocabulary
         state.top_logprob[row, length] = -0.5 - rivals
+
+
+def parrot(
+    folder: Path, name: str = "tales", chat: bool = True, source: bool = False, pause: float = 0.0
+) -> Loaded:
+    """A warm parrot that reads bytes; `source` makes it one of pairs."""
+    folder = folder / name
+    folder.mkdir()
+    tokenizer = train_tokenizer("bytes", [], 0, chat)
+    tokenizer.save(folder)
+    vocabulary = tokenizer.vocabulary
+    family = Parrot(context=CONTEXT, vocabulary=vocabulary, pause=pause)
+    shape = Shape(
+        data=(CONTEXT,),
+        vocabulary=vocabulary,
+        prompt=None if source else (CONTEXT, vocabulary),
+        source=(32,) if source else None,
+    )
+    about = About(name, f"{name}-parrot", name, "0" * 16, "CC0", "text", (), "text", "", {}, "", False, 0)
+    model = Model(family, family.networks(shape), shape, about, "d" * 64, 4, Text(folder))
+    loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
+    loaded.generate(model.modality.warm())
+    return loaded
