@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from fastapi.testclient import TestClient
 from torch import Tensor, nn
 
 from components.artifact import About, Model
@@ -146,3 +148,35 @@ def parrot(
     loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
     loaded.generate(model.modality.warm())
     return loaded
+
+
+def complete(client: TestClient, **body: Any) -> Any:
+    answer = client.post(COMPLETE, json={"model": "tales", "temperature": 0, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def chat(client: TestClient, **body: Any) -> Any:
+    answer = client.post(CHAT, json={"model": "tales", "temperature": 0, "messages": HI, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def stream(client: TestClient, url: str, **body: Any) -> list[Any]:
+    """The events of a stream, which must end as OpenAI's do."""
+    answer = client.post(url, json={"model": "tales", "temperature": 0, "stream": True, **body})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *events, done, nothing = answer.text.split("\n\n")
+    assert (done, nothing) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def texts(events: list[Any], rows: int = 1) -> list[str]:
+    said = [""] * rows
+    for event in events:
+        for choice in event["choices"]:
+            said[choice["index"]] += (
+                choice["text"] if "text" in choice else choice["delta"].get("content", "")
+            )
+    return said
