@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 
 from components.artifact import About, read_manifest, save
 from components.evaluation.report import Metric, Report, write_report
@@ -20,8 +21,11 @@ from components.families.vae import VAE
 from components.modalities.tokenizer import train_tokenizer
 from components.project import open_project
 from components.serving import server
+from components.serving.catalog import Catalog, Served, open_version
+from components.serving.routes.application import create_app
 from components.settings import Settings
 from flows.commands import main
+from tests.components.serving.parrot import parrot
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -200,3 +204,24 @@ def url(site: Site, port: int, elsewhere: Callable[..., Said]) -> Iterator[str]:
     assert "genloom chat tales" in said.out
     yield f"http://127.0.0.1:{port}"
     server.stop(site.settings)
+
+
+@pytest.fixture(scope="session")
+def text_catalog(artifact: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """Parrots of three kinds and the digits."""
+    root = tmp_path_factory.mktemp("text")
+    digits = Served("digits", 1, artifact(root / "digits-artifact"), 0)
+    return Catalog(
+        {
+            "tales": parrot(root),
+            "plain": parrot(root, "plain", chat=False),
+            "pairs": parrot(root, "pairs", chat=False, source=True),
+            "digits": open_version(digits, Settings(home=root)),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def text_client(text_catalog: Catalog) -> Iterator[TestClient]:
+    with TestClient(create_app(text_catalog), raise_server_exceptions=False) as client:
+        yield client

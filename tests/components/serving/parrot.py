@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
+from fastapi.testclient import TestClient
 from torch import Tensor, nn
 
+from components.artifact import About, Model
 from components.families.family import (
     END,
     NOTHING,
@@ -23,6 +27,14 @@ from components.families.family import (
     Task,
 )
 from components.families.sampling import blank, uniform
+from components.modalities.text import Text
+from components.modalities.tokenizer import train_tokenizer
+from components.serving.catalog import Loaded, Served
+from components.serving.engine import Engine
+
+COMPLETE, CHAT = "/v1/completions", "/v1/chat/completions"
+CONTEXT = 64
+HI = [{"role": "user", "content": "hi"}]
 
 TOP = 20
 
@@ -113,3 +125,58 @@ class Parrot(Family):
         state.logprob[row, length] = -0.5
         state.top_token[row, length] = (token + rivals) % self.vocabulary
         state.top_logprob[row, length] = -0.5 - rivals
+
+
+def parrot(
+    folder: Path, name: str = "tales", chat: bool = True, source: bool = False, pause: float = 0.0
+) -> Loaded:
+    """A warm parrot that reads bytes; `source` makes it one of pairs."""
+    folder = folder / name
+    folder.mkdir()
+    tokenizer = train_tokenizer("bytes", [], 0, chat)
+    tokenizer.save(folder)
+    vocabulary = tokenizer.vocabulary
+    family = Parrot(context=CONTEXT, vocabulary=vocabulary, pause=pause)
+    shape = Shape(
+        data=(CONTEXT,),
+        vocabulary=vocabulary,
+        prompt=None if source else (CONTEXT, vocabulary),
+        source=(32,) if source else None,
+    )
+    about = About(name, f"{name}-parrot", name, "0" * 16, "CC0", "text", (), "text", "", {}, "", False, 0)
+    model = Model(family, family.networks(shape), shape, about, "d" * 64, 4, Text(folder))
+    loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
+    loaded.generate(model.modality.warm())
+    return loaded
+
+
+def complete(client: TestClient, **body: Any) -> Any:
+    answer = client.post(COMPLETE, json={"model": "tales", "temperature": 0, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def chat(client: TestClient, **body: Any) -> Any:
+    answer = client.post(CHAT, json={"model": "tales", "temperature": 0, "messages": HI, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def stream(client: TestClient, url: str, **body: Any) -> list[Any]:
+    """The events of a stream, which must end as OpenAI's do."""
+    answer = client.post(url, json={"model": "tales", "temperature": 0, "stream": True, **body})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *events, done, nothing = answer.text.split("\n\n")
+    assert (done, nothing) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def texts(events: list[Any], rows: int = 1) -> list[str]:
+    said = [""] * rows
+    for event in events:
+        for choice in event["choices"]:
+            said[choice["index"]] += (
+                choice["text"] if "text" in choice else choice["delta"].get("content", "")
+            )
+    return said
