@@ -32,8 +32,35 @@ def rotations(length: int, size: int, theta: float) -> Tensor:
     return torch.stack((torch.cat((cosine, cosine), dim=1), torch.cat((-sine, sine), dim=1)))
 
 
+def _turn(heads: Tensor, rotation: Tensor, sign: float) -> Tensor:
+    """`heads` turned forwards (`sign` 1) or backwards (−1), half by half, so that nothing is copied."""
+    half = heads.shape[-1] // 2
+    cosine, sine = rotation.to(heads.dtype)
+    turned: Tensor = heads * cosine
+    turned[..., :half].addcmul_(heads[..., half:], sine[..., :half], value=sign)
+    turned[..., half:].addcmul_(heads[..., :half], sine[..., half:], value=sign)
+    return turned
+
+
+class _Rotated(torch.autograd.Function):
+    """A rotation; its gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, rotation: Tensor) -> Tensor:
+        ctx.save_for_backward(rotation)
+        return _turn(heads, rotation, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (rotation,) = ctx.saved_tensors
+        return _turn(gradients[0], rotation, -1.0), None
+
+
 def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
     """`heads` [..., L, H, size] turned by `rotation` [2, ..., L, 1, size]."""
+    if torch.is_grad_enabled():
+        turned: Tensor = _Rotated.apply(heads, rotation)  # type: ignore[no-untyped-call]
+        return turned
     swapped = heads.roll(heads.shape[-1] // 2, -1)
     return torch.addcmul(heads * rotation[0], swapped, rotation[1])
 
@@ -103,24 +130,28 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:
-        ctx.save_for_backward(both)
         gate, up = both.chunk(2, dim=-1)
-        return silu(gate).mul_(up)
+        opened = silu(gate)
+        ctx.save_for_backward(both, opened)
+        return opened * up
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (both,) = ctx.saved_tensors
+        both, opened = ctx.saved_tensors
         (gate, up), slope = both.chunk(2, dim=-1), torch.empty_like(both)
         of_gate, of_up = slope.chunk(2, dim=-1)
-        torch.mul(gradients[0], silu(gate), out=of_up)
+        torch.mul(gradients[0], opened, out=of_up)
         torch.ops.aten.silu_backward.grad_input(gradients[0] * up, gate, grad_input=of_gate)
         return slope
 
 
 def gated(both: Tensor) -> Tensor:
     """silu(gate) ⊙ up, [..., hidden], of the two side by side, [..., 2 × hidden]."""
-    output: Tensor = _Gated.apply(both)  # type: ignore[no-untyped-call]
-    return output
+    if torch.is_grad_enabled():
+        output: Tensor = _Gated.apply(both)  # type: ignore[no-untyped-call]
+        return output
+    gate, up = both.chunk(2, dim=-1)
+    return silu(gate) * up
 
 
 class SwiGLU(nn.Module):

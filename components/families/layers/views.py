@@ -76,16 +76,21 @@ class Stepping:
 
     def __init__(self, rotation: Tensor, cache: Tensor, place: Tensor, begin: Tensor) -> None:
         self.rotation, self.cache = rotation[:, place, None, None], cache
-        self.bias = _bias(begin, place, cache.shape[4])
-        self.index = place.view(-1, 1, 1, 1, 1).expand(-1, 2, cache.shape[3], 1, cache.shape[5])
+        rows, _, _, heads, length, size = cache.shape
+        self.index = place.view(-1, 1, 1, 1, 1).expand(-1, 2, heads, 1, size)
+        self.bias = _bias(begin, place, length).expand(-1, heads, -1).reshape(rows * heads, 1, length)
 
     def mix(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `View`; the queries that share a key stand beside each other, as if they were one sequence."""
+        """See `View`; the queries that share a key stand beside each other, as if they were one sequence.
+
+        Two batched products take two thirds of the time of `scaled_dot_product_attention` for single queries.
+        """
         own, (rows, _, heads, size) = self.cache[:, layer], keys.shape
         own.scatter_(3, self.index, torch.stack((keys, values), dim=1).view(rows, 2, heads, 1, size))
-        grouped = queries.reshape(rows, heads, -1, size)
-        mixed = scaled_dot_product_attention(grouped, own[:, 0], own[:, 1], attn_mask=self.bias)
-        return mixed.reshape(rows, 1, -1, size)
+        seen, held = own[:, 0].flatten(0, 1), own[:, 1].flatten(0, 1)
+        grouped = queries.reshape(rows * heads, -1, size)
+        scores = torch.baddbmm(self.bias, grouped, seen.mT, alpha=size**-0.5)
+        return torch.bmm(scores.softmax(2), held).view(rows, 1, -1, size)
 
 
 def boundaries(tokens: Tensor) -> Tensor | None:
@@ -105,11 +110,10 @@ def visible(begin: Tensor, first: int = 0) -> Tensor:
 
 
 def _bias(first: Tensor, last: Tensor, length: int) -> Tensor:
-    """0 for the keys from `first` [R] to `last` [R], −∞ for the others, [R, 1, 1, length]."""
+    """0 for the keys from `first` [R] to `last` [R], −∞ for the others, [R, 1, length]."""
     keys = torch.arange(length, device=first.device)
     hidden = (keys < first[:, None]) | (keys > last[:, None])
-    bias = torch.zeros(hidden.shape, device=first.device).masked_fill_(hidden, float("-inf"))
-    return bias[:, None, None]
+    return torch.zeros(hidden.shape, device=first.device).masked_fill_(hidden, float("-inf"))[:, None]
 
 
 def empty_cache(
