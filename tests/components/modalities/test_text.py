@@ -14,7 +14,7 @@ import torch
 from components.data.packing import training_windows
 from components.families.family import NOTHING
 from components.modalities.modality import DRAW, modality_of
-from components.modalities.text import Text, TextRequest, schema
+from components.modalities.text import Text, schema
 from components.modalities.tokenizer import train_tokenizer
 
 WIDTH = 8
@@ -96,4 +96,3 @@ def test_texts_and_their_picture(text: Text) -> None:
 def test_the_schema_says_what_a_reader_needs() -> None:
     about = json.loads(schema({"shape": [8], "longest": 15}, pairs=True).metadata[b"genloom"])
     assert about == {"modality": "text", "shape": [8], "longest": 15}
-    assert TextRequest().prompt is not None
