@@ -144,17 +144,21 @@ def test_averages_equal_the_formula_and_buffers_are_taken_along() -> None:
 
 
 @pytest.mark.long
-def test_a_compiled_loss_trains_like_the_plain_one_and_repeats_itself() -> None:
-    """Compiling two graphs takes a minute of the C++ compiler."""
-    family, shape = kind_of("vae")(width=32), IMAGES
-    for precision in ("fp32", "bf16"):
-        plain, compiled, again = (
-            after_one_step(family, shape, batch_of(shape, 8), compile=way, precision=precision)
-            for way in (False, True, True)
+def test_a_compiled_loss_trains_like_the_plain_one_and_repeats_its_noise() -> None:
+    """Compiling three graphs takes up to two minutes of the C++ compiler.
+
+    A compiled loss draws its noise from another stream, so the two are compared on a loss without noise.
+    """
+    shape = IMAGES
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 1e-2)):
+        plain, compiled = (
+            after_one_step(Blocks(), shape, batch_of(shape, 8), compile=way, precision=precision)
+            for way in (False, True)
         )
-        assert all(torch.equal(compiled[key], again[key]) for key in compiled)
-        # the noise is drawn from another stream
-        torch.testing.assert_close(compiled["loss/autoencoder"], plain["loss/autoencoder"], rtol=0.02, atol=0)
+        for key, value in plain.items():
+            torch.testing.assert_close(compiled[key], value, rtol=tolerance, atol=tolerance)
+    noisy = [after_one_step(kind_of("vae")(width=32), shape, batch_of(shape, 8), compile=True) for _ in range(2)]
+    assert all(torch.equal(noisy[0][key], noisy[1][key]) for key in noisy[0])
 
 
 def work(rank: int, name: str, port: int, folder: str) -> None:

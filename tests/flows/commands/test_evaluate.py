@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,7 @@ def test_a_run_of_text_is_evaluated_and_its_texts_are_named(
     monkeypatch.setenv("COLUMNS", "200")
     functions = [f"def f{place % 3}():\n    return {place // 3}\n" for place in range(9)]
     splits = {"train": functions[::2], "val": functions[1:2], "test": functions[3::2]}
+    shutil.rmtree(project / "data" / "prepared" / "code")
     dataset = prepared(project / "data" / "prepared" / "code", splits, 40, "code")
     family = GPT(layers=1, heads=2, kv_heads=2, width=16)
     record = RunRecord(
