@@ -157,7 +157,9 @@ def test_a_compiled_loss_trains_like_the_plain_one_and_repeats_its_noise() -> No
         )
         for key, value in plain.items():
             torch.testing.assert_close(compiled[key], value, rtol=tolerance, atol=tolerance)
-    noisy = [after_one_step(kind_of("vae")(width=32), shape, batch_of(shape, 8), compile=True) for _ in range(2)]
+    noisy = [
+        after_one_step(kind_of("vae")(width=32), shape, batch_of(shape, 8), compile=True) for _ in range(2)
+    ]
     assert all(torch.equal(noisy[0][key], noisy[1][key]) for key in noisy[0])
 
 

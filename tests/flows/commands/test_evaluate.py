@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import shutil
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
