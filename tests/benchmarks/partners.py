@@ -32,6 +32,8 @@ def recipe(train: Tensor, held_out: Tensor, vocabulary: int) -> tuple[float, flo
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     model = GPT2LMHeadModel(config).train()
     matrices = [weight for weight in model.parameters() if weight.dim() >= 2]

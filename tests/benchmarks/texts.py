@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ RUNS = {
     "dialogue-gpt": ("bits_per_character", "stated"),
 }
 """Each run with the metric that its row is about, and what is wanted of it."""
+KEPT = Path(__file__).resolve().parents[2] / "out" / "bench"
 BESIDE = ("bits_per_character", "copied", "longest_overlap")
 LARGE = [
     "model.layers=6",
@@ -36,7 +38,7 @@ SHARES = {"keeps_form", "parses", "copied"}
 
 
 def run(project: Path) -> list[Row]:
-    """Train and evaluate each; the samples lie in the run's folder, which is named."""
+    """Train and evaluate each; artifacts, reports and samples stay in out/bench."""
     where = open_project(project)
     reproduce(where, [where.product(where.run(name).product).dataset for name in RUNS])
     rows = [memory(where)]
@@ -57,11 +59,8 @@ def measured(where: Project, name: str, metric: str, wanted: str) -> Row:
     trained = train(where, name, fresh=True)
     product = where.run(name).product
     report = evaluate_artifact(where, product, trained.artifact, trained.folder / "evaluation")
-    for picture in report.pictures:
-        content = (trained.folder / "evaluation" / picture).read_bytes()
-        kept = Path(__file__).resolve().parents[2] / "out" / "bench" / f"{name}-{picture}"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(content)
+    for part in ("artifact", "evaluation"):  # the project of the benchmarks does not outlive them
+        shutil.copytree(trained.folder / part, KEPT / name / part, dirs_exist_ok=True)
     minutes = read_progress(load_run(trained.folder))[-1]["seconds"] / 60
     others = "; ".join(
         f"{other} {shown(other, report.metrics)}"
