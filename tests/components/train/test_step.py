@@ -11,20 +11,14 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from components.artifact import flatten
-from components.families.family import Batch, Kind, Shape, kind_of, names
+from components.families.family import Shape, kind_of, names, select
 from components.project import TrainOptions
 from components.train.step import advance, build, networks_for
-
-SHAPES = {Kind.IMAGE: Shape(data=(1, 8, 8))}
+from tests.components.families.rows import batch_of, shapes_of
 
 
 def shape_of(name: str) -> Shape:
-    return SHAPES[sorted(kind_of(name).kinds)[0]]
-
-
-def rows(shape: Shape, step: int) -> Batch:
-    data = torch.rand(8, *shape.data, generator=torch.Generator().manual_seed(step)) * 2 - 1
-    return Batch(data=data, length=torch.ones(8))
+    return shapes_of(name)[0]
 
 
 def work(rank: int, name: str, port: int, folder: str) -> None:
@@ -38,9 +32,7 @@ def work(rank: int, name: str, port: int, folder: str) -> None:
     )
     torch.manual_seed(100 + rank)
     for step in range(3):
-        whole = rows(shape, step)
-        share = Batch(data=whole.data[rank::2], length=whole.length[rank::2])
-        advance(trainee, share, step)
+        advance(trainee, select(batch_of(shape, 8, step), slice(rank, None, 2)), step)
     torch.save({**flatten(trainee.networks), **flatten(trainee.averages)}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -66,19 +58,19 @@ def test_bf16_trains(name: str) -> None:
     family = kind_of(name)()
     options = TrainOptions(precision="bf16")
     trainee = build(family, networks_for(family, shape, seed=0), options, torch.device("cpu"), world=1)
-    losses = [advance(trainee, rows(shape, 0), step) for step in range(5)]
+    losses = [advance(trainee, batch_of(shape, 8), step) for step in range(5)]
     assert all(value.isfinite() for logged in losses for value in logged.values())
     assert all(value.dtype == torch.float32 for value in flatten(trainee.networks).values())
 
 
 def test_frozen_weights_stay_frozen() -> None:
     family = kind_of("gan")()
-    networks = networks_for(family, SHAPES[Kind.IMAGE], seed=0)
+    networks = networks_for(family, shape_of("gan"), seed=0)
     kept = next(networks["generator"].parameters())
     kept.requires_grad_(False)
     trainee = build(family, networks, TrainOptions(), torch.device("cpu"), world=1)
     before = kept.clone()
     for step in range(3):
-        advance(trainee, rows(SHAPES[Kind.IMAGE], step), step)
+        advance(trainee, batch_of(shape_of("gan"), 8, step), step)
     assert not kept.requires_grad
     assert torch.equal(kept, before)
