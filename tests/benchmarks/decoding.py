@@ -18,6 +18,7 @@ from components.families.family import Requests, Shape
 from components.families.gpt import GPT
 from components.modalities.tokenizer import train_tokenizer
 from components.serving.engine import Engine
+from components.serving.listening import News
 from components.train.step import networks_for
 from tests.benchmarks import partners
 from tests.benchmarks.row import Row
@@ -109,7 +110,7 @@ def streams(model: Model, width: int, count: int) -> Streamed:
     done = []
     for number in range(count):
 
-        def listen(row: int, piece: object, own: int = number) -> bool:
+        def listen(news: News, own: int = number) -> bool:
             with lock:
                 first.setdefault(own, time.perf_counter() - began)
             return False
