@@ -1,7 +1,9 @@
 """Muon (Jordan 2024, kellerjordan.github.io/posts/muon): momentum, made orthogonal by Newton–Schulz steps.
 
 `torch.optim.Muon` takes matrices one by one. This one stacks all of one shape, and takes fused matrices apart,
-so that queries, keys and values are each made orthogonal on their own.
+so that queries, keys and values are each made orthogonal on their own. Measured on one thread against `torch`'s on
+the fused matrices: 20 ms a step against 22 for the GPT of 0.8 million parameters, 656 against 533 for 10.6 million,
+where the smaller parts need more multiplications.
 """
 
 from __future__ import annotations
