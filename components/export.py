@@ -54,6 +54,7 @@ def export_hf(artifact: Path, folder: Path) -> Path:
     if type(model.family) is not GPT:
         name = type(model.family).__module__.rpartition(".")[2]
         raise UserError(f"Hugging Face's format is for the family gpt, and {artifact} holds a {name}.")
+    folder = folder.expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; name a folder that is new or empty.")
     draft = folder.with_name(f".{folder.name}-{os.getpid()}")
@@ -132,7 +133,12 @@ def start_from_hf(folder: Path, family: Family, dataset: Dataset, cache: Path) -
     mean of all. The settings of `family` must be the folder's.
     """
     config = _read_config(folder)
-    settings = settings_of(folder, config)
+    try:
+        settings = settings_of(folder, config)
+    except KeyError as error:
+        raise UserError(f"The config.json of {folder} lacks {error}; copy the folder again.") from error
+    if not (folder / FILES[0]).is_file():
+        raise UserError(f"{folder} has no {FILES[0]}; save its tokenizer beside the model.")
     if type(family) is not GPT:
         raise UserError(
             f"{folder} is a {config['model_type']}; only runs of the family gpt can start from it."
@@ -159,7 +165,8 @@ def settings_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     odd = {
         "attention_bias": config.get("attention_bias", False),
         "mlp_bias": config.get("mlp_bias", False),
-        "an output matrix of its own": not config.get("tie_word_embeddings", kind == "unknown"),
+        "an output matrix of its own": not config.get("tie_word_embeddings", False),
+        "quantised weights": "quantization_config" in config,
         "sliding windows": config.get("use_sliding_window", False),
         "another activation than silu": config.get("hidden_act", "silu") != "silu",
         f"rms_norm_eps of {config.get('rms_norm_eps', EPSILON)}": config.get("rms_norm_eps", EPSILON)
@@ -219,10 +226,13 @@ def _convert(folder: Path, family: GPT, dataset: Dataset, target: Path) -> None:
             if inner in INNER:
                 parts = [theirs[f"model.layers.{layer}.{name}"] for name in INNER[inner]]
                 state[key] = torch.stack(parts) if inner == "attention.scale" else torch.cat(parts)
+        state["embedding.weight"] = _transplanted(folder, state["embedding.weight"], dataset)
+        networks["decoder"].load_state_dict(state)
     except KeyError as error:
         raise UserError(f"{folder} lacks the weight {error.args[0]}; copy the folder again.") from error
-    state["embedding.weight"] = _transplanted(folder, state["embedding.weight"], dataset)
-    networks["decoder"].load_state_dict(state)
+    except RuntimeError as error:
+        cause = " ".join(str(error).split())
+        raise UserError(f"The weights in {folder} are not as its config.json says ({cause}).") from error
     save(target, family, networks, dataset.shape, _about(folder, dataset), dataset.folder)
 
 
@@ -242,8 +252,6 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 def _transplanted(folder: Path, vectors: Tensor, dataset: Dataset) -> Tensor:
     """Their vectors [V′, width] in the order of the dataset's tokens, [V, width]."""
-    if not (folder / FILES[0]).is_file():
-        raise UserError(f"{folder} has no {FILES[0]}; save its tokenizer beside the model.")
     theirs = load_vocabulary(folder)
     ours = load_tokenizer(dataset.folder).core.get_vocab()
     placed = vectors.mean(0).repeat(len(ours), 1)
@@ -260,7 +268,7 @@ def _about(folder: Path, dataset: Dataset) -> About:
         dataset=dataset.name,
         revision=dataset.revision,
         licence=dataset.licence,
-        source=str(folder),
+        source=f"hf:{folder.name}",
         classes=[],
         modality=dataset.modality,
         key="",

@@ -47,7 +47,7 @@ def describe_text(place: Path, where: str, options: Mapping[str, Any]) -> TextFi
     if records:
         form = _form(records[0], _first(records[0]))
     unit = {}
-    if not records and len(files) == 1 and place.stat().st_size >= SINGLE and "unit" not in options:
+    if not records and len(files) == 1 and files[0].stat().st_size >= SINGLE and "unit" not in options:
         unit = {"unit": "whole"}
     return TextFilesRow(source="text", path=where, modality="text", form=form, **unit, **options)
 

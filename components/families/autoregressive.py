@@ -207,6 +207,7 @@ def _enter(network: Language, state: TextState, waiting: Sequence[int], waited: 
     last = min(first + CHUNK, given - 1)
     network.enter(state.prompt[row : row + 1, first:last], row, first, state)
     state.waited[list(waiting)] += 1
+    state.waited[row] = 0
     state.entered[row] = last
     return last == given - 1
 
@@ -218,7 +219,8 @@ def _write(network: Language, state: TextState, ready: Tensor) -> None:
     asked = used(state.settings, ready)
     chance = uniform(state.seed, state.step).to(logits.device)
     drawn = choose(logits, state.settings, asked, chance, state.prompt, state.output)
-    ended = drawn == state.settings[:, COLUMN["end"]]
+    end = state.settings[:, COLUMN["end"]]
+    ended = (drawn == end) | ((drawn == END) & (end > END))  # a chat's turn ends with its document too
     kept = ready & ~ended
     # behind its length a row holds nothing, so nothing is what the others may write there
     place = state.length[:, None].clamp(max=state.output.shape[1] - 1)

@@ -177,6 +177,11 @@ class Family(ABC):
         for item in dataclasses.fields(self):
             _check(item, getattr(self, item.name))
 
+    @property
+    def shardable(self) -> bool:
+        """Whether FSDP2 may shard the matrices: not where an optimizer or a part's method needs them whole."""
+        return not self.double_backward
+
     @abstractmethod
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """The networks by name, in the order in which a step updates them."""

@@ -141,6 +141,11 @@ class GPT(Autoregressive):
         """The numbers of a head."""
         return self.size or self.width // self.heads
 
+    @property
+    def shardable(self) -> bool:
+        """Muon looks at whole matrices."""
+        return self.optimizer == "adamw"
+
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """One network."""
         return {"decoder": Decoder(shape, self)}

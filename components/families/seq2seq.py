@@ -113,6 +113,11 @@ class Seq2Seq(GPT):
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.SOURCE})
     state: ClassVar[type[TextState]] = PairState
 
+    @property
+    def shardable(self) -> bool:
+        """A block's cross-attention is asked for the source's keys before the block itself runs."""
+        return False
+
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """One network, because encoder and decoder share one loss; ValueError for rows without a source."""
         return {"decoder": Translator(shape, self)}

@@ -19,6 +19,10 @@ IDLE: tuple[Any, ...] = (
 """Values that ask for nothing."""
 DEFAULT_TOKENS = 16
 """`max_tokens` of a completion that does not say, as at OpenAI; a chat goes on until the context is full."""
+MESSAGES = 1024
+"""The most messages of a chat."""
+LONGEST_STOP = 256
+"""Characters of a stop text."""
 STOPS = 4
 ROWS = 1024
 """Answers to all prompts of a request."""
@@ -74,6 +78,8 @@ def _stops(value: Any) -> list[str]:
     if not isinstance(listed, list) or len(listed) > STOPS:
         raise ValueError(message)
     texts = [_text(item, message) for item in listed]
+    if any(len(text) > LONGEST_STOP for text in texts):
+        raise ValueError(f"A stop text is longer than {LONGEST_STOP} characters; shorten it")
     if not all(texts):
         raise ValueError("A stop text is empty, so nothing could be said; leave it out")
     return texts
@@ -128,9 +134,9 @@ class TextBody(BaseModel):
     max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     stop: Stops = []
@@ -219,7 +225,7 @@ class Message(BaseModel):
 class ChatRequest(TextBody):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[Sequence[Message], Field(min_length=1)]
+    messages: Annotated[Sequence[Message], Field(min_length=1, max_length=MESSAGES)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

@@ -77,23 +77,31 @@ def _chat(tokenizer: TextTokenizer, body: ChatRequest, shape: Shape) -> list[int
     """The chat by the template; the oldest turns, but for the system's, are dropped if the request allows that."""
     if tokenizer.template is None and shape.source is not None:
         return _fit(tokenizer.encode(_last(body.messages)), body, shape, "messages")
-    messages = [{"role": _known(one.role), "content": one.content} for one in body.messages]
-    tokens, most = tokenizer.chat(messages), room(body, shape)
-    while len(tokens) > most and body.truncation == "auto":
-        oldest = next((place for place, one in enumerate(messages) if one["role"] != "system"), None)
-        if oldest is None:
+    roles = [_known(one.role) for one in body.messages]
+    contents = [tokenizer.encode(one.content) for one in body.messages]
+    tokens, most = tokenizer.compose(roles, contents), room(body, shape)
+    while (excess := len(tokens) - most) > 0 and body.truncation == "auto":
+        if not _drop(roles, contents, excess):
             break
-        if oldest < len(messages) - 1:
-            del messages[oldest]
-        elif messages[oldest]["content"]:
-            # a token is at least one character of a common text, so this ends at the first or second turn
-            messages[oldest]["content"] = messages[oldest]["content"][len(tokens) - most :]
-        else:
-            break
-        tokens = tokenizer.chat(messages)
+        tokens = tokenizer.compose(roles, contents)
     if len(tokens) > most:
         raise _too_long(len(tokens), shape, "messages")
     return tokens
+
+
+def _drop(roles: list[str], contents: list[list[int]], excess: int) -> bool:
+    """Take about `excess` tokens away: whole old turns, at last the beginning of the last one; whether any was."""
+    before = sum(map(len, contents)), len(contents)
+    while excess > 0:
+        oldest = next((place for place, role in enumerate(roles) if role != "system"), None)
+        if oldest is None:
+            break
+        if oldest == len(roles) - 1:
+            contents[oldest] = contents[oldest][excess:]
+            break
+        excess -= len(contents.pop(oldest)) + 1  # its role is a token at least
+        del roles[oldest]
+    return (sum(map(len, contents)), len(contents)) != before
 
 
 def _last(messages: Sequence[Message]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +37,7 @@ BYTES = {chr(byte): byte for byte in PRINTABLE} | {
     chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(PRINTABLE)))
 }
 """The byte of each character of a byte-level token: GPT-2 writes bytes that are not printable as others."""
-MARK = "\ue000{}\ue001"
+MARK, MARKED = "\ue000{}\ue001", re.compile("\ue000[0-9]+\ue001")
 """Stands for a message's content while the template is rendered, so that no content can pass as a special token."""
 
 
@@ -88,20 +89,24 @@ class TextTokenizer:
 
         Raises `UserError` for a role that the template does not know, or a model that does not chat.
         """
+        roles = [message["role"] for message in messages]
+        return self.compose(roles, [self.encode(message["content"]) for message in messages], answer)
+
+    def compose(self, roles: Sequence[str], contents: Sequence[list[int]], answer: bool = True) -> list[int]:
+        """The tokens of a chat whose `contents` are tokens already; see `chat`."""
         if self.template is None:
             raise UserError("This model has no chat template; ask it by /v1/completions instead.")
-        for message in messages:
-            if message["role"] not in ROLES:
-                raise UserError(f"There is no role “{message['role']}”; there are: {', '.join(ROLES)}.")
-        marked = [
-            {"role": message["role"], "content": MARK.format(place)} for place, message in enumerate(messages)
-        ]
-        rendered = self._render(marked, answer)
+        for role in roles:
+            if role not in ROLES:
+                raise UserError(f"There is no role “{role}”; there are: {', '.join(ROLES)}.")
+        marked = [{"role": role, "content": MARK.format(place)} for place, role in enumerate(roles)]
+        pieces = MARKED.split(self._render(marked, answer))
+        if len(pieces) != len(contents) + 1:
+            raise UserError("The chat template of this model leaves out or repeats a message; mend it.")
         tokens: list[int] = []
-        for place, message in enumerate(messages):
-            before, _, rendered = rendered.partition(MARK.format(place))
-            tokens += self._special(before) + self.encode(message["content"])
-        return tokens + self._special(rendered)
+        for piece, content in zip(pieces, contents, strict=False):
+            tokens += self._special(piece) + content
+        return tokens + self._special(pieces[-1])
 
     def _render(self, messages: list[dict[str, str]], answer: bool) -> str:
         try:

@@ -84,7 +84,10 @@ def _first(name: str, metric: Metric) -> Finding:
 
 def _comparable(challenger: Report, champion: Report, primary: str) -> list[Finding]:
     """Why the two reports cannot be compared; nothing if they can."""
-    mend = "evaluate the champion again in the same way, as genloom retrain does."
+    mend = (
+        "evaluate the champion again in the same way, as genloom retrain does where it can, "
+        "or promote with --force."
+    )
     ours, theirs = (challenger.dataset, challenger.revision), (champion.dataset, champion.revision)
     found = []
     if ours != theirs:

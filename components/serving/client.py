@@ -52,13 +52,18 @@ def serves(url: str, product: str) -> int | None:
 
 def ask(url: str, body: Mapping[str, Any]) -> Answer:
     """The pictures of one request; `UserError` for what the server refuses, `FailedError` if it fails."""
-    try:
-        reply = httpx.post(f"{url}/v1/images/generations", json=dict(body), timeout=PATIENCE)
-    except httpx.HTTPError as error:
-        raise _silent(url, error) from error
+    reply = post(url, "/v1/images/generations", body)
     content = answer(reply)
     files = [b64decode(item["b64_json"]) for item in content["data"]]
     return Answer(files, int(reply.headers["x-genloom-version"]), int(reply.headers["x-genloom-seed"]))
+
+
+def post(url: str, route: str, body: Mapping[str, Any]) -> httpx.Response:
+    """What the server replies; `FailedError` if it does not."""
+    try:
+        return httpx.post(f"{url}{route}", json=dict(body), timeout=PATIENCE)
+    except httpx.HTTPError as error:
+        raise _silent(url, error) from error
 
 
 def answer(reply: httpx.Response) -> dict[str, Any]:

@@ -50,9 +50,7 @@ def whole(place: Place, body: TextBody) -> dict[str, Any]:
     """OpenAI's object with the whole answer, whoever computes it."""
     if place.loaded is None:
         assert place.url is not None
-        return client.answer(
-            httpx.post(f"{place.url}{_route(body)}", json=_dump(body), timeout=client.PATIENCE)
-        )
+        return client.answer(client.post(place.url, _route(body), _dump(body)))
     return asyncio.run(_asked(place.loaded, body))
 
 

@@ -28,12 +28,17 @@ class LowRank(nn.Module):
 
 
 def adapt(networks: dict[str, nn.Module], rank: int) -> None:
-    """Freeze every weight and give each linear layer an adapter of `rank`; raises `UserError` where there is none."""
+    """Freeze every weight and give each linear layer and embedding an adapter of `rank`.
+
+    Embeddings too, because tokens that the start did not know begin alike. Raises `UserError` where there is neither.
+    """
     for name, network in networks.items():
         network.requires_grad_(False)
-        layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Embedding)]
         if not layers:
-            raise UserError(f"The network “{name}” has no linear layer to adapt; leave train.adapters out.")
+            raise UserError(
+                f"The network “{name}” has no linear layer or embedding to adapt; leave train.adapters out."
+            )
         for layer in layers:
             parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
 

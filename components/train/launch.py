@@ -26,7 +26,16 @@ from components.promotion.registry import Registry
 from components.settings import Settings, writable_home
 from components.tracking import Status, Tracker
 from components.train.loop import Place, run_to_outcome
-from components.train.plan import Plan, about_run, check_options, check_rows, check_run, check_start, key_of
+from components.train.plan import (
+    Plan,
+    about_run,
+    check_options,
+    check_rows,
+    check_run,
+    check_start,
+    check_task,
+    key_of,
+)
 from components.train.runs import RunRecord, load_run, read_outcome, write_run
 from components.train.watch import Progress, Watch
 
@@ -117,6 +126,7 @@ def plan_of(project: Project, run: str, overrides: Sequence[str] = ()) -> Wanted
     family = check_run(project, run, row)
     dataset = open_dataset(project.prepared / project.product(row.product).dataset)
     check_options(run, row, family, dataset)
+    check_task(run, row, project.product(row.product).task, dataset)
     start = starting_point(project, row, family, dataset)
     if start is not None:
         check_start(run, row, family, dataset, start)

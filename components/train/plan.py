@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from components.artifact import WEIGHTS, About
+from components.artifact import WEIGHTS, About, read_manifest
 from components.data.dataset import Dataset
 from components.errors import UserError, unknown
 from components.families.family import Family, Task, kind_of, names
 from components.modalities.modality import kind_of as modality_kind
+from components.modalities.modality import modality_of
 from components.project import Project, RunRow, TrainOptions
 from components.train.key import commit_of, training_key
 
@@ -123,6 +124,18 @@ def check_rows(name: str, row: RunRow, dataset: Dataset, workers: int) -> None:
         )
 
 
+def check_task(name: str, row: RunRow, task: str, dataset: Dataset) -> None:
+    """Refuse a product whose task and data do not go together: sources are for the task source, and only for it."""
+    pairs = dataset.shape.source is not None
+    if (task == Task.SOURCE) == pairs:
+        return
+    holds = "pairs of a source and a target" if pairs else "no sources"
+    raise UserError(
+        f"In run {name}, the product {row.product} asks for the task {task} and the dataset {dataset.name} holds "
+        f"{holds}; set the product's task to {'source' if pairs else 'free or prompt'}, or its dataset to another."
+    )
+
+
 def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> None:
     """Refuse a way of training that the family or this machine cannot do."""
     options, kind = row.train, f"the family {row.family}"
@@ -154,6 +167,11 @@ def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> N
         )
     with torch.device("meta"):
         networks = ", ".join(family.networks(dataset.shape))
+    if not family.shardable:
+        raise UserError(
+            f"In run {name}, {kind} as it is set needs whole matrices, which FSDP2 shards; set train.distribute to ddp "
+            "(a gpt can also take model.optimizer: adamw)."
+        )
     if "," in networks:
         raise UserError(
             f"In run {name}, {kind} has several networks ({networks}) whose losses need each other's weights, "
@@ -185,6 +203,12 @@ def check_start(name: str, row: RunRow, family: Family, dataset: Dataset, start:
         raise UserError(
             f"In run {name}, the weights of {row.init} do not fit the networks: {key} is {found.get(key)} there "
             f"and {wanted.get(key)} here; use the same family and model: settings as {row.init}."
+        )
+    theirs = modality_of(read_manifest(start)["about"]["modality"], start)
+    if not theirs.agrees(dataset.tensors):
+        raise UserError(
+            f"In run {name}, {row.init} was trained with another tokenizer than the dataset {dataset.name} has, so its "
+            "tokens mean other things; start from a version of this dataset, or export it and start from hf:FOLDER."
         )
 
 

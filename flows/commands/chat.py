@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from components.errors import UserError
 from flows.commands.generate import Product, Seed, Stops, Temperature, Tokens, TopP, Which
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ def chat(
     first = secrets.randbelow(2**52) if seed is None else seed
     messages = [{"role": "system", "content": system}] if system else []
     with locate(project.settings, product, version) as place:
+        if place.modality != "text":
+            raise UserError(
+                f"{product} draws pictures and does not talk; ask it with genloom generate {product}."
+            )
         if once is not None:
             _turn(place, messages, once, {**asked, "seed": first})
             return
@@ -54,6 +59,8 @@ def chat(
                 said = input("> ").strip()
             except EOFError:
                 break
+            except UnicodeDecodeError as error:
+                raise UserError(f"What was typed is no UTF-8 ({error.reason}); type it again.") from error
             if said:
                 _turn(place, messages, said, {**asked, "seed": (first + turn) % 2**63})
         typer.echo()

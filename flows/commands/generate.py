@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -107,9 +110,8 @@ def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | No
     from components.serving import speak
 
     first = secrets.randbelow(2**52) if seed is None else seed
-    stream = open_file(out)
-    try:
-        body = speak.body_of({"model": place.product, "seed": first, **asked})
+    body = speak.body_of({"model": place.product, "seed": first, **asked})
+    with open_file(out) as stream:
         if as_json:
             print(json.dumps(speak.whole(place, body), ensure_ascii=False, indent=2), file=stream)
         elif asked["n"] == 1:
@@ -122,18 +124,22 @@ def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | No
                 said[piece.row] += piece.text
             for row, text in enumerate(said):
                 print(f"── {first + row} ──\n{text}\n", file=stream)
-    finally:
-        if out is not None:
-            stream.close()
     written = "" if out is None else f" {out}"
     typer.echo(f"{place.product}/{place.version} wrote{written} with seed {first}, {place.where}.", err=True)
 
 
-def open_file(out: Path | None) -> Any:
-    """The file to write text to, by default the terminal. Raises `UserError` if it cannot be written."""
+@contextmanager
+def open_file(out: Path | None) -> Iterator[TextIO]:
+    """The file to write text to, by default the terminal; it is replaced when all is there. Raises `UserError`."""
     if out is None:
-        return sys.stdout
+        yield sys.stdout
+        return
+    draft = out.with_name(f".{out.name}-{os.getpid()}")
     try:
-        return out.open("w", encoding="utf-8")
+        with draft.open("w", encoding="utf-8") as stream:
+            yield stream
+        draft.replace(out)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}); name another file with -o.") from error
+    finally:
+        draft.unlink(missing_ok=True)

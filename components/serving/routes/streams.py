@@ -25,6 +25,8 @@ from components.serving.writing import Answer, Piece, prepare
 
 T = TypeVar("T")
 Choice: TypeAlias = dict[str, Any]
+TURN = 16
+"""What a message costs beside its text, in characters."""
 SMALL = 2000
 """Characters or tokens that are worked on beside the other requests; more of them go to a thread."""
 DONE = b"data: [DONE]\n\n"
@@ -158,7 +160,7 @@ def _json(value: Mapping[str, Any]) -> bytes:
 def _size(body: TextBody) -> int:
     """Characters and tokens of the prompts."""
     return sum(len(part) for part in getattr(body, "prompt", ())) + sum(
-        len(message.content) for message in getattr(body, "messages", ())
+        len(message.content) + TURN for message in getattr(body, "messages", ())
     )
 
 
