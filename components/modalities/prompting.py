@@ -81,7 +81,7 @@ def _chat(tokenizer: TextTokenizer, body: ChatRequest, shape: Shape) -> list[int
     contents = [tokenizer.encode(one.content) for one in body.messages]
     tokens, most = tokenizer.compose(roles, contents), room(body, shape)
     while (excess := len(tokens) - most) > 0 and body.truncation == "auto":
-        if not _drop(roles, contents, excess):
+        if not _drop(roles, contents, excess, len(tokens)):
             break
         tokens = tokenizer.compose(roles, contents)
     if len(tokens) > most:
@@ -89,9 +89,13 @@ def _chat(tokenizer: TextTokenizer, body: ChatRequest, shape: Shape) -> list[int
     return tokens
 
 
-def _drop(roles: list[str], contents: list[list[int]], excess: int) -> bool:
-    """Take about `excess` tokens away: whole old turns, at last the beginning of the last one; whether any was."""
+def _drop(roles: list[str], contents: list[list[int]], excess: int, total: int) -> bool:
+    """Take about `excess` of `total` tokens away, rather fewer; whether there were any to take.
+
+    Whole old turns go first, at last the beginning of the last one.
+    """
     before = sum(map(len, contents)), len(contents)
+    around = (total - before[0]) // before[1]  # the template's own tokens for a turn
     while excess > 0:
         oldest = next((place for place, role in enumerate(roles) if role != "system"), None)
         if oldest is None:
@@ -99,7 +103,7 @@ def _drop(roles: list[str], contents: list[list[int]], excess: int) -> bool:
         if oldest == len(roles) - 1:
             contents[oldest] = contents[oldest][excess:]
             break
-        excess -= len(contents.pop(oldest)) + 1  # its role is a token at least
+        excess -= len(contents.pop(oldest)) + around
         del roles[oldest]
     return (sum(map(len, contents)), len(contents)) != before
 

@@ -141,6 +141,24 @@ def test_a_folder_that_is_damaged_or_none_is_one_sentence(gpt: Path, tmp_path: P
         start_from_hf(exported, family, dataset, tmp_path / "cache")
 
 
+def test_what_a_folder_lacks_is_named(gpt: Path, tmp_path: Path) -> None:
+    dataset, family = dataset_of(gpt.parent), GPT(**SMALL)
+    exported = export_hf(gpt, tmp_path / "hf")
+    config = json.loads((exported / "config.json").read_text())
+    with pytest.raises(UserError, match="quantised"):
+        settings_of(exported, config | {"quantization_config": {}})
+    (exported / "config.json").write_text(json.dumps(config | {"vocab_size": 3, "intermediate_size": 64}))
+    with pytest.raises(UserError, match="are not as its config.json says"):
+        start_from_hf(exported, GPT(**SMALL | {"hidden": 64}), dataset, tmp_path / "cache")
+    (exported / "config.json").write_text('{"model_type": "qwen3", "tie_word_embeddings": true}')
+    with pytest.raises(UserError, match="lacks 'num_attention_heads'"):
+        start_from_hf(exported, family, dataset, tmp_path / "cache")
+    (exported / "config.json").write_text(json.dumps(config))
+    (exported / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer\.json"):
+        start_from_hf(exported, family, dataset, tmp_path / "cache")
+
+
 def test_only_a_gpt_is_exported_and_only_into_an_empty_folder(gpt: Path, tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()

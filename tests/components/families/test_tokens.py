@@ -229,8 +229,8 @@ def test_a_long_prompt_stalls_nobody_and_those_that_wait_take_turns() -> None:
         assert isinstance(slots.state, TextState)
         entered.append(slots.state.entered.tolist())
     assert [row[2] for row in entered] == [1, 2, 3, 4, 5, 6]
-    assert [row[0] for row in entered][:4] == [64, 128, 133, 134]
-    assert [row[1] for row in entered] == [0, 0, 0, 64, 128, 133]
+    assert [row[0] for row in entered] == [64, 64, 128, 128, 133, 134]
+    assert [row[1] for row in entered] == [0, 64, 64, 128, 128, 133]
 
 
 def test_a_source_is_what_a_target_is_made_from() -> None:

@@ -214,6 +214,10 @@ def test_a_chat_that_is_too_long_keeps_the_system_and_the_last_turn(client: Test
     alone = chat(client, messages=[turn("user", "x" * 90 + "end")], truncation="auto", max_tokens=20)
     assert alone["usage"]["prompt_tokens"] == 44
     assert alone["choices"][0]["message"]["content"] == "x" * 19
+    many = [turn("assistant", "")] * 1000 + [turn("user", "last")]
+    assert chat(client, messages=many, truncation="auto", max_tokens=20)["usage"]["prompt_tokens"] <= 44
+    wide = [turn("user", "月" * 90 + "end")]  # three tokens each
+    assert chat(client, messages=wide, truncation="auto", max_tokens=20)["usage"]["prompt_tokens"] == 44
     system = {"model": "tales", "messages": [turn("system", "S" * 90), *HI], "truncation": "auto"}
     assert client.post(CHAT, json=system).json()["error"]["code"] == "context_length_exceeded"
 

@@ -29,6 +29,9 @@ BOTH = [
     ({"stop": ["a", ""]}, "stop", "a stop text is empty"),
     ({"stop": list("abcde")}, "stop", "up to 4 texts"),
     ({"stop": 5}, "stop", "“stop” is 5"),
+    ({"stop": "a" * 257}, "stop", "a stop text is longer than 256 characters"),
+    ({"top_k": 10**30}, "top_k", "less than or equal to"),
+    ({"repetition_penalty": 1e-50}, "repetition_penalty", "greater than or equal to 0.01"),
     ({"logit_bias": {"5": 1}}, "logit_bias", "this server does not do that; leave it out"),
     ({"stream_options": {"include_usage": True}}, None, "“stream_options” needs “stream”: true"),
     ({"truncation": "yes"}, "truncation", "'disabled' or 'auto'"),
@@ -55,6 +58,7 @@ COMPLETIONS = [
 CHATS = [
     ({"messages": []}, "messages", "“messages” is []"),
     ({"messages": None}, "messages", "“messages” is null"),
+    ({"messages": HI * 1025}, "messages", "at most 1024 items"),
     ({"messages": "hi"}, "messages", '“messages” is "hi"'),
     ({"messages": [{"role": "pirate", "content": "hi"}]}, "messages.0.role", "system, developer, user, assistant"),
     ({"messages": [{"role": "user", "content": ""}]}, "messages.0", "a user's message is empty"),
