@@ -62,7 +62,7 @@ class TextMeasurement(Measurement):
         enough(samples)
         self.dataset, self.tokenizer = dataset, corpus.text_of(dataset).tokenizer
         self.form = str(dataset.details["form"])
-        self.pattern: str | None = dataset.details.get("pattern") if self.form == "text" else None
+        self.pattern: str | None = dataset.details.get("pattern")
         self.most = dataset.shape.data[0] - 1
         self.columns = corpus.columns_of(dataset, "test")
         self.test = dataset.tensors.batch(self.columns)

@@ -25,13 +25,13 @@ from tests.benchmarks.row import Row
 from tests.benchmarks.throughput import SIZES, Size
 from tests.components.families.rows import an_about
 
-STREAMS, PROMPT, NEW, ROUNDS, THREADS = 16, 16, 100, 3, 2
+STREAMS, PROMPT, NEW, ROUNDS, THREADS = 16, 16, 100, 3, 1
 CHARACTERS = "".join(map(chr, range(32, 95)))
 OPTIONS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
 
 
 def run(project: Path) -> list[Row]:
-    """Both shapes; the partner has its own cache and the same options."""
+    """Both shapes, on one thread as serving has by default; the partner has its own cache and the same options."""
     torch.set_num_threads(THREADS)
     return [row for size in SIZES for row in compare(size)]
 

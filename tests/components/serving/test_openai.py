@@ -216,7 +216,7 @@ def test_options_of_the_other_modality_are_refused(
         (("generate", "tales", "-o", tmp_path / "no" / "file"), "cannot be written"),
         (("generate", "digits", "--prompt", "a cat"), "draws pictures, without --prompt"),
         (("generate", "digits", "--json"), "draws pictures, without --json"),
-        (("chat", "digits", "--once", "Hello"), "ask it at /v1/images/generations"),
+        (("chat", "digits", "--once", "Hello"), "does not talk; ask it with genloom generate digits"),
     ):
         result = genloom(*arguments)
         assert result.code == 2, arguments
