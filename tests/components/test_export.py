@@ -148,7 +148,7 @@ def test_what_a_folder_lacks_is_named(gpt: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="quantised"):
         settings_of(exported, config | {"quantization_config": {}})
     (exported / "config.json").write_text(json.dumps(config | {"vocab_size": 3, "intermediate_size": 64}))
-    with pytest.raises(UserError, match="are not as its config.json says"):
+    with pytest.raises(UserError, match=r"are not as its config\.json says"):
         start_from_hf(exported, GPT(**SMALL | {"hidden": 64}), dataset, tmp_path / "cache")
     (exported / "config.json").write_text('{"model_type": "qwen3", "tie_word_embeddings": true}')
     with pytest.raises(UserError, match="lacks 'num_attention_heads'"):
