@@ -103,7 +103,7 @@ def export_model(
         raise UserError(f"--format is “{form}”; there is: hf.")
     registry = Registry(open_project().settings)
     version = registry.named(reference)
-    print(f"Wrote {version} to {export_hf(registry.fetch(version), out)}")
+    print(f"Wrote {version.product}/{version.number} to {export_hf(registry.fetch(version), out)}")
 
 
 def show_lineage(reference: Reference, as_json: AsJson = False) -> None:
