@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from components.errors import UserError
-from components.families.family import Batch, Shape
+from components.families.family import Batch, Shape, Task
 from components.families.sampling import mix
 from components.modalities.modality import DRAW, Modality, modality_of
 
@@ -74,8 +74,11 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_dataset(folder: Path) -> Dataset:
-    """Open the prepared dataset in `folder` and check every file's hash; raises `UserError`."""
+def open_dataset(folder: Path, task: Task | None = None) -> Dataset:
+    """Open the prepared dataset in `folder` and check every file's hash; raises `UserError`.
+
+    With a `task` its shape holds only the conditions that a request of that task carries.
+    """
     manifest = folder / "dataset.json"
     if not manifest.is_file():
         raise UserError(
@@ -89,7 +92,7 @@ def open_dataset(folder: Path) -> Dataset:
             name=content["name"],
             modality=content["modality"],
             revision=content["revision"],
-            shape=_shape(content),
+            shape=_shape(content) if task is None else _shape(content).narrowed(task),
             classes=tuple(content["classes"]),
             licence=content["licence"],
             source=content["source"],

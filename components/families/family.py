@@ -61,6 +61,17 @@ class Shape:
     prompt: tuple[int, int] | None = None
     source: tuple[int, ...] | None = None
 
+    def narrowed(self, task: Task) -> Shape:
+        """This shape with only those conditions that a request of `task` carries; tokens keep all of theirs."""
+        if self.vocabulary:
+            return self
+        return dataclasses.replace(
+            self,
+            classes=self.classes if task is Task.LABEL else 0,
+            prompt=self.prompt if task is Task.PROMPT else None,
+            source=self.source if task is Task.SOURCE else None,
+        )
+
 
 @dataclass(kw_only=True)
 class Batch:
@@ -86,7 +97,8 @@ class Requests:
     """N rows to be generated: a batch without data, a `seed` [N] each, `options` (name → [N]).
 
     A `prompt` of tokens [N,P] is what the new row begins with, padded with `NOTHING`; without one, tokens begin
-    with `END`.
+    with `END`. Of pictures, `prompt` is a caption's tokens and `source` a picture [N,C,H,W] in [−1,1]; of a source to
+    be completed, the last channel is the mask: 1 where something is wanted, −1 where the picture is known.
     """
 
     seed: Tensor
@@ -172,6 +184,8 @@ class Family(ABC):
     tasks: ClassVar[frozenset[Task]]
     double_backward: ClassVar[bool] = False
     private: ClassVar[frozenset[str]] = frozenset()
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Hyperparameters with which a family is quick to try on tiny data, as the contract test does."""
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -200,6 +214,14 @@ class Family(ABC):
 
     def nats(self, networks: Networks, batch: Batch) -> Tensor | None:
         """−log p(data) in nats or an upper bound on it, [N]; None where the family has none."""
+        return None
+
+    def importance_nats(self, networks: Networks, batch: Batch, draws: int) -> Tensor | None:
+        """A tighter bound on −log p(data) than `nats`, by `draws` importance-weighted samples, in nats [N], or None."""
+        return None
+
+    def encode(self, networks: Networks, data: Tensor) -> Tensor | None:
+        """The latents [N, L] from which `data` [N,…] would be made; None where the family has no way back."""
         return None
 
     @abstractmethod

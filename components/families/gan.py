@@ -24,7 +24,7 @@ from components.families.family import (
     bounded,
     tuned,
 )
-from components.families.sampling import blank, device_of, finish, noise
+from components.families.sampling import LatentState, device_of, finish, from_latent
 
 WIDTHS = (256, 512, 1024)
 
@@ -113,15 +113,15 @@ class GAN(Family):
         return fake
 
     def start(self, networks: Networks, requests: Requests) -> State:
-        """One step makes everything, so the state is the common one."""
+        """One step makes everything out of the rows' latents."""
         generator = networks["generator"]
         assert isinstance(generator, Generator)
-        return State(**blank(requests, generator.data, device_of(networks)))
+        return from_latent(requests, generator.data, self.latent, device_of(networks))
 
     def advance(self, networks: Networks, state: State) -> State:
         """G(z), with z by the row's seed."""
-        latent = noise(state.seed, state.step, (self.latent,)).to(state.output.device)
-        return finish(state, networks["generator"](latent))
+        assert isinstance(state, LatentState)
+        return finish(state, networks["generator"](state.latent))
 
 
 def squared_slope(logits: Tensor, inputs: Tensor) -> Tensor:

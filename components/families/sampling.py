@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -71,6 +72,23 @@ def finish(state: State, output: Tensor) -> State:
         done=torch.ones_like(state.done),
         step=state.step + open_rows,
     )
+
+
+@dataclass(kw_only=True)
+class LatentState(State):
+    """The state of a family that makes everything in one step out of `latent` [R, L] and, perhaps, `label` [R]."""
+
+    latent: Tensor
+    label: Tensor | None = None
+
+
+def from_latent(requests: Requests, shape: tuple[int, ...], latent: int, device: torch.device) -> LatentState:
+    """A latent a request: the option `latent` [N, L] where the requests carry it, else noise by their seeds."""
+    given = requests.options.get("latent")
+    if given is None:
+        given = noise(requests.seed, torch.zeros_like(requests.seed), (latent,))
+    label = None if requests.label is None else requests.label.to(device)
+    return LatentState(**blank(requests, shape, device), latent=given.to(device), label=label)
 
 
 class Slots:

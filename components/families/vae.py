@@ -23,7 +23,7 @@ from components.families.family import (
     bounded,
     tuned,
 )
-from components.families.sampling import blank, device_of, finish, noise
+from components.families.sampling import LatentState, device_of, finish, from_latent
 
 LEVELS = 255
 """Steps between the 256 levels of an 8-bit picture."""
@@ -117,14 +117,18 @@ class VAE(Family):
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
         return surprise.flatten(1).sum(1), divergence.sum(1)
 
+    def encode(self, networks: Networks, data: Tensor) -> Tensor:
+        """The means of q(z|x), [N, latent]."""
+        return _autoencoder(networks).encode(data)[0]
+
     def start(self, networks: Networks, requests: Requests) -> State:
-        """One step makes everything, so the state is the common one."""
-        return State(**blank(requests, _autoencoder(networks).data, device_of(networks)))
+        """One step makes everything out of the rows' latents."""
+        return from_latent(requests, _autoencoder(networks).data, self.latent, device_of(networks))
 
     def advance(self, networks: Networks, state: State) -> State:
         """The pixels' means for z by the row's seed."""
-        latent = noise(state.seed, state.step, (self.latent,)).to(state.output.device)
-        return finish(state, _autoencoder(networks).decode(latent))
+        assert isinstance(state, LatentState)
+        return finish(state, _autoencoder(networks).decode(state.latent))
 
 
 def _autoencoder(networks: Networks) -> Autoencoder:

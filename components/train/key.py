@@ -27,13 +27,14 @@ DECIDING = (
 """Sources outside families and modalities that decide the weights of a training."""
 
 
-def training_key(revision: str, row: RunRow, modality: str, start: str = "") -> str:
+def training_key(revision: str, row: RunRow, modality: str, task: str, start: str = "") -> str:
     """The sha256 over dataset revision, run, deciding sources and torch's version; `start` is init's digest."""
     content = row.model_dump(mode="json")
     content["train"] = {name: value for name, value in content["train"].items() if name not in OPERATIONAL}
     facts = {
         "revision": revision,
         "run": content,
+        "task": task,
         "start": start,
         "sources": sources_hash(row.family, modality),
         "torch": torch.__version__.partition("+")[0],

@@ -20,7 +20,7 @@ from components import cluster
 from components.artifact import read_manifest
 from components.data.dataset import Dataset, open_dataset
 from components.errors import FailedError, UserError
-from components.families.family import Family
+from components.families.family import Family, Task
 from components.project import Project, RunRow
 from components.promotion.registry import Registry
 from components.settings import Settings, writable_home
@@ -89,6 +89,7 @@ def train(
             hyperparameters=dataclasses.asdict(wanted.family),
             options=wanted.row.train,
             about=about_run(project, run, wanted.row, wanted.dataset, wanted.key),
+            task=wanted.task,
             start=wanted.start,
         )
         return _train(settings, plan, wanted, count, progress)
@@ -116,6 +117,7 @@ class Wanted:
     row: RunRow
     family: Family
     dataset: Dataset
+    task: Task
     start: Path | None
     key: str
 
@@ -124,14 +126,16 @@ def plan_of(project: Project, run: str, overrides: Sequence[str] = ()) -> Wanted
     """Check and resolve a training without starting it; raises `UserError` for what does not fit."""
     row = project.run(run, overrides)
     family = check_run(project, run, row)
-    dataset = open_dataset(project.prepared / project.product(row.product).dataset)
+    product = project.product(row.product)
+    task = Task(product.task)
+    dataset = open_dataset(project.prepared / product.dataset, task)
     check_options(run, row, family, dataset)
-    check_task(run, row, project.product(row.product).task, dataset)
+    check_task(run, row, task, dataset)
     start = starting_point(project, row, family, dataset)
     if start is not None:
         check_start(run, row, family, dataset, start)
-    key = key_of(row, dataset, read_manifest(start)["digest"] if start else "")
-    return Wanted(run, row, family, dataset, start, key)
+    key = key_of(row, dataset, task, read_manifest(start)["digest"] if start else "")
+    return Wanted(run, row, family, dataset, task, start, key)
 
 
 def starting_point(project: Project, row: RunRow, family: Family, dataset: Dataset) -> Path | None:

@@ -49,7 +49,7 @@ def train(plan: Plan, place: Place) -> RunState:
     Raises `FailedError` with the step and the last good checkpoint if a loss is not finite.
     """
     family = kind_of(plan.family)(**plan.hyperparameters)
-    dataset = open_dataset(plan.dataset)
+    dataset = open_dataset(plan.dataset, plan.task)
     trainee = _trainee(plan, place, family, dataset)
     checkpoint.seed_rank(plan.options.seed, place.rank)
     begun = checkpoint.restore(plan.folder, trainee, place.rank) or checkpoint.Resumed(0, Position())

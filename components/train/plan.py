@@ -31,6 +31,7 @@ class Plan:
     hyperparameters: Mapping[str, Any]
     options: TrainOptions
     about: About
+    task: Task
     start: Path | None = None
 
 
@@ -80,9 +81,9 @@ def check_run(project: Project, name: str, row: RunRow) -> Family:
     return family
 
 
-def key_of(row: RunRow, dataset: Dataset, start: str = "") -> str:
-    """The key of training `row` on this revision of its dataset; `start` is the digest of its `init`."""
-    return training_key(dataset.revision, row, dataset.modality, start)
+def key_of(row: RunRow, dataset: Dataset, task: Task, start: str = "") -> str:
+    """The key of training `row` for `task` on this revision of its data; `start` is the digest of its `init`."""
+    return training_key(dataset.revision, row, dataset.modality, task, start)
 
 
 def about_run(project: Project, name: str, row: RunRow, dataset: Dataset, key: str) -> About:
@@ -124,10 +125,21 @@ def check_rows(name: str, row: RunRow, dataset: Dataset, workers: int) -> None:
         )
 
 
-def check_task(name: str, row: RunRow, task: str, dataset: Dataset) -> None:
-    """Refuse a product whose task and data do not go together: sources are for the task source, and only for it."""
-    pairs = dataset.shape.source is not None
-    if (task == Task.SOURCE) == pairs:
+def check_task(name: str, row: RunRow, task: Task, dataset: Dataset) -> None:
+    """Refuse a product whose task needs what its data have not, or whose pairs it does not ask for."""
+    shape = dataset.shape
+    lacks = {
+        Task.LABEL: not shape.classes and "no classes, which the task label draws by; label the data",
+        Task.PROMPT: not (shape.vocabulary or shape.prompt)
+        and "no captions, which the task prompt draws by; add them",
+    }.get(task)
+    if lacks:
+        raise UserError(
+            f"In run {name}, the dataset {dataset.name} holds {lacks}, or set the task of the product {row.product} "
+            "to free."
+        )
+    pairs = shape.source is not None
+    if (task is Task.SOURCE) == pairs:
         return
     holds = "pairs of a source and a target" if pairs else "no sources"
     raise UserError(

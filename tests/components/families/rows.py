@@ -23,13 +23,17 @@ from components.families.family import (
 from components.modalities.tokenizer import train_tokenizer
 from components.train.step import networks_for
 
-SHAPES = {
-    Kind.IMAGE: [Shape(data=(1, 8, 8)), Shape(data=(3, 12, 8))],
-    Kind.TOKENS: [
-        Shape(data=(24,), vocabulary=11, prompt=(24, 11)),
-        Shape(data=(80,), vocabulary=70, prompt=(80, 70)),
-    ],
+IMAGES = {
+    Task.FREE: [Shape(data=(1, 8, 8)), Shape(data=(3, 12, 8))],
+    Task.LABEL: [Shape(data=(1, 8, 8), classes=3), Shape(data=(3, 12, 8), classes=4)],
+    Task.PROMPT: [Shape(data=(3, 8, 8), prompt=(6, 20))],
+    Task.SOURCE: [Shape(data=(1, 8, 8), source=(1, 8, 8)), Shape(data=(3, 12, 8), source=(4, 12, 8))],
 }
+"""The shapes of pictures by what a request carries; the last source has a mask."""
+TEXTS = [
+    Shape(data=(24,), vocabulary=11, prompt=(24, 11)),
+    Shape(data=(80,), vocabulary=70, prompt=(80, 70)),
+]
 PAIRS = [
     Shape(data=(24,), vocabulary=11, prompt=(24, 11), source=(9,)),
     Shape(data=(80,), vocabulary=70, prompt=(80, 70), source=(30,)),
@@ -41,9 +45,10 @@ def shapes_of(name: str) -> list[Shape]:
     """All shapes that a family is tried with."""
     family = kind_of(name)
     found: list[Shape] = []
-    for kind in sorted(family.kinds):
-        pairs = kind is Kind.TOKENS and Task.SOURCE in family.tasks
-        found += PAIRS if pairs else SHAPES[kind]
+    if Kind.IMAGE in family.kinds:
+        found += [shape for task, shapes in IMAGES.items() if task in family.tasks for shape in shapes]
+    if Kind.TOKENS in family.kinds:
+        found += PAIRS if Task.SOURCE in family.tasks else TEXTS
     return found
 
 
@@ -56,7 +61,8 @@ def batch_of(shape: Shape, rows: int, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     if not shape.vocabulary:
         data = torch.rand(rows, *shape.data, generator=generator) * 2 - 1
-        return Batch(data=data, length=torch.full((rows,), shape.data[0]))
+        asked = conditions(shape, torch.arange(rows))
+        return Batch(data=data, length=torch.full((rows,), shape.data[0]), **asked)
     width = shape.data[0]
     data = torch.randint(1, shape.vocabulary, (rows, width), generator=generator)
     length = torch.randint(width // 2, width + 1, (rows,), generator=generator)
@@ -67,6 +73,27 @@ def batch_of(shape: Shape, rows: int, seed: int = 0) -> Batch:
     given = torch.ones_like(length)
     given[-1] = length[-1] // 2
     return Batch(data=data, length=length, given=given, source=source_of(shape, rows, generator))
+
+
+def conditions(shape: Shape, rows: Tensor) -> dict[str, Tensor]:
+    """What a request for a picture carries by its shape, decided by the numbers `rows` [N]."""
+    found: dict[str, Tensor] = {}
+    if shape.classes:
+        found["label"] = rows % shape.classes
+    if shape.prompt:
+        length, vocabulary = shape.prompt
+        place = torch.arange(length)
+        tokens = 1 + (rows[:, None] * (1 + place)) % (vocabulary - 1)
+        found["prompt"] = torch.where(place < 1 + (rows % length)[:, None], tokens, NOTHING)
+    if shape.source:
+        found["source"] = torch.stack([_pattern(shape.source, int(row)) for row in rows])
+    return found
+
+
+def _pattern(shape: tuple[int, ...], row: int) -> Tensor:
+    """A picture of two levels that the number decides."""
+    axes = torch.meshgrid(*(torch.linspace(0, 3.14, size) for size in shape), indexing="ij")
+    return torch.sign(torch.sin(sum(axes[1:], start=axes[0]) * (1 + row % 4) + row // 4)) * 0.8
 
 
 def source_of(shape: Shape, rows: int, generator: torch.Generator) -> Tensor | None:
@@ -84,7 +111,7 @@ def requests_of(seeds: list[int], shape: Shape) -> Requests:
     """A request a seed; of tokens, prompts and sources that the seed decides, of different lengths."""
     seed = torch.tensor(seeds)
     if not shape.vocabulary:
-        return Requests(seed=seed)
+        return Requests(seed=seed, **conditions(shape, seed))
     prompt = torch.full((len(seeds), shape.data[0]), NOTHING)
     sources = []
     for row, own in enumerate(seeds):
@@ -98,7 +125,7 @@ def requests_of(seeds: list[int], shape: Shape) -> Requests:
 
 
 def made(name: str, shape: Shape) -> tuple[Family, dict[str, nn.Module]]:
-    family = kind_of(name)()
+    family = kind_of(name)(**kind_of(name).small)
     return family, networks_for(family, shape, seed=0)
 
 

@@ -32,6 +32,7 @@ from tests.components.families.rows import (
     an_about,
     assets_of,
     batch_of,
+    conditions,
     evaluated,
     made,
     requests_of,
@@ -214,7 +215,7 @@ def examples(shape: Shape) -> Batch:
     data = torch.stack(
         [torch.sign(torch.cos(phase * (1 + row % 4) + row // 4)) * 0.8 for row in rows.tolist()]
     )
-    return Batch(data=data, length=torch.full((64,), shape.data[0]))
+    return Batch(data=data, length=torch.full((64,), shape.data[0]), **conditions(shape, rows))
 
 
 def documents(shape: Shape, rows: Tensor) -> Batch:
@@ -240,7 +241,8 @@ def distance(family: Family, networks: Mapping[str, nn.Module], batch: Batch) ->
         if nats is not None:
             found = float(nats.mean())
         else:
-            drawn = sample(family, networks, Requests(seed=torch.arange(64)), width=64)
+            asked = {name: getattr(batch, name) for name in ("label", "prompt", "source")}
+            drawn = sample(family, networks, Requests(seed=torch.arange(64), **asked), width=64)
             found = energy(drawn.flatten(1), batch.data.flatten(1))
     for name, network in networks.items():
         network.train(training[name])

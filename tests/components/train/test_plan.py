@@ -8,6 +8,7 @@ import pytest
 
 from components import artifact
 from components.errors import UserError
+from components.families.family import Task
 from components.families.gpt import GPT
 from components.families.seq2seq import Seq2Seq
 from components.project import RunRow, TrainOptions
@@ -27,16 +28,16 @@ def texts(word: str) -> dict[str, list[str]]:
 def test_a_task_goes_with_its_data(tmp_path: Path) -> None:
     text = prepared(tmp_path / "text", texts("abcd"))
     pairs = prepared(tmp_path / "pairs", texts("abcd"), form="pairs", sources=texts("dcba"))
-    check_task("r", ROW, "prompt", text)
-    check_task("r", ROW, "source", pairs)
+    check_task("r", ROW, Task.PROMPT, text)
+    check_task("r", ROW, Task.SOURCE, pairs)
     with pytest.raises(
         UserError, match=r"asks for the task source and the dataset text holds no sources; .*free or prompt"
     ):
-        check_task("r", ROW, "source", text)
+        check_task("r", ROW, Task.SOURCE, text)
     with pytest.raises(
         UserError, match=r"holds pairs of a source and a target; set the product's task to source"
     ):
-        check_task("r", ROW, "prompt", pairs)
+        check_task("r", ROW, Task.PROMPT, pairs)
 
 
 def test_a_start_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
