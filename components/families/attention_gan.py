@@ -13,9 +13,26 @@ from torch.nn.functional import relu
 from components.families.adversarial import Adversarial, Painter, accuracy
 from components.families.family import Batch, Losses, Shape, Task, bounded, tuned
 from components.families.layers.conditional import ClassNorm, Projection
-from components.families.layers.convolution import Crop, base, doubled, halved, smallest, widths
+from components.families.layers.convolution import (
+    Crop,
+    base,
+    doubled,
+    halved,
+    halvings,
+    smallest,
+    widths,
+)
 from components.families.layers.selfattention import SelfAttention
 from components.families.layers.spectral import spectral
+
+LARGEST_ATTENDED = 32
+"""Pixels of the longer side of a map whose places attend to each other; the paper found 32 and 64 best for 128."""
+
+
+def attended(data: tuple[int, ...]) -> int:
+    """The number of the first halving of [C, H, W], from 0, whose map is small enough for attention."""
+    sides = [max(data[1:]) // 2 ** (place + 1) for place in range(halvings(data))]
+    return next((place for place, side in enumerate(sides) if side <= LARGEST_ATTENDED), len(sides) - 1)
 
 
 class Doubling(nn.Module):
@@ -33,37 +50,38 @@ class Doubling(nn.Module):
 
 
 class Generator(Painter):
-    """latent → a small picture → doublings by class, attention before the last → tanh."""
+    """latent → a small picture → doublings by class, attention before one of them → tanh."""
 
     def __init__(self, latent: int, data: tuple[int, ...], width: int, classes: int) -> None:
         super().__init__(data)
         channels, size = widths(data, width)[::-1], base(data)
         self.project = spectral(nn.Linear(latent, channels[0] * size[0] * size[1]))
         self.small = nn.Unflatten(1, (channels[0], *size))
-        self.doublings = nn.ModuleList(Doubling(*pair, classes) for pair in pairwise(channels))
-        self.attention = SelfAttention(channels[-1])
-        self.last = Doubling(channels[-1], data[0], classes)
+        pairs = pairwise([*channels, data[0]])
+        self.doublings = nn.ModuleList(Doubling(inputs, outputs, classes) for inputs, outputs in pairs)
+        self.place = len(channels) - 1 - attended(data)
+        self.attention = SelfAttention(channels[self.place])
         self.crop = Crop(data)
 
     def forward(self, latent: Tensor, label: Tensor) -> Tensor:
         """[N, latent] and classes [N] → [N, *data] in [−1, 1]."""
         hidden = self.small(self.project(latent))
-        for doubling in self.doublings:
-            hidden = doubling(hidden, label)
-        picture: Tensor = self.crop(self.last(self.attention(hidden), label))
+        for place, doubling in enumerate(self.doublings):
+            hidden = doubling(self.attention(hidden) if place == self.place else hidden, label)
+        picture: Tensor = self.crop(hidden)
         return picture.tanh()
 
 
 class Discriminator(nn.Module):
-    """Halvings under spectral norm, attention after the first, and a projection on the class."""
+    """Halvings under spectral norm, attention after one of them, and a projection on the class."""
 
     def __init__(self, data: tuple[int, ...], width: int, classes: int) -> None:
         super().__init__()
         channels = widths(data, width)
-        layers: list[nn.Module] = [spectral(halved(data[0], channels[0])), nn.LeakyReLU(0.2)]
-        layers.append(SelfAttention(channels[0]))
-        for inputs, outputs in pairwise(channels):
+        layers: list[nn.Module] = []
+        for place, (inputs, outputs) in enumerate(pairwise([data[0], *channels])):
             layers += [spectral(halved(inputs, outputs)), nn.LeakyReLU(0.2)]
+            layers += [SelfAttention(outputs)] if place == attended(data) else []
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.head = Projection(channels[-1] * smallest(data), classes)
         spectral(self.head.linear)
@@ -79,10 +97,10 @@ class Discriminator(nn.Module):
 class AttentionGAN(Adversarial):
     """SAGAN, Zhang et al. 2019 (arXiv:1805.08318).
 
-    Self-attention at the largest feature maps but one's picture, spectral norm in both networks, the hinge loss
-    (equation 4), batch norm by class in the generator and a projection in the discriminator, Adam with
-    β = (0, 0.9), and two time scales: the discriminator learns `balance` times as fast (section 4.2), so one
-    update of each makes a step. The blocks are strided convolutions and not residual, for speed.
+    Self-attention at a middle resolution, spectral norm in both networks, the hinge loss (equation 4), batch norm
+    by class in the generator and a projection in the discriminator, Adam with β = (0, 0.9), and two time scales:
+    the discriminator learns `balance` times as fast, so one update of each makes a step (section 4.2). The blocks
+    are strided convolutions and not residual, for speed.
     """
 
     lr: float = tuned(1e-4, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)

@@ -55,7 +55,7 @@ class WGANGP(Adversarial):
         distance = discriminator(batch.data).mean() - discriminator(fake).mean()
         slope = slopes_between(discriminator, batch.data, fake)
         loss = self.penalty * (slope - 1).square().mean() - distance
-        return loss, {"wasserstein": distance, "slope": slope.mean()}
+        return loss, {"wasserstein": distance.detach(), "slope": slope.mean().detach()}
 
     def generator_loss(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> Tensor:
         """−D(G(z))."""

@@ -17,8 +17,8 @@ class ClassNorm(nn.Module):
 
     def forward(self, inputs: Tensor, label: Tensor) -> Tensor:
         """[N, C, H, W] and classes [N] → [N, C, H, W]."""
-        gain, bias = (each(label)[:, :, None, None] for each in (self.gain, self.bias))
         normed: Tensor = self.norm(inputs)
+        gain, bias = (each(label)[:, :, None, None].to(normed.dtype) for each in (self.gain, self.bias))
         return normed * gain + bias
 
 

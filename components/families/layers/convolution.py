@@ -60,7 +60,7 @@ class Crop(nn.Module):
 
 
 def small_normal(module: nn.Module) -> None:
-    """Draw the weights of convolutions and linear layers from N(0, 0.02²), biases 0 (Radford et al. 2016, section 4)."""
+    """Draw the weights of convolutions and linear layers from N(0, 0.02²) (Radford et al. 2016, section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 EPSILON = 1e-5
 SPREAD_ROWS = 64
-"""The most rows of a batch whose distances are taken; 64 give the mean to about 2%."""
+"""The most rows of a batch whose distances are taken: 2,016 pairs, which cost little beside any network."""
 
 
 def mode_seeking(one: Tensor, other: Tensor, one_latent: Tensor, other_latent: Tensor) -> Tensor:

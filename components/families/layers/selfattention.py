@@ -27,12 +27,17 @@ class SelfAttention(nn.Module):
 
     def map(self, inputs: Tensor) -> Tensor:
         """How much each place looks at each pooled one: [N, C, H, W] → [N, H·W, (H/2)·(W/2)], rows sum to 1."""
-        query, key = self.query(inputs).flatten(2), max_pool2d(self.key(inputs), 2).flatten(2)
+        query, key = self.query(inputs).flatten(2), _pooled(self.key(inputs))
         return (query.transpose(1, 2) @ key).float().softmax(2)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[N, C, H, W] → [N, C, H, W]."""
-        value = max_pool2d(self.value(inputs), 2).flatten(2)
+        value = _pooled(self.value(inputs))
         seen = value @ self.map(inputs).to(value.dtype).transpose(1, 2)
         update: Tensor = self.back(seen.unflatten(2, inputs.shape[2:]))
         return inputs + self.gain * update
+
+
+def _pooled(inputs: Tensor) -> Tensor:
+    """[N, C, H, W] → [N, C, places], half the side, odd ones rounded up."""
+    return max_pool2d(inputs, 2, ceil_mode=True).flatten(2)
