@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,7 +20,7 @@ class ClassNorm(nn.Module):
         """[N, C, H, W] and classes [N] → [N, C, H, W]."""
         normed: Tensor = self.norm(inputs)
         gain, bias = (each(label)[:, :, None, None].to(normed.dtype) for each in (self.gain, self.bias))
-        return normed * gain + bias
+        return torch.addcmul(bias, normed, gain)
 
 
 class Projection(nn.Module):
@@ -33,5 +34,6 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor, label: Tensor) -> Tensor:
         """φ [N, features] and classes [N] → logits [N]."""
-        free: Tensor = self.linear(features)
-        return free.squeeze(1) + (self.embedding(label) * features).sum(1)
+        free: Tensor = self.linear(features).squeeze(1)
+        own: Tensor = (self.embedding(label) * features).sum(1)
+        return free + own

@@ -12,26 +12,26 @@ MOST_WIDTHS = 8
 
 def halvings(data: tuple[int, ...]) -> int:
     """How often a picture [C, H, W] is halved until its shorter side is at most `LARGEST_BASE`; at least once."""
-    side, count = -(-min(data[1:]) // 2), 1
-    while side > LARGEST_BASE:
-        side, count = -(-side // 2), count + 1
+    count = 1
+    while min(data[1:]) > LARGEST_BASE << count:
+        count += 1
     return count
 
 
 def widths(data: tuple[int, ...], width: int) -> list[int]:
     """The channels after each halving of [C, H, W]: `width`, then twice as many each time, up to 8 × `width`."""
-    return [width * min(2**place, MOST_WIDTHS) for place in range(halvings(data))]
+    return [width * min(1 << place, MOST_WIDTHS) for place in range(halvings(data))]
 
 
 def base(data: tuple[int, ...]) -> tuple[int, int]:
     """The height and width from which doublings reach at least those of [C, H, W]; `Crop` takes the rest away."""
-    scale = 2 ** halvings(data)
+    scale = 1 << halvings(data)
     return -(-data[1] // scale), -(-data[2] // scale)
 
 
 def smallest(data: tuple[int, ...]) -> int:
     """The pixels that halvings of [C, H, W] by `halved` leave: each rounds down, and its padding sees the edge."""
-    scale = 2 ** halvings(data)
+    scale = 1 << halvings(data)
     return (data[1] // scale) * (data[2] // scale)
 
 

@@ -28,13 +28,13 @@ class SelfAttention(nn.Module):
     def map(self, inputs: Tensor) -> Tensor:
         """How much each place looks at each pooled one: [N, C, H, W] → [N, H·W, (H/2)·(W/2)], rows sum to 1."""
         query, key = self.query(inputs).flatten(2), _pooled(self.key(inputs))
-        return (query.transpose(1, 2) @ key).float().softmax(2)
+        return torch.bmm(query.transpose(1, 2), key).float().softmax(2)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[N, C, H, W] → [N, C, H, W]."""
         value = _pooled(self.value(inputs))
-        seen = value @ self.map(inputs).to(value.dtype).transpose(1, 2)
-        update: Tensor = self.back(seen.unflatten(2, inputs.shape[2:]))
+        seen = torch.bmm(value, self.map(inputs).to(value.dtype).transpose(1, 2))
+        update: Tensor = self.back(seen.view(*seen.shape[:2], *inputs.shape[2:]))
         return inputs + self.gain * update
 
 

@@ -52,5 +52,6 @@ class SpectralNorm(nn.Module):
 def spectral(module: Module) -> Module:
     """`module` with its weight under spectral norm; of transposed convolutions the outputs are the second axis."""
     axis = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+    assert isinstance(module.weight, Tensor)
     register_parametrization(module, "weight", SpectralNorm(module.weight, axis))
     return module
