@@ -77,7 +77,11 @@ class DiffusionState(State):
 
 
 class Denoiser(nn.Module):
-    """D(x; σ) = c_skip x + c_out F(c_in x; ln(σ)/4) (equation 7), F a U-Net or a DiT that sees the conditions."""
+    """D(x; σ) = c_skip x + c_out F(c_in x; ln(σ)/4) (equation 7), F a U-Net or a DiT that sees the conditions.
+
+    Pictures are taken from their mean, `centre` [C,H,W], because the scalings are those of centred data. So the noise
+    of the highest level may stand around it, and need not drown it.
+    """
 
     def __init__(self, family: Diffusion, shape: Shape) -> None:
         super().__init__()
@@ -87,15 +91,18 @@ class Denoiser(nn.Module):
         self.condition = Condition(signal, shape.classes, shape.prompt)
         sizes = (inputs, shape.data, signal, signal if shape.prompt else 0)
         self.network = family.backbone(*sizes)
+        self.register_buffer("centre", torch.zeros(shape.data))
+        self.centre: Tensor
 
     def forward(self, noisy: Tensor, sigma: Tensor, given: Given) -> Tensor:
         """Pictures [N,C,H,W] with noise of level `sigma` [N] → the expected clean ones."""
         skip, out, scale = (over(rows, noisy) for rows in scalings(sigma, self.deviation))
         signal, context = self.condition((sigma.log() / 4).float(), given.label, given.prompt)
-        inputs = scale * noisy
+        centred = noisy - self.centre
+        inputs = scale * centred
         if given.source is not None:
             inputs = torch.cat((inputs, given.source), 1)
-        estimate: Tensor = skip * noisy + out * self.network(inputs, signal, context)
+        estimate: Tensor = self.centre + skip * centred + out * self.network(inputs, signal, context)
         return estimate
 
     def given(self, rows: Batch | Requests | DiffusionState) -> Given:
@@ -141,19 +148,19 @@ class Diffusion(Family):
     levels: int = bounded(2, least=1, most=6)
     patch: int = bounded(2, least=1, most=64)
     deviation: float = bounded(0.5, least=1e-3, most=10.0)
-    level_mean: float = tuned(-1.2, low=-2.0, high=0.5, least=-10.0, most=10.0)
-    level_spread: float = tuned(1.2, low=0.8, high=2.0, least=1e-3, most=10.0)
+    level_mean: float = tuned(-0.5, low=-2.0, high=0.5, least=-10.0, most=10.0)
+    level_spread: float = tuned(1.4, low=0.8, high=2.0, least=1e-3, most=10.0)
     drop: float = bounded(0.1, least=0.0, most=1.0)
     sampler: str = "multistep"
     steps: int = bounded(10, least=1, most=LONGEST)
     guidance: float = bounded(1.0, least=0.0, most=100.0)
-    sigma_min: float = bounded(0.002, least=1e-4, most=1.0)
-    sigma_max: float = bounded(80.0, least=1.0, most=1e4)
+    sigma_min: float = bounded(0.02, least=1e-4, most=1.0)
+    sigma_max: float = bounded(20.0, least=1.0, most=1e4)
     rho: float = bounded(7.0, least=1.0, most=100.0)
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.IMAGE})
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE, Task.LABEL, Task.PROMPT, Task.SOURCE})
-    small: ClassVar[Mapping[str, Any]] = {"width": 32, "depth": 1}
+    small: ClassVar[Mapping[str, Any]] = {"width": 16, "depth": 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,6 +202,8 @@ class Diffusion(Family):
     def loss(self, name: str, networks: Networks, batch: Batch, step: int) -> Losses:
         """λ(σ) ‖D(y + n; σ) − y‖² a value (equation 8), about 1 in the beginning."""
         denoiser, rows = _denoiser(networks), len(batch)
+        # the mean of all rows so far; later of about a thousand batches
+        denoiser.centre.lerp_(batch.data.mean(0), max(1e-3, 1 / (1 + step)))
         sigma = training_levels(rows, self.level_mean, self.level_spread, batch.data.device)
         noisy = batch.data + over(sigma, batch.data) * torch.randn_like(batch.data)
         dropped = torch.rand(rows, device=batch.data.device) < self.drop
@@ -203,13 +212,13 @@ class Diffusion(Family):
         return (loss_weight(sigma, self.deviation) * error).mean(), {}
 
     def start(self, networks: Networks, requests: Requests) -> State:
-        """Noise of the highest level by the rows' seeds."""
+        """Noise of the highest level around the mean picture, by the rows' seeds."""
         denoiser, device = _denoiser(networks), device_of(networks)
         drawn = noise(requests.seed, torch.zeros_like(requests.seed), denoiser.shape.data)
         steps = _option(requests, "steps", self.steps, torch.int64).clamp(1, LONGEST)
         return DiffusionState(
             **blank(requests, denoiser.shape.data, device),
-            noisy=drawn.to(device) * self.sigma_max,
+            noisy=denoiser.centre + drawn.to(device) * self.sigma_max,
             steps=steps.to(device),
             guidance=_option(requests, "guidance", self.guidance, torch.float32).to(device),
             **vars(denoiser.given(requests)),

@@ -25,7 +25,7 @@ class Caption(nn.Module):
     def __init__(self, length: int, vocabulary: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        self.place = nn.Parameter(torch.randn(1 + length, width) * 0.5)
+        self.place_embedding = nn.Parameter(torch.randn(1 + length, width) * 0.5)
         self.blocks = nn.ModuleList(Words(width) for _ in range(2))
         self.norm = nn.LayerNorm(width)
 
@@ -33,7 +33,7 @@ class Caption(nn.Module):
         """Tokens [N,P], padded with `NOTHING` → what is known of each, and in front of all of them."""
         words = self.embedding(prompt.clamp(min=0))
         front = torch.zeros_like(words[:, :1])
-        hidden = torch.cat((front, words), 1) + self.place[: 1 + prompt.shape[1]]
+        hidden = torch.cat((front, words), 1) + self.place_embedding[: 1 + prompt.shape[1]]
         exists = torch.cat((torch.ones_like(prompt[:, :1], dtype=torch.bool), prompt != NOTHING), 1)
         for block in self.blocks:
             hidden = block(hidden, exists)
@@ -66,7 +66,7 @@ class Condition(nn.Module):
         self.frequencies: Tensor
         self.inner, self.outer = nn.Linear(2 * WAVES, width), nn.Linear(width, width)
         # the last row stands for no class
-        self.classes = nn.Embedding(classes + 1, width) if classes else None
+        self.class_embedding = nn.Embedding(classes + 1, width) if classes else None
         self.caption = Caption(*prompt, width) if prompt else None
 
     def forward(
@@ -75,9 +75,11 @@ class Condition(nn.Module):
         """Levels [N], labels [N] and prompts [N,P], in which `NOTHING` is nothing → [N,width] and the words."""
         angles = level[:, None] * self.frequencies
         signal = self.outer(silu(self.inner(torch.cat((angles.cos(), angles.sin()), 1))))
-        if self.classes is not None:
+        if self.class_embedding is not None:
             assert label is not None
-            signal = signal + self.classes(torch.where(label < 0, self.classes.num_embeddings - 1, label))
+            signal = signal + self.class_embedding(
+                torch.where(label < 0, self.class_embedding.num_embeddings - 1, label)
+            )
         if self.caption is None:
             return silu(signal), None
         assert prompt is not None

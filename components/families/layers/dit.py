@@ -44,7 +44,7 @@ class DiT(nn.Module):
         super().__init__()
         self.patch, self.grid = patch, (data[1] // patch, data[2] // patch)
         self.enter = nn.Linear(inputs * patch**2, width)
-        self.place = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], width) * 0.5)
+        self.place_embedding = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], width) * 0.5)
         self.blocks = nn.ModuleList(DiTBlock(width, signal, context) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(signal, 2 * width))
         self.leave = zeroed(nn.Linear(width, data[0] * patch**2))
@@ -52,7 +52,7 @@ class DiT(nn.Module):
     def forward(self, pictures: Tensor, signal: Tensor, context: Context | None) -> Tensor:
         """[N, inputs, H, W], the condition [N, signal] and a caption's words → [N, C, H, W]."""
         patches = pixel_unshuffle(pictures, self.patch).flatten(2).transpose(1, 2)
-        tokens = self.enter(patches) + self.place
+        tokens = self.enter(patches) + self.place_embedding
         for block in self.blocks:
             tokens = block(tokens, signal, context)
         scale, shift = self.modulation(signal)[:, None].chunk(2, 2)

@@ -46,10 +46,11 @@ def loss_weight(sigma: Tensor, deviation: float) -> Tensor:
 def training_levels(rows: int, mean: float, spread: float, device: torch.device) -> Tensor:
     """Log-normal levels [rows] (table 1): ln σ of `mean` and standard deviation `spread`.
 
-    Row i draws from the i-th of as many equally likely parts, so that a batch holds all levels (Kingma et al. 2021,
-    arXiv:2107.00630, appendix I.1).
+    Each row draws from one of as many equally likely parts, so that a batch holds all levels (Kingma et al. 2021,
+    arXiv:2107.00630, appendix I.1), whatever the order of its rows.
     """
-    chance = (torch.arange(rows, device=device) + torch.rand(rows, device=device)) / rows
+    part = torch.randperm(rows, device=device)
+    chance = (part + torch.rand(rows, device=device)) / rows
     normal: Tensor = torch.special.ndtri(chance.clamp(1e-6, 1 - 1e-6))
     return (mean + spread * normal).exp()
 
