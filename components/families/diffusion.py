@@ -106,20 +106,11 @@ class Denoiser(nn.Module):
         return estimate
 
     def given(self, rows: Batch | Requests | DiffusionState) -> Given:
-        """What `rows` carry of what the shape asks for; `NOTHING` where they have no class or caption."""
-        count, device = (
-            len(rows.seed if isinstance(rows, State) else rows),
-            self.condition.inner.weight.device,
-        )
-        label, prompt = rows.label, rows.prompt
-        if label is None:
-            label = torch.full((count,), NOTHING)
-        if prompt is None and self.shape.prompt:
-            prompt = torch.full((count, self.shape.prompt[0]), NOTHING)
+        """What `rows` carry of what the shape asks for."""
         return Given(
-            label.to(device) if self.shape.classes else None,
-            prompt.to(device) if prompt is not None and self.shape.prompt else None,
-            rows.source.to(device) if rows.source is not None and self.shape.source else None,
+            rows.label if self.shape.classes else None,
+            rows.prompt if self.shape.prompt else None,
+            rows.source if self.shape.source else None,
         )
 
 
@@ -221,7 +212,7 @@ class Diffusion(Family):
             noisy=denoiser.centre + drawn.to(device) * self.sigma_max,
             steps=steps.to(device),
             guidance=_option(requests, "guidance", self.guidance, torch.float32).to(device),
-            **vars(denoiser.given(requests)),
+            **vars(denoiser.given(_filled(requests, denoiser.shape))),
         )
 
     def advance(self, networks: Networks, state: State) -> State:
@@ -258,6 +249,17 @@ def _moved(state: DiffusionState, estimate: Tensor, noisy: Tensor, at: Levels) -
         done=state.done | (at.after == 0),
         step=state.step + running,
     )
+
+
+def _filled(requests: Requests, shape: Shape) -> Requests:
+    """The same requests; where they have no class or caption, `NOTHING` says so."""
+    like, count = requests.seed, len(requests)
+    label, prompt = requests.label, requests.prompt
+    if label is None:
+        label = torch.full_like(like, NOTHING)
+    if prompt is None and shape.prompt:
+        prompt = torch.full_like(like[:, None].expand(count, shape.prompt[0]), NOTHING)
+    return dataclasses.replace(requests, label=label, prompt=prompt)
 
 
 def _option(requests: Requests, name: str, default: float, kind: torch.dtype) -> Tensor:
