@@ -69,8 +69,8 @@ class Restorer(Translator):
         self.head = conv(inputs * UNSHUFFLE**2, width)
         self.body = Level(width, blocks, levels)
         self.tail = conv(width, outputs * UNSHUFFLE**2)
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)
+        for value in self.tail.parameters():
+            nn.init.zeros_(value)
 
     def forward(self, source: Tensor) -> Tensor:
         """[N, inputs, H, W] → [N, outputs, H, W], of any height and width."""
