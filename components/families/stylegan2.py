@@ -108,7 +108,8 @@ class Size(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Maps [N, inputs, H, W] and picture [N, channels, H, W] → both of twice the size.
 
-        `styles` holds a [N, style] for each convolution and the picture, `noises` a [N, 1, H', W'] for each convolution.
+        `styles` holds a [N, style] for each convolution and for the picture, `noises` a [N, 1, H', W'] for each
+        convolution.
         """
         if self.enlarge is not None:
             maps = self.enlarge(maps, styles[0], noises[0])
@@ -241,10 +242,11 @@ class StyleGAN2(Adversarial):
     """Karras et al. 2020 (arXiv:1912.04958), with adaptive augmentation (Karras et al. 2020b, arXiv:2006.06676).
 
     The generator adds up the pictures of its sizes, the discriminator is residual (section 4.1). The loss is the
-    non-saturating one; every `r1_every` steps the discriminator takes the penalty on its slope at real rows (Mescheder
-    et al. 2018) and every `path_every` steps the generator that on the length of paths (section 3.2), each times
-    its interval, which keeps its weight (lazy regularization, appendix B). As a penalty is added to the loss of its step,
-    Adam needs no other settings; `train.clip` would cut it off, so leave that at 0.
+    non-saturating one; every `r1_every` steps the discriminator takes the penalty on its slope at real rows
+    (Mescheder et al. 2018, as the discriminator sees them: augmented) and every `path_every` steps the generator
+    that on the length of paths (section 3.2), each times its interval, which keeps its weight (lazy
+    regularization, appendix B). As a penalty is added to the loss of its step, Adam needs no other settings;
+    `train.clip` would cut it off, so leave that at 0.
 
     With classes, the style depends on the class, and the discriminator projects on it. `augment` is the r at which
     the augmentation's probability stands still, over `ramp` pictures it goes from 0 to 1; 1 never changes a picture.
@@ -307,7 +309,7 @@ class StyleGAN2(Adversarial):
         }
 
     def _path_penalty(self, generator: Generator, batch: Batch) -> Tensor:
-        """(‖Jᵀy‖ − a)² on half of the rows, a scalar: y is normal noise in the picture, a the mean length (equation 4)."""
+        """(‖Jᵀy‖ − a)² on half of the rows, a scalar (equation 4); y is noise in the picture, a the mean length."""
         rows = max(1, len(batch) // 2)
         label = None if batch.label is None else batch.label[:rows]
         latent = self._draw(batch)[:rows]

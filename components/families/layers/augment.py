@@ -49,7 +49,7 @@ class Augment(nn.Module):
 def augmented(pictures: Tensor, probability: Tensor) -> Tensor:
     """Pixel blitting, geometric and colour changes (appendix B, the set `bgc`), each with `probability` [].
 
-    A row [C, H, W] without any change stays as it is to the bit. Geometry is resampled bilinearly, mirrored at the edges.
+    A row [C, H, W] without any change stays as it is to the bit. Geometry is resampled bilinearly, with mirrored edges.
     """
     with torch.autocast(pictures.device.type, enabled=False):
         whole = pictures.float()

@@ -146,7 +146,7 @@ class Painted(nn.Module):
         return maps + self.bias.to(maps.dtype)[:, None, None]
 
 
-def kernel(like: Tensor, gain: float, flat: bool = False) -> Tensor:
+def kernel(like: Tensor, gain: float) -> Tensor:
     """The filter for each channel of `like` [N, C, H, W], [C, 1, 4, 4], whose taps sum to `gain`."""
     taps = like.new_tensor(TAPS)
     square = torch.outer(taps, taps)
@@ -169,7 +169,7 @@ def doubled(inputs: Tensor) -> Tensor:
 
 
 def deviation(inputs: Tensor, group: int = 4) -> Tensor:
-    """`inputs` [N, C, H, W] and a channel of how much rows differ from their neighbours (Karras et al. 2018, section 3).
+    """`inputs` [N, C, H, W] and a channel of how much neighbouring rows differ (Karras et al. 2018, section 3).
 
     Neighbours are `group` rows that follow each other, or fewer, so that groups share the rows out evenly.
     """
