@@ -135,6 +135,13 @@ class Features:
         with torch.inference_mode():
             return self.network.raw(data).double() * self.network.scale.double()
 
+    def recognised(self, data: Tensor) -> Tensor:
+        """[N, C, H, W] in [−1, 1] → the class that the judge sees in each, int64 [N]; only a judge can say."""
+        assert isinstance(self.network, Classifier), "principal components know no classes"
+        with torch.inference_mode():
+            found: Tensor = self.network(data).argmax(1)
+        return found
+
 
 def features_for(dataset: Dataset, cache: Path, progress: Progress) -> Features:
     """The features for `dataset`: read from `cache`, or fitted and written there; one process fits them."""

@@ -59,7 +59,15 @@ class Image(Modality):
         "recall": "higher",
         "density": "higher",
         "coverage": "higher",
+        "class_accuracy": "higher",
+        "caption_reciprocal_rank": "higher",
+        "psnr": "higher",
+        "ssim": "higher",
+        "hole_psnr": "higher",
         "negative_elbo_nats": "lower",
+        "importance_weighted_nats": "lower",
+        "binarized_negative_elbo_nats": "lower",
+        "binarized_importance_weighted_nats": "lower",
     }
     prefixes: ClassVar[tuple[str, ...]] = ("judge", "pca")
 
