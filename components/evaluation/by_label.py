@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.evaluation.condition import Condition, Values
 from components.evaluation.image import eight_bit
-from components.evaluation.judge import Features
+from components.evaluation.judge import Features, labels
 from components.evaluation.measurement import Subject
 from components.evaluation.sheet import sheet
 from components.families.family import Batch, Requests
@@ -35,7 +35,7 @@ class ByLabel(Condition):
         """Whether the judge sees the asked class."""
         if self.features.name != "judge":
             return {}
-        return {"class_accuracy": (self.features.recognised(pictures) == asked.label).double()}
+        return {"class_accuracy": self.features.recognised(pictures).eq(labels(asked)).double()}
 
     def pictures(self, subject: Subject, samples: Tensor) -> Mapping[str, bytes]:
         """A row of samples for each class, under one row of seeds."""
@@ -43,4 +43,4 @@ class ByLabel(Condition):
         seed = torch.arange(ACROSS).repeat(len(names))
         label = torch.arange(len(names)).repeat_interleave(ACROSS)
         drawn = subject.sample(Requests(seed=seed, label=label), self.width)
-        return {"samples.png": sheet(eight_bit(drawn).unflatten(0, (len(names), ACROSS)), names)}
+        return {"samples.png": sheet(eight_bit(drawn).view(len(names), ACROSS, *drawn.shape[1:]), names)}

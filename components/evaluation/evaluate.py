@@ -98,8 +98,12 @@ def _conditions(model: Model, dataset: Dataset) -> Iterator[tuple[str, str, str]
     """What requests carry, for people: its name, the model's, the dataset's; empty where there is none."""
     asked, given = _carried(model), dataset.shape
     yield "classes", ", ".join(model.about.classes if asked.classes else ()), ", ".join(dataset.classes)
-    yield "captions of", *(" tokens of ".join(map(str, shape.prompt or ())) for shape in (asked, given))
-    yield "sources of", *("×".join(map(str, shape.source or ())) for shape in (asked, given))
+    yield "captions of", _size(asked.prompt, " tokens of "), _size(given.prompt, " tokens of ")
+    yield "sources of", _size(asked.source, "×"), _size(given.source, "×")
+
+
+def _size(shape: tuple[int, ...] | None, between: str) -> str:
+    return between.join(map(str, shape or ()))
 
 
 def _carried(model: Model) -> Shape:

@@ -215,13 +215,14 @@ def _train(dataset: Dataset, progress: Progress) -> tuple[Classifier, float]:
         if step % (steps // 20) == 0:
             progress(f"training the judge … {round(100 * step / steps)}%")
         optimizer.zero_grad()
-        torch.autograd.backward(cross_entropy(network(batch.data), _labels(batch)))
+        torch.autograd.backward(cross_entropy(network(batch.data), labels(batch)))
         optimizer.step()
         schedule.step()
     return network, _accuracy(network.eval(), dataset)
 
 
-def _labels(batch: Batch) -> Tensor:
+def labels(batch: Batch) -> Tensor:
+    """The labels [N] of a batch that has them."""
     assert batch.label is not None, "a dataset with classes has labels"
     return batch.label
 
@@ -230,7 +231,7 @@ def _accuracy(network: Classifier, dataset: Dataset) -> float:
     right = seen = 0
     with torch.inference_mode():
         for batch in rows(dataset, "test", FITTED_ROWS, SEED):
-            right += int((network(batch.data).argmax(1) == _labels(batch)).sum())
+            right += int((network(batch.data).argmax(1) == labels(batch)).sum())
             seen += len(batch)
     return right / seen
 
