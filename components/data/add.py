@@ -13,11 +13,12 @@ from ruamel.yaml.comments import CommentedSeq
 
 from components.data.describe import describe_text, is_text
 from components.data.documents import is_empty
-from components.data.example import Dropped, NotAPicture, silent
+from components.data.example import Dropped, silent
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
 from components.data.texts import open_texts
 from components.errors import UserError
+from components.modalities.decoding import NotAPicture
 from components.project import Project, add_dataset, open_project
 from components.rows import FolderRow, ParquetRow, PicturesRow, TextFilesRow
 
