@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -27,10 +26,7 @@ def decoded(data: bytes, channels: int, most: int = PIXELS) -> Tensor:
 
     Read as pictures of a dataset are: see `opaque`. More than `most` pixels are refused before they are decoded.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = opaque(upright(data, most), channels)
-    pixels = np.array(image)
+    pixels = np.array(opaque(upright(data, most), channels))
     return torch.from_numpy(
         pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
     )
