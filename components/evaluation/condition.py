@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from components.data.dataset import Dataset
+from components.evaluation.asked import Asked
 from components.evaluation.intervals import average, share
-from components.evaluation.judge import rows
 from components.evaluation.measurement import Say, Subject
 from components.evaluation.report import Metric
-from components.families.family import Batch, Requests
+from components.families.family import Requests
 from components.modalities.image import Image, grid
 
-SHOWN = 64
 SHARES = frozenset({"class_accuracy"})
 """The metrics that count hits; the others are means."""
 
 Values = Mapping[str, Tensor]
 """By metric, what each picture is worth, [N]."""
+Facts = Mapping[str, Mapping[str, float]]
+"""By fact and column (model, baseline, real), a number that is neither better nor worse."""
 
 
 class Condition(ABC):
@@ -36,28 +36,32 @@ class Condition(ABC):
     leads: ClassVar[bool] = False
 
     @abstractmethod
-    def requests(self, asked: Batch, seed: Tensor) -> Requests:
+    def requests(self, asked: Asked, seed: Tensor) -> Requests:
         """The requests for pictures as the held-out rows `asked` are, with these seeds [N]."""
 
-    def obeyed(self, pictures: Tensor, asked: Batch) -> Values:
+    def obeyed(self, pictures: Tensor, asked: Asked) -> Values:
         """How far pictures [N, C, H, W] of any origin are what the rows `asked` ask for."""
         return {}
 
-    def real(self, asked: Batch) -> Values:
+    def real(self, asked: Asked) -> Values:
         """The same of the held-out rows themselves."""
         return self.obeyed(asked.data, asked)
 
-    def trivial(self, asked: Batch) -> Tensor | None:
+    def trivial(self, asked: Asked) -> Tensor | None:
         """What a trivial model answers, [N, C, H, W]; None leaves it to independent pixels."""
         return None
 
-    def facts(self, subject: Subject, say: Say) -> Mapping[str, Mapping[str, float]]:
-        """Numbers beside the metrics that are neither better nor worse."""
+    def chance(self) -> Mapping[str, Metric]:
+        """What guessing gives, where that is known without pictures."""
+        return {}
+
+    def facts(self, subject: Subject, say: Say) -> Facts:
+        """Numbers beside the metrics."""
         return {}
 
     def pictures(self, subject: Subject, samples: Tensor) -> Mapping[str, bytes]:
         """Files for people to look at, by name; `samples` [N, C, H, W] are the first that were drawn."""
-        return {"samples.png": grid(samples[:SHOWN], columns=8)}
+        return {"samples.png": grid(samples, columns=8)}
 
 
 class Free(Condition):
@@ -65,18 +69,9 @@ class Free(Condition):
 
     protocol: Mapping[str, Any] = {"asked": "nothing"}
 
-    def requests(self, asked: Batch, seed: Tensor) -> Requests:
+    def requests(self, asked: Asked, seed: Tensor) -> Requests:
         """Seeds alone."""
         return Requests(seed=seed)
-
-
-def asked_rows(dataset: Dataset, held_out: int, count: int, seed: int) -> Iterator[tuple[Batch, Tensor]]:
-    """`count` held-out rows, over and over in one order, in parts of at most 64, with their places 0, 1, … [n]."""
-    first = 0
-    while first < count:
-        for batch in rows(dataset, "test", min(held_out, count - first), seed):
-            yield batch, torch.arange(first, first + len(batch))
-            first += len(batch)
 
 
 def summed(values: Values, held_out: int) -> dict[str, Metric]:
@@ -99,6 +94,6 @@ def _by_row(values: Tensor, held_out: int) -> Tensor:
     return total / torch.bincount(place, minlength=count)
 
 
-def gathered(parts: list[Values]) -> Values:
+def gathered(parts: Sequence[Values]) -> Values:
     """The values of all parts."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}

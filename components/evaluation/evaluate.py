@@ -82,16 +82,27 @@ def check_fit(model: Model, dataset: Dataset) -> None:
         raise UnfitError(
             f"The model makes rows of {ours} and the dataset “{dataset.name}” has {theirs}; {mend}"
         )
-    if not model.modality.agrees(dataset.tensors):
-        raise UnfitError(
-            f"The model has a vocabulary of {model.shape.vocabulary} tokens and the dataset “{dataset.name}” "
-            f"one of {dataset.shape.vocabulary} that is not the same; {mend}"
-        )
+    if not model.modality.agrees(dataset.tensors) and (how := _read_otherwise(model, dataset)):
+        raise UnfitError(f"{how}; {mend}")
     for what, ours, theirs in _conditions(model, dataset):
         if ours and ours != theirs:
             raise UnfitError(
                 f"The model is asked by {what} {ours} and the dataset “{dataset.name}” has {theirs or 'none'}; {mend}"
             )
+
+
+def _read_otherwise(model: Model, dataset: Dataset) -> str:
+    """How the model reads tokens, captions or sources otherwise than the dataset does; nothing if it uses none."""
+    shape = _carried(model)
+    if shape.vocabulary:
+        return (
+            f"The model has a vocabulary of {shape.vocabulary} tokens and the dataset “{dataset.name}” "
+            f"one of {dataset.shape.vocabulary} that is not the same"
+        )
+    if shape.prompt or shape.source:
+        what = "reads captions" if shape.prompt else "was given sources"
+        return f"The model {what} that the dataset “{dataset.name}” now makes in another way"
+    return ""
 
 
 def _conditions(model: Model, dataset: Dataset) -> Iterator[tuple[str, str, str]]:

@@ -11,8 +11,12 @@ from torch import Tensor
 
 from components.data.dataset import Dataset
 from components.errors import UserError
+from components.evaluation.asked import PART, Rows
 from components.evaluation.by_label import ByLabel
-from components.evaluation.condition import Condition, Free, Values, asked_rows, gathered, summed
+from components.evaluation.by_prompt import ByPrompt
+from components.evaluation.by_source import by_source
+from components.evaluation.condition import Condition, Free, Values, gathered, summed
+from components.evaluation.explore import explored
 from components.evaluation.image import (
     NEIGHBOURS,
     RESAMPLES,
@@ -22,8 +26,17 @@ from components.evaluation.image import (
     independent_pixels,
     measure,
 )
-from components.evaluation.judge import Features, features_for, rows
-from components.evaluation.measurement import Extent, Measured, Measurement, Say, Subject, enough, finite
+from components.evaluation.judge import features_for, rows
+from components.evaluation.measurement import (
+    LEAST,
+    Extent,
+    Measured,
+    Measurement,
+    Say,
+    Subject,
+    enough,
+    finite,
+)
 from components.evaluation.memorization import nearest_picture
 from components.evaluation.nats import DRAWS, likelihoods
 from components.evaluation.report import Metric
@@ -66,11 +79,14 @@ class ImageMeasurement(Measurement):
         count = _count(dataset, extent.samples)
         self.dataset = dataset
         self.features = features_for(dataset, cache, say)
-        self.samples, self.held_out = count, min(count, dataset.rows("test"))
+        self.test = Rows(dataset, "test", count, SEED)
+        self.samples, self.held_out = count, len(self.test)
         self.reference = min(count, dataset.rows("train"))
         self.weighed = min(extent.weighed, self.held_out)
         self.width = _width(dataset)
-        self.condition = _condition(dataset, self.features, self.width)
+        self.condition = self._condition(cache, say)
+        # the features of a dozen pictures that are wanted as they are say nothing
+        self.compares = dataset.shape.source is None or self.held_out >= LEAST
         self.protocol = {
             "version": VERSION,
             "samples": count,
@@ -90,33 +106,47 @@ class ImageMeasurement(Measurement):
             **self.condition.protocol,
         }
 
+    def _condition(self, cache: Path, say: Say) -> Condition:
+        """What the model's requests carry, as the shape says."""
+        shape = self.dataset.shape
+        if shape.prompt:
+            return ByPrompt(self.dataset, self.test, cache, say, SEED, self.width)
+        if shape.source:
+            return by_source(self.dataset, self.test, self.features)
+        if shape.classes:
+            return ByLabel(self.features, self.dataset.classes, self.width)
+        return Free()
+
     def measure(self, subject: Subject, say: Say) -> Measured:
         """The metrics of the model, of the trivial model and of real rows."""
         drawn = self._drawn(subject, say)
         say("measuring the held-out and the training rows")
         trivial, test = self._trivial(), Column()
-        for asked in rows(self.dataset, "test", self.held_out, SEED):
+        for asked, _ in self.test.parts():
             test.add(self.features.of(asked.data), self.condition.real(asked), asked.data)
         train = [self.features.of(batch.data) for batch in rows(self.dataset, "train", self.reference, SEED)]
         say("comparing samples with the test split")
-        real = held_out(torch.cat(test.features), SEED)
+        real = held_out(torch.cat(test.features), SEED) if self.compares else None
         metrics, baseline = self._metrics(real, drawn), self._metrics(real, trivial)
         reference = self._metrics(real, Column(train, test.values))
         say("measuring the likelihood of the test split")
-        test_rows = rows(self.dataset, "test", self.held_out, SEED)
-        metrics |= likelihoods(subject, test_rows, self.weighed, SEED)
+        metrics |= likelihoods(subject, (asked for asked, _ in self.test.parts()), self.weighed, SEED)
         facts = self.condition.facts(subject, say)
+        say("looking inside")
+        inside = explored(subject, self.condition, self.test, self.width, SEED)
         say("looking for the nearest training rows")
-        return Measured(metrics, baseline, reference, self._pictures(subject, torch.cat(drawn.shown)), facts)
+        files = self._pictures(subject, torch.cat(drawn.shown)) | inside.files
+        chance = self.condition.chance()
+        return Measured(metrics, {**baseline, **chance}, reference, files, {**facts, **inside.facts})
 
     def _drawn(self, subject: Subject, say: Say) -> Column:
         """Samples as clients get them, from the seeds 0, 1, …, asked for by held-out rows in turn."""
         found, said = Column(), -1
-        for asked, place in asked_rows(self.dataset, self.held_out, self.samples, SEED):
-            if (percent := 100 * int(place[0]) // self.samples) > said:
+        for asked, places in self.test.parts(self.samples):
+            if (percent := 100 * int(places[0]) // self.samples) > said:
                 said = percent
                 say(f"drawing samples … {percent}%")
-            requests = self.condition.requests(asked, place + SEED)
+            requests = self.condition.requests(asked, places + SEED)
             pictures = eight_bit(finite(subject.sample(requests, self.width), "samples"))
             found.add(self.features.of(pictures), self.condition.obeyed(pictures, asked), pictures)
         return found
@@ -124,32 +154,26 @@ class ImageMeasurement(Measurement):
     def _trivial(self) -> Column:
         """As many pictures of the trivial model, asked for in the same way."""
         found = Column()
-        every = (asked for asked, _ in asked_rows(self.dataset, self.held_out, self.samples, SEED))
         train = rows(self.dataset, "train", TRAIN_ROWS, SEED)
-        parts = asked_rows(self.dataset, self.held_out, self.samples, SEED)
-        noise = independent_pixels(train, (len(place) for _, place in parts), mix(SEED, 2))
-        for asked, pixels in zip(every, noise, strict=True):
+        sizes = [len(part) for part in torch.arange(self.samples).split(PART)]
+        noise = independent_pixels(train, sizes, mix(SEED, 2))
+        for (asked, _), pixels in zip(self.test.parts(self.samples), noise, strict=True):
             answer = self.condition.trivial(asked)
-            pictures = pixels if answer is None else eight_bit(answer)
+            pictures = pixels if answer is None else answer
             found.add(self.features.of(pictures), self.condition.obeyed(pictures, asked), pictures)
         return found
 
-    def _metrics(self, real: HeldOut, column: Column) -> dict[str, Metric]:
+    def _metrics(self, real: HeldOut | None, column: Column) -> dict[str, Metric]:
         """All metrics of one column; the first is the primary one."""
         own = summed(gathered(column.values), self.held_out)
+        if real is None:
+            return own
         of_features = measure(self.features.name, real, torch.cat(column.features), SEED)
         return own | of_features if self.condition.leads else of_features | own
 
     def _pictures(self, subject: Subject, shown: Tensor) -> dict[str, bytes]:
         near = nearest_picture(shown, rows(self.dataset, "train", TRAIN_ROWS, SEED))
         return {**self.condition.pictures(subject, shown), "nearest.png": near}
-
-
-def _condition(dataset: Dataset, features: Features, width: int) -> Condition:
-    """What the model's requests carry, as the shape says."""
-    if dataset.shape.classes:
-        return ByLabel(features, dataset.classes, width)
-    return Free()
 
 
 def _width(dataset: Dataset) -> int:
@@ -160,10 +184,13 @@ def _width(dataset: Dataset) -> int:
 
 def _count(dataset: Dataset, samples: int | None) -> int:
     """How many samples to draw; raises `UserError` where an evaluation makes no sense."""
-    if dataset.rows("test") <= NEIGHBOURS:
+    there = dataset.rows("test")
+    if there <= NEIGHBOURS:
         raise UserError(
-            f"The test split of the dataset “{dataset.name}” has {dataset.rows('test')} rows and evaluation "
+            f"The test split of the dataset “{dataset.name}” has {there} rows and evaluation "
             f"needs more than {NEIGHBOURS}; add data or raise split.test in params.yaml."
         )
     enough(samples)
-    return samples or min(MOST, max(FEWEST, dataset.rows("test")))
+    if dataset.shape.source:  # each source has its own answer
+        return min(there, samples or MOST)
+    return samples or min(MOST, max(FEWEST, there))
