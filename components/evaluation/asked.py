@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,8 +19,12 @@ PART = 64
 
 @dataclass(kw_only=True)
 class Asked(Batch):
-    """Rows as they are held out; of two domains, with the source's class by the target's numbers, −1 for none."""
+    """Rows as they are held out, each with its `place` [N] among them.
 
+    Of two domains, `source_label` [N] is the source's class by the target's numbers, −1 for none.
+    """
+
+    place: Tensor
     source_label: Tensor | None = None
 
 
@@ -39,18 +42,13 @@ class Rows:
 
     def at(self, places: Tensor) -> Asked:
         """The rows at `places` [n], which count on from the first row behind the last."""
-        index = self.order[places % len(self.order)]
+        own = places % len(self.order)
+        index = self.order[own]
         columns = {name: column[index] for name, column in self.columns.items()}
         batch = self.modality.batch(columns)
-        return Asked(**tensors(batch), source_label=columns.get("source_label"))
+        return Asked(**tensors(batch), place=own, source_label=columns.get("source_label"))
 
     def parts(self, count: int | None = None) -> Iterator[tuple[Asked, Tensor]]:
         """The rows in turn, over and over up to `count` (default: each once), with their places 0, 1, … [n]."""
-        for places in torch.arange(len(self) if count is None else count).split(PART):
+        for places in torch.split(torch.arange(len(self) if count is None else count), PART):
             yield self.at(places), places
-
-
-def one(asked: Asked, row: int, times: int) -> Asked:
-    """One of the rows, so many times."""
-    index = torch.full((times,), row)
-    return dataclasses.replace(asked, **{name: value[index] for name, value in tensors(asked).items()})

@@ -101,5 +101,5 @@ class ByPrompt(Condition):
 
 def _captions(rows: Rows) -> Tensor:
     """The different captions of rows, [K, P]."""
-    parts = [prompts(asked) for asked, _ in rows.parts()]
-    return torch.cat(parts).unique(dim=0)
+    every = [tuple(row) for asked, _ in rows.parts() for row in prompts(asked).tolist()]
+    return torch.tensor(list(dict.fromkeys(every)))

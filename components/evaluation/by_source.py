@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -70,7 +71,7 @@ class ByPair(BySource):
 
     def pictures(self, subject: Subject, samples: Tensor) -> Mapping[str, bytes]:
         """Source, sample and truth side by side."""
-        return super().pictures(subject, samples) | self.beside(samples, "before", "after", "truth")
+        return {**super().pictures(subject, samples), **self.beside(samples, "before", "after", "truth")}
 
 
 class ByDomain(BySource):
@@ -78,13 +79,14 @@ class ByDomain(BySource):
 
     def __init__(self, test: Rows, features: Features) -> None:
         super().__init__(test)
-        self.features = features
+        self.features, self.first = features, _first(test)
+        self.protocol = {**self.protocol, "sources": int(self.first.sum())}
 
     def obeyed(self, pictures: Tensor, asked: Asked) -> Values:
-        """Whether the judge sees the source's class, for sources that have one."""
+        """Whether the judge sees the source's class, for sources that have one; each source counts once."""
         if asked.source_label is None or self.features.name != "judge":
             return {}
-        known = asked.source_label >= 0
+        known = (asked.source_label >= 0) & self.first[asked.place]
         seen = self.features.recognised(pictures[known])
         return {"class_accuracy": seen.eq(asked.source_label[known]).double()}
 
@@ -96,7 +98,7 @@ class ByDomain(BySource):
 
     def pictures(self, subject: Subject, samples: Tensor) -> Mapping[str, bytes]:
         """Source and sample side by side."""
-        return super().pictures(subject, samples) | self.beside(samples, "before", "after")
+        return {**super().pictures(subject, samples), **self.beside(samples, "before", "after")}
 
 
 def by_source(dataset: Dataset, test: Rows, features: Features) -> BySource:
@@ -104,6 +106,18 @@ def by_source(dataset: Dataset, test: Rows, features: Features) -> BySource:
     if unpaired(dataset):
         return ByDomain(test, features)
     return ByPair(test, dataset.shape.data)
+
+
+def _first(test: Rows) -> Tensor:
+    """Whether a row is the first with its source, bool [rows]: pictures of a small domain stand beside several."""
+    seen: set[bytes] = set()
+    found = []
+    for asked, _ in test.parts():
+        for source in sources(asked):
+            key = hashlib.sha256(source.numpy().tobytes()).digest()
+            found.append(key not in seen)
+            seen.add(key)
+    return torch.tensor(found)
 
 
 def unpaired(dataset: Dataset) -> bool:

@@ -135,7 +135,7 @@ class ImageMeasurement(Measurement):
         say("looking inside")
         inside = explored(subject, self.condition, self.test, self.width, SEED)
         say("looking for the nearest training rows")
-        files = self._pictures(subject, torch.cat(drawn.shown)) | inside.files
+        files = {**self._pictures(subject, torch.cat(drawn.shown)), **inside.files}
         chance = self.condition.chance()
         return Measured(metrics, {**baseline, **chance}, reference, files, {**facts, **inside.facts})
 
@@ -155,7 +155,7 @@ class ImageMeasurement(Measurement):
         """As many pictures of the trivial model, asked for in the same way."""
         found = Column()
         train = rows(self.dataset, "train", TRAIN_ROWS, SEED)
-        sizes = [len(part) for part in torch.arange(self.samples).split(PART)]
+        sizes = [min(PART, self.samples - first) for first in range(0, self.samples, PART)]
         noise = independent_pixels(train, sizes, mix(SEED, 2))
         for (asked, _), pixels in zip(self.test.parts(self.samples), noise, strict=True):
             answer = self.condition.trivial(asked)
