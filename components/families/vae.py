@@ -140,6 +140,11 @@ class VAE(Family):
             "divergence": divergence.sum(1).mean().detach(),
         }
 
+    @property
+    def binarized(self) -> bool:
+        """See `likelihood`."""
+        return self.likelihood == "bernoulli"
+
     def nats(self, networks: Networks, batch: Batch) -> Tensor:
         """The negative ELBO of each row by one draw from q(z|x), [N]: an upper bound on −log p."""
         distortion, divergence = self._terms(networks, self._observed(batch.data), batch.label)

@@ -20,6 +20,7 @@ from components.errors import UserError
 from components.families.family import Batch, Kind, Requests, Shape
 from components.modalities.conditions import ASSETS, Conditions, load_conditions
 from components.modalities.modality import DRAW, Direction, Modality
+from components.modalities.sources import beside
 
 LARGEST_SIDE = 2048
 """The most pixels a side that a request may ask for."""
@@ -61,7 +62,15 @@ class Image(Modality):
         "recall": "higher",
         "density": "higher",
         "coverage": "higher",
+        "class_accuracy": "higher",
+        "caption_reciprocal_rank": "higher",
+        "psnr": "higher",
+        "ssim": "higher",
+        "hole_psnr": "higher",
         "negative_elbo_nats": "lower",
+        "importance_weighted_nats": "lower",
+        "binarized_negative_elbo_nats": "lower",
+        "binarized_importance_weighted_nats": "lower",
     }
     prefixes: ClassVar[tuple[str, ...]] = ("judge", "pca")
 
@@ -138,6 +147,12 @@ class Image(Modality):
     def picture(self, output: Tensor) -> bytes:
         """A grid, nearly square, small pictures enlarged until a person can see them."""
         return grid(output)
+
+    def progress(self, output: Tensor, requests: Requests) -> bytes:
+        """The grid, each picture behind its source where it has one."""
+        if requests.source is None:
+            return self.picture(output)
+        return grid(beside(requests.source, output), columns=2 * max(1, round(len(output) ** 0.5 / 2)))
 
 
 def _pictures(array: pa.FixedSizeBinaryArray, shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
