@@ -10,10 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
-from torch import Tensor
 
 from components.artifact import Model, load
-from components.families.family import Requests
+from components.modalities.modality import Maker, Order
 from components.serving.engine import Engine
 from components.settings import Settings
 
@@ -39,24 +38,22 @@ class Loaded:
     model: Model
     engine: Engine
 
-    def requests(self, body: Any) -> tuple[Requests, int]:
-        """The rows and the seed of the first; row i has seed + i, so it can be asked for alone.
+    def order(self, body: Any) -> Order:
+        """The rows of a request; answer i has the seed of the first + i, so it can be asked for alone.
 
         Raises `UserError` for what the model cannot do.
         """
+        model = self.model
         seed = secrets.randbelow(SEEDS) if body.seed is None else int(body.seed)
-        seeds = [(seed + place) % 2**63 for place in range(self.model.modality.rows(body))]
-        about = self.model.about
-        return self.model.modality.requests(body, self.model.shape, about.classes, seeds), seed
+        seeds = [(seed + place) % 2**63 for place in range(model.modality.answers(body))]
+        maker = Maker(model.family, model.networks, model.shape, model.about.classes)
+        return model.modality.order(body, maker, seeds)
 
-    def encode(self, output: Tensor, body: Any) -> list[bytes]:
-        """The finished rows as files, as the request asks."""
-        return self.model.modality.encode(output, body)
-
-    def generate(self, body: BaseModel) -> tuple[list[bytes], int]:
-        """Files and first seed of a request, computed here and now."""
-        requests, seed = self.requests(body)
-        return self.encode(self.engine.submit(requests).result(), body), seed
+    def generate(self, body: BaseModel) -> tuple[list[bytes], Order]:
+        """The files of a request, computed here and now."""
+        order = self.order(body)
+        output = self.engine.submit(order.requests).result()
+        return [order.file(place, output) for place in range(len(order))], order
 
 
 class Catalog:
@@ -85,7 +82,7 @@ def open_version(served: Served, settings: Settings) -> Loaded:
     """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and generate once to warm it."""
     model = load(_folder(served, settings))
     loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1))
-    loaded.generate(model.modality.warm())
+    loaded.generate(model.modality.warm(model.shape))
     return loaded
 
 

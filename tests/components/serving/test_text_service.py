@@ -159,7 +159,7 @@ def test_torch_is_left_alone(catalog: Catalog) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     loaded = catalog.loaded["tales"]
-    loaded.generate(loaded.model.modality.warm())
+    loaded.generate(loaded.model.modality.warm(loaded.model.shape))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -179,7 +179,7 @@ def test_every_family_of_tokens_answers_whole_as_streamed(name: str, tmp_path: P
     about = About(name, "", "", "", "", "", (), "text", "", {}, "", False, 0)
     model = Model(family, networks, shape, about, "d" * 64, 4, Text(tmp_path))
     loaded = Loaded(Served(name, 1, tmp_path, 0), model, Engine(model))
-    loaded.generate(model.modality.warm())
+    loaded.generate(model.modality.warm(model.shape))
     with TestClient(create_app(Catalog({name: loaded}))) as client:
         asked = {
             "model": name,
