@@ -13,8 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from torch import Tensor
 
 from components.errors import UserError, unknown
-from components.families.family import NOTHING, Family, Requests, Shape
+from components.families.family import Family, Requests, Shape
 from components.families.sampling import uniform
+from components.modalities.caption import captioned, tidy
 from components.modalities.modality import Maker
 from components.modalities.tokenizer import TextTokenizer
 
@@ -118,13 +119,12 @@ def _caption(body: ImageRequest, shape: Shape, captions: TextTokenizer | None, r
     if shape.prompt is None:
         return None
     assert captions is not None, "a model of captions lies beside its tokenizer"
-    tokens = captions.encode(body.prompt.strip()) if body.prompt.strip() else []
-    if len(tokens) > shape.prompt[0]:
+    tokens = len(captions.encode(tidy(body.prompt)))
+    if tokens > shape.prompt[0]:
         raise UserError(
-            f"“prompt” has {len(tokens)} tokens and this model reads at most {shape.prompt[0]}; shorten it."
+            f"“prompt” has {tokens} tokens and this model reads at most {shape.prompt[0]}; shorten it."
         )
-    row = torch.tensor([*tokens, *[NOTHING] * (shape.prompt[0] - len(tokens))], dtype=torch.int64)
-    return row.expand(rows, -1).clone()
+    return captioned(captions, [body.prompt], shape.prompt[0]).expand(rows, -1).clone()
 
 
 def options_of(family: Family, shape: Shape) -> dict[str, float]:
