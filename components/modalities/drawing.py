@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from torch import Tensor
 
 from components.errors import UserError, unknown
-from components.families.family import Family, Requests, Shape
+from components.families.family import NOTHING, Family, Requests, Shape
 from components.families.sampling import uniform
 from components.modalities.caption import captioned, tidy
 from components.modalities.modality import Maker
@@ -118,6 +118,8 @@ def _caption(body: ImageRequest, shape: Shape, captions: TextTokenizer | None, r
     """The tokens of the caption, int64 [N, P], all `NOTHING` for an empty one; None where captions are not read."""
     if shape.prompt is None:
         return None
+    if not body.prompt.strip():
+        return torch.full((rows, shape.prompt[0]), NOTHING, dtype=torch.int64)
     assert captions is not None, "a model of captions lies beside its tokenizer"
     tokens = len(captions.encode(tidy(body.prompt)))
     if tokens > shape.prompt[0]:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.modalities.completion import ChatRequest, CompletionRequest
-from components.modalities.image import ImageRequest
+from components.modalities.drawing import ImageRequest
 from components.serving.catalog import Catalog
 from components.serving.routes import chat, completions, health, images, models
 from components.serving.routes.errors import answer, install

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from base64 import b64encode
@@ -12,7 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from fastapi.responses import Response
+from PIL import Image
 from torch import Tensor
 
 from components.errors import FailedError
@@ -100,7 +103,9 @@ class Sight:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self._of = {row: place for place, part in enumerate(order.parts) for row in range(part.start, part.stop)}
+        self._of = {
+            row: place for place, part in enumerate(order.parts) for row in range(part.start, part.stop)
+        }
         self._rows: list[dict[int, Tensor]] = [{} for _ in order.parts]
         self._partials = [0] * len(order)
 
@@ -110,12 +115,38 @@ class Sight:
         part, rows = self.order.parts[place], self._rows[place]
         count = part.stop - part.start
         if not glimpse.done:
-            if count > 1:
-                return None
-            self._partials[place] += 1
-            file = self.order.encode(place, glimpse.output[None])
-            return Picture(place, file, self._partials[place] - 1)
+            return self._partial(place, glimpse.output) if count == 1 else None
         rows[glimpse.row - part.start] = glimpse.output
         if len(rows) < count:
             return None
-        ...
+        whole = torch.stack([rows.pop(row) for row in range(count)])
+        return Picture(place, self.order.encode(place, whole))
+
+    def _partial(self, place: int, output: Tensor) -> Picture:
+        self._partials[place] += 1
+        return Picture(place, self.order.encode(place, output[None]), self._partials[place] - 1)
+
+
+def _event(order: Order, event: str, picture: Picture) -> bytes:
+    """An event as OpenAI words it; `index`, seed and class of the picture are ours."""
+    width, height = Image.open(io.BytesIO(picture.file)).size
+    label = order.labels[picture.place]
+    value = {
+        "b64_json": b64encode(picture.file).decode("ascii"),
+        "created_at": int(time.time()),
+        "size": f"{width}x{height}",
+        "quality": "auto",
+        "background": "opaque",
+        "output_format": "png",
+        "index": picture.place,
+        "seed": order.seeds[picture.place],
+        **({} if label is None else {"label": label}),
+    }
+    if picture.partial is None:
+        return _written(f"{event}.completed", {**value, "usage": USAGE})
+    return _written(f"{event}.partial_image", {**value, "partial_image_index": picture.partial})
+
+
+def _written(event: str, value: Mapping[str, Any]) -> bytes:
+    text = json.dumps({"type": event, **value}, ensure_ascii=False, separators=(",", ":"))
+    return f"event: {event}\ndata: {text}\n\n".encode()
