@@ -26,10 +26,6 @@ OFFICIAL: dict[str, Split] = {
 """The names of folders and files that mark an official split."""
 
 
-class NotAPicture(Exception):  # noqa: N818 - it names a finding about one file, which is then left out
-    """This entry holds no picture that can be read; the message is the reason."""
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One picture of a source before it is decoded; `load` raises `NotAPicture`.

@@ -15,7 +15,7 @@ from components.data.dataset import Split
 from components.data.example import OFFICIAL, Dropped, Entry, Source, legible
 from components.data.images import read_picture
 from components.errors import UserError
-from components.rows import FolderRow
+from components.image_rows import FolderRow
 
 METADATA = "metadata.jsonl"
 

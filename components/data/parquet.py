@@ -18,7 +18,7 @@ from components.data.dataset import Split
 from components.data.example import OFFICIAL, Dropped, Entry, Source, legible
 from components.data.images import read_picture
 from components.errors import UserError, unknown
-from components.rows import ParquetRow
+from components.image_rows import ParquetRow
 
 ROWS = 256
 """Rows of encoded pictures that are read at once."""

@@ -16,14 +16,15 @@ import torch
 from PIL.Image import DecompressionBombWarning
 
 from components.data.dataset import Split, file_hash
-from components.data.example import Dropped, Entry, NotAPicture, Pixels, Progress, Source
+from components.data.example import Dropped, Entry, Pixels, Progress, Source
 from components.data.report import Tally, Written
 from components.data.sources import open_source
 from components.data.spool import Spool, parts
 from components.errors import UserError
+from components.image_rows import ImageRow
+from components.modalities.decoding import NotAPicture
 from components.modalities.image import grid, schema
 from components.project import Project
-from components.rows import ImageRow
 
 WINDOW_BYTES = 64 * 2**20
 """Bytes of decoded pictures that wait in memory to be written."""

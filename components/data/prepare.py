@@ -16,8 +16,9 @@ from components.data.sources import source_path
 from components.data.stages import Lines, ensure_stage, ensure_workspace, repro
 from components.data.text import write_text
 from components.errors import UserError
+from components.image_rows import FolderRow, ParquetRow
 from components.project import Project, open_project
-from components.rows import FolderRow, ParquetRow, TextFilesRow, TextRow
+from components.rows import TextFilesRow, TextRow
 
 
 def prepare(project: Project, name: str, target: Path, progress: Progress | None = None) -> Dataset:

@@ -16,8 +16,8 @@ from components.data.fetch import fetch
 from components.data.folder import open_folder
 from components.data.parquet import open_parquet
 from components.errors import UserError
+from components.image_rows import DigitsRow, FolderRow, IdxRow, ImageRow, ParquetRow
 from components.project import Project
-from components.rows import DigitsRow, FolderRow, IdxRow, ImageRow, ParquetRow
 
 
 def open_source(project: Project, row: ImageRow, progress: Progress) -> Source:

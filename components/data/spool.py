@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from components.data.dataset import SPLITS, Split
 from components.data.example import Pixels
-from components.rows import Split as Shares
+from components.row import Split as Shares
 
 GROUP_ROWS, GROUP_BYTES, FILE_BYTES = 8192, 16 * 2**20, 512 * 2**20
 """The most rows and bytes of pictures in a row group, and bytes in a file."""

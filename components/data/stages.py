@@ -19,8 +19,9 @@ from ruamel.yaml.error import YAMLError
 from components.data.dataset import Dataset, open_dataset
 from components.data.example import Progress, legible
 from components.errors import FailedError, UserError
+from components.image_rows import FolderRow, ParquetRow
 from components.project import Project
-from components.rows import FolderRow, ParquetRow, TextFilesRow
+from components.rows import TextFilesRow
 from components.settings import writable_home
 
 CODE = {
