@@ -87,7 +87,7 @@ def drawn(body: ImageRequest, model: Maker, captions: TextTokenizer | None, seed
         seed=torch.tensor(list(seeds), dtype=torch.int64),
         label=labels_of(body.label, body.prompt, model, seeds),
         prompt=_caption(body, model.shape, captions, len(seeds)),
-        options=_options(body, model, len(seeds)),
+        options=options_for(body, model, len(seeds)),
     )
 
 
@@ -139,21 +139,19 @@ def options_of(family: Family, shape: Shape) -> dict[str, float]:
     return {name: getattr(family, name) for name in names if hasattr(family, name)}
 
 
-def _options(body: ImageRequest, model: Maker, rows: int) -> dict[str, Tensor]:
+def options_for(body: PictureBody, model: Maker, rows: int) -> dict[str, Tensor]:
     """Every option that the model has, for each row. Raises `UserError` for one that it has not."""
     usual = options_of(model.family, model.shape)
-    for name in OPTIONS:
-        if getattr(body, name) is not None and name not in usual:
+    named = {name: getattr(body, name, None) for name in OPTIONS}
+    for name, value in named.items():
+        if value is not None and name not in usual:
             has = f"its options are {', '.join(usual)}" if usual else "it has no such options"
             raise UserError(f"This model draws without “{name}”; leave it out ({has}).")
-    asked = {name: getattr(body, name) for name in usual}
-    return {
-        name: torch.full((rows,), usual[name] if value is None else value, dtype=OPTIONS[name])
-        for name, value in asked.items()
-    }
+    values = {name: own if named[name] is None else named[name] for name, own in usual.items()}
+    return {name: torch.full((rows,), value, dtype=OPTIONS[name]) for name, value in values.items()}
 
 
-def wanted_size(size: str, shape: Shape) -> tuple[int, int]:
+def wanted_size(size: str, shape: Shape, whose: str = "model") -> tuple[int, int]:
     """(width, height) in pixels for a request's `size`; `UserError` unless it is a whole enlargement."""
     height, width = shape.data[1:]
     if size == "auto":
@@ -166,7 +164,7 @@ def wanted_size(size: str, shape: Shape) -> tuple[int, int]:
     factors = [factor for factor in (1, 4, 8) if max(width, height) * factor <= LARGEST_SIDE]
     choices = ", ".join(f"{width * factor}x{height * factor}" for factor in factors)
     raise UserError(
-        f"The size {size} is no whole multiple of this model's {width}x{height} up to {LARGEST_SIDE} pixels "
+        f"The size {size} is no whole multiple of this {whose}'s {width}x{height} up to {LARGEST_SIDE} pixels "
         f"a side; ask for {choices}, or leave “size” out."
     )
 

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image as Pillow
-from PIL import ImageOps
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from components.errors import UserError
 from components.families.family import Family, Requests, Shape
-from components.families.sampling import noise
+from components.families.sampling import device_of, noise
+from components.modalities.canvas import Easel, fitted, floats, read
 from components.modalities.conditions import Conditions
 from components.modalities.corruption import Corruption
 from components.modalities.drawing import (
-    LARGEST_SIDE,
     PictureBody,
     labels_of,
+    options_for,
     png,
     to_uint8,
     wanted_size,
 )
 from components.modalities.modality import Maker, Order
-from components.modalities.tiling import Tiling
 
 ROWS = 1024
 """The most tiles that a request may take, all its pictures together."""
@@ -46,13 +44,17 @@ def _upload(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
+        return base64.b64decode(
+            value.partition(",")[2] if value.startswith("data:") else value, validate=True
+        )
     except binascii.Error as error:
         raise ValueError("It is no file and no Base64 of one") from error
 
 
 Upload: TypeAlias = Annotated[bytes, BeforeValidator(_upload)]
-Uploads: TypeAlias = Annotated[list[bytes], BeforeValidator(_uploads), Field(min_length=1, max_length=UPLOADS)]
+Uploads: TypeAlias = Annotated[
+    list[bytes], BeforeValidator(_uploads), Field(min_length=1, max_length=UPLOADS)
+]
 
 
 class UploadBody(PictureBody):
@@ -66,6 +68,7 @@ class ImageEditRequest(UploadBody):
 
     mask: Upload | None = None
     prompt: str = ""
+    steps: int | None = Field(default=None, ge=1, le=1000)
 
 
 class ImageVariationRequest(UploadBody):
@@ -79,20 +82,8 @@ def encodes(family: Family) -> bool:
     return type(family).encode is not Family.encode
 
 
-@dataclass(frozen=True)
-class Canvas:
-    """One picture that is edited: its `sources` [T, Cs, h, w], and how the results of its tiles become the answer.
-
-    `size` is (height, width) of the answer.
-    """
-
-    sources: Tensor
-    size: tuple[int, int]
-    finish: Callable[[Tensor], np.ndarray[Any, np.dtype[np.uint8]]]
-
-
 def edited(body: ImageEditRequest, model: Maker, conditions: Conditions, seeds: Sequence[int]) -> Order:
-    """Each picture of `body` turned into another `n` times; all tiles of an answer have its seed. Raises `UserError`."""
+    """Each picture of `body` turned into another `n` times; an answer's tiles have its seed. Raises `UserError`."""
     if model.shape.source is None:
         raise UserError("This model draws anew and edits no picture; ask it at /v1/images/generations.")
     if body.prompt.strip():
@@ -101,36 +92,72 @@ def edited(body: ImageEditRequest, model: Maker, conditions: Conditions, seeds: 
     corruption = conditions.corruption or Corruption("pairs")
     if body.mask is not None and corruption.kind != "mask":
         raise UserError("This model changes the whole picture and takes no mask; leave “mask” out.")
-    windowed = bool(conditions.view.crop)
-    canvases = [_canvas(file, body.mask, model.shape, corruption, windowed) for file in body.image]
-    order = _assembled(body, canvases, seeds)
-    return order
-
-
-def _assembled(body: ImageEditRequest, canvases: Sequence[Canvas], seeds: Sequence[int]) -> Order:
-    """The rows of all canvases, `n` times each, in the order of the pictures."""
-    repeated = [canvas for canvas in canvases for _ in range(body.n)]
-    counts = [len(canvas.sources) for canvas in repeated]
+    easel = Easel(model.shape, corruption, bool(conditions.view.crop))
+    canvases = [easel.canvas(file, body.mask) for file in body.image for _ in range(body.n)]
+    counts = [len(canvas.sources) for canvas in canvases]
     if sum(counts) > ROWS:
         raise UserError(
             f"These pictures take {sum(counts)} tiles of this model, and a request may take {ROWS}; send smaller "
             "pictures, or fewer at once."
         )
-    sizes = [wanted_size(body.size, Shape(data=(0, *canvas.size)), "this picture") for canvas in repeated]
+    sizes = [wanted_size(body.size, Shape(data=(0, *canvas.size)), "answer") for canvas in canvases]
     stops = np.cumsum(counts).tolist()
+    requests = Requests(
+        seed=torch.tensor(list(seeds)).repeat_interleave(torch.tensor(counts)),
+        source=torch.cat([canvas.sources for canvas in canvases]),
+        options=options_for(body, model, sum(counts)),
+    )
     return Order(
-        requests=Requests(
-            seed=torch.tensor(list(seeds)).repeat_interleave(torch.tensor(counts)),
-            source=torch.cat([canvas.sources for canvas in repeated]),
-        ),
+        requests=requests,
         seeds=seeds,
         parts=[slice(stop - count, stop) for stop, count in zip(stops, counts, strict=True)],
-        encode=lambda place, rows: png(repeated[place].finish(rows), sizes[place]),
+        encode=lambda place, rows: png(canvases[place].finish(rows), sizes[place]),
         labels=[None] * len(seeds),
     )
 
 
-def _canvas(
-    file: bytes, mask: bytes | None, shape: Shape, corruption: Corruption, windowed: bool
-) -> Canvas:
-    ...
+def varied(body: ImageVariationRequest, model: Maker, seeds: Sequence[int]) -> Order:
+    """`n` pictures near each of `body`'s, by latents between its own and those of the seeds. Raises `UserError`.
+
+    With the angle a = strength · 90°, z = cos a · z(picture) + sin a · noise, which keeps the latents' variance.
+    """
+    if not encodes(model.family) or model.shape.source is not None:
+        raise UserError("This model has no way back from a picture, so it varies none; a VAE can.")
+    if model.shape.classes and body.label is None:
+        raise UserError("This model draws classes; say with “label” which one the variations are to be of.")
+    size = wanted_size(body.size, model.shape)
+    rows = torch.tensor(list(seeds), dtype=torch.int64)
+    with torch.inference_mode():
+        own = [_latent(file, model) for file in body.image]
+    centre = torch.cat(own).repeat_interleave(body.n, 0)
+    drawn = noise(rows, torch.zeros_like(rows), tuple(centre.shape[1:]))
+    angle = body.strength * math.pi / 2
+    label = labels_of(body.label, "", model, seeds)
+    requests = Requests(
+        seed=rows, label=label, options={"latent": math.cos(angle) * centre + math.sin(angle) * drawn}
+    )
+    return Order(
+        requests=requests,
+        seeds=seeds,
+        parts=[slice(place, place + 1) for place in range(len(seeds))],
+        encode=lambda _, output: png(to_uint8(output)[0], size),
+        labels=[body.label] * len(seeds),
+    )
+
+
+def _latent(file: bytes, model: Maker) -> Tensor:
+    """The latent [1, L] of a picture, cut to the model's shape as those of a folder are."""
+    picture = floats(fitted(read(file, model.shape.data[0]), (model.shape.data[1], model.shape.data[2])))
+    latent = model.family.encode(model.networks, picture[None].to(device_of(model.networks)))
+    if latent is None:
+        raise UserError("This model has no way back from a picture, so it varies none; a VAE can.")
+    return latent.cpu()
+
+
+def blank_edit(shape: Shape, conditions: Conditions) -> ImageEditRequest:
+    """A request about an empty picture that makes one row, with a hole where the model fills one."""
+    corruption = conditions.corruption or Corruption("pairs")
+    factor = round(corruption.amount) if corruption.kind == "shrink" else 1
+    empty = np.zeros((shape.data[1] // factor, shape.data[2] // factor, 4), dtype=np.uint8)
+    file = png(empty, (empty.shape[1], empty.shape[0]))
+    return ImageEditRequest(image=[file], mask=file if corruption.kind == "mask" else None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -18,6 +17,14 @@ from torch import Tensor
 from components.families.family import Batch, Kind, Requests, Shape
 from components.modalities.conditions import ASSETS, Conditions, load_conditions
 from components.modalities.drawing import ImageRequest, drawn, png, to_uint8, wanted_size
+from components.modalities.editing import (
+    ImageEditRequest,
+    ImageVariationRequest,
+    UploadBody,
+    blank_edit,
+    edited,
+    varied,
+)
 from components.modalities.modality import DRAW, Direction, Maker, Modality, Order
 
 
@@ -97,16 +104,32 @@ class Image(Modality):
         return Batch(data=data, length=length, label=columns.get("label"), prompt=prompt, source=source)
 
     def requests(self, body: Any, model: Maker, seeds: Sequence[int]) -> Requests:
-        """A row a picture; see components/modalities/drawing.py."""
-        return drawn(body, model, self.conditions.captions, seeds)
+        """The rows of `order`."""
+        return self.order(body, model, seeds).requests
 
     def order(self, body: Any, model: Maker, seeds: Sequence[int]) -> Order:
-        """A picture a seed, with the name of its class where the model has classes. Raises `UserError`."""
-        order = super().order(body, model, seeds)
-        label = order.requests.label
-        if label is None:
-            return order
-        return replace(order, labels=[model.classes[place] for place in label.tolist()])
+        """New pictures, pictures turned into others, or variations, as `body` says. Raises `UserError`."""
+        if isinstance(body, ImageEditRequest):
+            return edited(body, model, self.conditions, seeds)
+        if isinstance(body, ImageVariationRequest):
+            return varied(body, model, seeds)
+        requests = drawn(body, model, self.conditions.captions, seeds)
+        label = requests.label
+        return Order(
+            requests=requests,
+            seeds=seeds,
+            parts=[slice(place, place + 1) for place in range(len(seeds))],
+            encode=lambda _, rows: self.encode(rows, body)[0],
+            labels=[None] * len(seeds) if label is None else [model.classes[own] for own in label.tolist()],
+        )
+
+    def answers(self, body: Any) -> int:
+        """`n`, for each picture that is sent."""
+        return int(body.n) * (len(body.image) if isinstance(body, UploadBody) else 1)
+
+    def warm(self, shape: Shape) -> BaseModel:
+        """A picture; where one is turned into another, an empty one of the size of a row."""
+        return ImageRequest() if shape.source is None else blank_edit(shape, self.conditions)
 
     def encode(self, output: Tensor, body: Any) -> list[bytes]:
         """One PNG a row, enlarged by whole pixels if the request's `size` says so."""

@@ -112,10 +112,13 @@ class Modality(ABC):
         """An answer a seed to a validated request `body`, by default one row each. Raises `UserError`."""
         parts = [slice(place, place + 1) for place in range(len(seeds))]
 
-        def encode(place: int, rows: Tensor) -> bytes:
-            return self.encode(rows, body)[0]
-
-        return Order(self.requests(body, model, seeds), seeds, parts, encode, [None] * len(seeds))
+        return Order(
+            requests=self.requests(body, model, seeds),
+            seeds=seeds,
+            parts=parts,
+            encode=lambda _, rows: self.encode(rows, body)[0],
+            labels=[None] * len(seeds),
+        )
 
     def answers(self, body: Any) -> int:
         """How many answers a validated request `body` asks for."""

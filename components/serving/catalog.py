@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 
 from components.artifact import Model, load
@@ -47,13 +49,25 @@ class Loaded:
         seed = secrets.randbelow(SEEDS) if body.seed is None else int(body.seed)
         seeds = [(seed + place) % 2**63 for place in range(model.modality.answers(body))]
         maker = Maker(model.family, model.networks, model.shape, model.about.classes)
-        return model.modality.order(body, maker, seeds)
+        with threads(self.engine.threads):
+            return model.modality.order(body, maker, seeds)
 
     def generate(self, body: BaseModel) -> tuple[list[bytes], Order]:
         """The files of a request, computed here and now."""
         order = self.order(body)
         output = self.engine.submit(order.requests).result()
         return [order.file(place, output) for place in range(len(order))], order
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute with `count` threads in this thread, on which the bits of a picture's latent depend."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Catalog:

@@ -74,7 +74,8 @@ class Engine:
         """The finished outputs [N,…] on the CPU, in the order of `requests`; cancelling frees their places.
 
         `listen` hears of every row of tokens as it grows, on the engine's thread, and may end it; `look` sees
-        rows of pictures on their way. If one of them raises, the request fails. Raises `QueueFullError` if not all rows find room in the queue, `FailedError` after `close`.
+        rows of pictures on their way. If one of them raises, the request fails. Raises `QueueFullError` if not
+        all rows find room in the queue, `FailedError` after `close`.
         """
         with self._change:
             if self._closing:

@@ -22,6 +22,8 @@ MODULES = (
     "models",
     "serve",
     "generate",
+    "edit",
+    "augment",
     "chat",
     "check",
     "doctor",

@@ -1,4 +1,4 @@
-"""`POST /v1/images/generations`, as OpenAI's clients call it."""
+"""`POST /v1/images/generations`, `/edits` and `/variations`, as OpenAI's clients call them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from torch import Tensor
 
 from components.modalities.drawing import ImageRequest, PictureBody
+from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.modality import Order
 from components.serving.catalog import Catalog, Loaded
+from components.serving.routes.forms import read
 from components.serving.routes.models import find, headers
 from components.serving.routes.sketches import streamed
 
@@ -28,6 +30,20 @@ def router(catalog: Catalog) -> APIRouter:
         """Draw `n` pictures; picture i has the seed of the request + i."""
         loaded = find(catalog, body.model, "image")
         return await respond(loaded, body, loaded.order(body), "image_generation")
+
+    @routes.post("/v1/images/edits", response_model=None)
+    async def edit(request: Request) -> Response:
+        """Turn each picture of a form or of JSON into another, `n` times."""
+        body = await read(request, ImageEditRequest)
+        loaded = find(catalog, body.model, "image")
+        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_edit")
+
+    @routes.post("/v1/images/variations", response_model=None)
+    async def vary(request: Request) -> Response:
+        """Draw `n` pictures near each picture of a form or of JSON."""
+        body = await read(request, ImageVariationRequest)
+        loaded = find(catalog, body.model, "image")
+        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_variation")
 
     return routes
 
