@@ -147,7 +147,7 @@ def options_for(body: PictureBody, model: Maker, rows: int) -> dict[str, Tensor]
         if value is not None and name not in usual:
             has = f"its options are {', '.join(usual)}" if usual else "it has no such options"
             raise UserError(f"This model draws without “{name}”; leave it out ({has}).")
-    values = {name: own if named[name] is None else named[name] for name, own in usual.items()}
+    values = usual | {name: value for name, value in named.items() if value is not None}
     return {name: torch.full((rows,), value, dtype=OPTIONS[name]) for name, value in values.items()}
 
 

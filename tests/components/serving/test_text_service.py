@@ -55,7 +55,7 @@ def test_an_image_is_not_asked_of_a_text_model(client: TestClient) -> None:
     assert nameless.status_code == 404
     assert client.post(CHAT, json={"model": "tails", "messages": HI}).status_code == 404
     routes = {model["id"]: model["routes"] for model in client.get("/v1/models").json()["data"]}
-    assert routes["digits"] == ["/v1/images/generations"]
+    assert routes["digits"] == ["/v1/images/generations", "/v1/images/variations"]
     assert routes["plain"] == [COMPLETE]
     assert routes["tales"] == [COMPLETE, CHAT]
 
