@@ -44,7 +44,7 @@ class Conditions:
 
     def check(self, shape: Shape, where: Path | None) -> None:
         """Raise `UserError` if weights of this `shape` want other conditions than lie in the folder `where`."""
-        if self == Conditions():
+        if self == PLAIN:
             return  # a model that was made without a dataset; what it is asked must be tensors already
         if shape.prompt and (self.captions is None or self.captions.vocabulary != shape.prompt[1]):
             found = "none" if self.captions is None else f"one of {self.captions.vocabulary} tokens"
@@ -60,11 +60,15 @@ class Conditions:
             )
 
 
+PLAIN = Conditions()
+"""Of pictures with nothing beside them."""
+
+
 def load_conditions(folder: Path | None) -> Conditions:
     """The conditions whose files lie in `folder`, none if it has none; raises `UserError` for a damaged file."""
     path = None if folder is None else folder / CONDITIONS
     if folder is None or path is None or not path.is_file():
-        return Conditions()
+        return PLAIN
     try:
         content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         corruption = Corruption(**content["corruption"]) if content.get("corruption") else None
@@ -77,7 +81,7 @@ def load_conditions(folder: Path | None) -> Conditions:
 
 def save_conditions(folder: Path, conditions: Conditions) -> list[str]:
     """Write the files of `conditions` into `folder` and return their names; none where there is nothing to say."""
-    if conditions == Conditions():
+    if conditions == PLAIN:
         return []
     content = {
         "corruption": None if conditions.corruption is None else asdict(conditions.corruption),

@@ -170,14 +170,30 @@ def grid(data: Tensor, columns: int | None = None, target: int = 56) -> bytes:
     return png(sheet, (sheet.shape[1], sheet.shape[0]))
 
 
-def schema(shape: Sequence[int], classes: Sequence[str], about: Mapping[str, Any]) -> pa.Schema:
+def schema(
+    shape: Sequence[int],
+    classes: Sequence[str],
+    about: Mapping[str, Any],
+    source: Sequence[int] | None = None,
+    prompt: int | None = None,
+    labelled_source: bool = False,
+) -> pa.Schema:
     """The Arrow schema of prepared images: `id` (sha256 of the content), `image`, and `label` if classes.
 
     `image` is the picture's raw bytes, uint8 [C, H, W] as `shape` in the metadata says: Parquet has no uint8,
-    and a fixed-shape tensor, stored as a list of 32-bit numbers, reads ten to twenty times as slowly.
+    and a fixed-shape tensor, stored as a list of 32-bit numbers, reads ten to twenty times as slowly. Pictures of the
+    shape `source` stand beside them in the same way; `prompt` is the length of captions, int32 as bytes.
     """
     fields = [pa.field("id", pa.string()), pa.field("image", pa.binary(math.prod(shape)))]
+    content = {"modality": "image", "shape": list(shape), "classes": list(classes), **about}
     if classes:
         fields.append(pa.field("label", pa.int32()))
-    content = {"modality": "image", "shape": list(shape), "classes": list(classes), **about}
+    if prompt is not None:
+        fields.append(pa.field("prompt", pa.binary(4 * prompt)))
+        content["prompt"] = prompt
+    if source is not None:
+        fields.append(pa.field("source", pa.binary(math.prod(source))))
+        content["source_shape"] = list(source)
+    if labelled_source:
+        fields.append(pa.field("source_label", pa.int32()))
     return pa.schema(fields, metadata={"genloom": json.dumps(content, sort_keys=True)})
