@@ -22,7 +22,7 @@ from components.modalities.image import Image
 from components.serving.catalog import Loaded, Served
 from components.serving.engine import Engine
 
-CLASSES = ("cat", "dog", "owl")
+CLASSES = ("cat", "dog", "owl", "yak")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -139,7 +139,7 @@ def served(
     folder = folder / name
     folder.mkdir()
     save_conditions(folder, conditions or Conditions())
-    classes: Sequence[str] = CLASSES if shape.classes else ()
+    classes: Sequence[str] = CLASSES[: shape.classes]
     about = About(name, f"{name}-run", name, "0" * 16, "CC0", "made", classes, "image", "", {}, "", False, 0)
     networks = family.networks(shape)
     for network in networks.values():

@@ -87,7 +87,7 @@ def test_a_class_is_asked_for_by_its_name(client: TestClient, asked: dict[str, s
 def test_without_a_class_the_seed_draws_one(client: TestClient) -> None:
     pictures = draw(client, "animals", n=60, seed=100)
     labels = [picture["label"] for picture in pictures]
-    assert set(labels) == set(CLASSES)
+    assert set(labels) == set(CLASSES[:3])
     for picture in pictures:
         assert opened(picture["file"])[0, 0] == level(CLASSES.index(picture["label"]) / 10)
     assert draw(client, "animals", seed=117)[0]["file"] == pictures[17]["file"]
@@ -151,7 +151,7 @@ def test_what_a_model_cannot_do_is_one_sentence(client: TestClient, body: dict[s
 
 def test_models_say_what_they_can_be_asked(client: TestClient) -> None:
     listed = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
-    assert (listed["animals"]["task"], listed["animals"]["classes"]) == ("label", list(CLASSES))
+    assert (listed["animals"]["task"], listed["animals"]["classes"]) == ("label", list(CLASSES[:3]))
     assert listed["animals"]["options"] == {"steps": 4, "guidance": 1.0}
     assert listed["animals"]["routes"] == [URL]
     assert (listed["emoji"]["task"], listed["emoji"]["classes"]) == ("prompt", [])
