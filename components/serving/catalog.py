@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from pydantic import BaseModel
-from torch import Tensor
 
 from components.artifact import Model, load
-from components.families.family import Requests
+from components.modalities.modality import Maker, Order
 from components.serving.engine import Engine
 from components.settings import Settings
 
@@ -43,24 +44,34 @@ class Loaded:
     model: Model
     engine: Engine
 
-    def requests(self, body: Any) -> tuple[Requests, int]:
-        """The rows and the seed of the first; row i has seed + i, so it can be asked for alone.
+    def order(self, body: Any) -> Order:
+        """The rows of a request; answer i has the seed of the first + i, so it can be asked for alone.
 
         Raises `UserError` for what the model cannot do.
         """
+        model = self.model
         seed = secrets.randbelow(SEEDS) if body.seed is None else int(body.seed)
-        seeds = [(seed + place) % 2**63 for place in range(self.model.modality.rows(body))]
-        about = self.model.about
-        return self.model.modality.requests(body, self.model.shape, about.classes, seeds), seed
+        seeds = [(seed + place) % 2**63 for place in range(model.modality.answers(body))]
+        maker = Maker(model.family, model.networks, model.shape, model.about.classes)
+        with threads(self.engine.threads):
+            return model.modality.order(body, maker, seeds)
 
-    def encode(self, output: Tensor, body: Any) -> list[bytes]:
-        """The finished rows as files, as the request asks."""
-        return self.model.modality.encode(output, body)
+    def generate(self, body: BaseModel) -> tuple[list[bytes], Order]:
+        """The files of a request, computed here and now."""
+        order = self.order(body)
+        output = self.engine.submit(order.requests).result()
+        return [order.file(place, output) for place in range(len(order))], order
 
-    def generate(self, body: BaseModel) -> tuple[list[bytes], int]:
-        """Files and first seed of a request, computed here and now."""
-        requests, seed = self.requests(body)
-        return self.encode(self.engine.submit(requests).result(), body), seed
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute with `count` threads in this thread, on which the bits of a picture's latent depend."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Catalog:
@@ -104,7 +115,7 @@ def open_version(served: Served, settings: Settings) -> Loaded:
     model = load(_folder(served, settings))
     loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1))
     try:
-        loaded.generate(model.modality.warm())
+        loaded.generate(model.modality.warm(model.shape))
     except BaseException:
         loaded.engine.close()
         raise

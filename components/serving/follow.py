@@ -162,8 +162,8 @@ def open_checked(served: Served, settings: Settings) -> Loaded:
     """Load and warm a version, and see that what it generates is finite; raises what it raises, leaving nothing."""
     loaded = open_version(served, settings)
     try:
-        requests, _ = loaded.requests(loaded.model.modality.warm().model_copy(update={"seed": 0}))
-        output = loaded.engine.submit(requests).result()
+        body = loaded.model.modality.warm(loaded.model.shape).model_copy(update={"seed": 0})
+        output = loaded.engine.submit(loaded.order(body).requests).result()
         if output.is_floating_point() and not bool(torch.isfinite(output).all()):
             raise FailedError("it generates numbers that are not finite")
     except BaseException:

@@ -100,7 +100,7 @@ def _draw(project: Project, output: Path) -> None:
     from components.serving.place import locate
 
     with locate(project.settings, PRODUCT, None) as place:
-        draw.write(draw.check_target(output), draw.draw(place, 64, 0, "auto"))
+        draw.write(draw.check_target(output), draw.draw(place, 64, 0, {}))
 
 
 def _farewell(url: str, output: Path, outcomes: list[Outcome], seconds: float) -> None:

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from components.errors import UserError
-from components.modalities.image import ImageRequest
+from components.modalities.drawing import ImageRequest
 from components.promotion.registry import Registry
 from components.serving import server
 from components.serving.catalog import Served, open_version
