@@ -33,6 +33,8 @@ def training_bar(run: str, steps: int) -> Iterator[Callable[[Mapping[str, Any]],
                 if name.startswith("loss/")
             )
             bars.update(bar, completed=line["step"], rate=rate(line), losses=losses)
+            for sentence in line.get("warnings", ()):
+                say(f"Warning: {sentence}")
 
         yield show
 

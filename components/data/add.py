@@ -13,13 +13,15 @@ from ruamel.yaml.comments import CommentedSeq
 
 from components.data.describe import describe_text, is_text
 from components.data.documents import is_empty
-from components.data.example import Dropped, NotAPicture, silent
+from components.data.example import Dropped, silent
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
 from components.data.texts import open_texts
 from components.errors import UserError
+from components.image_rows import FolderRow, ParquetRow, PicturesRow
+from components.modalities.decoding import NotAPicture
 from components.project import Project, add_dataset, open_project
-from components.rows import FolderRow, ParquetRow, PicturesRow, TextFilesRow
+from components.rows import TextFilesRow
 
 OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label"})
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})

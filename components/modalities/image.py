@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from components.errors import UserError
 from components.families.family import Batch, Kind, Requests, Shape
-from components.modalities.modality import Direction, Modality
+from components.modalities.conditions import ASSETS, Conditions, load_conditions
+from components.modalities.modality import DRAW, Direction, Modality
 
 LARGEST_SIDE = 2048
 """The most pixels a side that a request may ask for."""
@@ -63,20 +65,63 @@ class Image(Modality):
     }
     prefixes: ClassVar[tuple[str, ...]] = ("judge", "pca")
 
+    optional: ClassVar[tuple[str, ...]] = ASSETS
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """How sources are made and captions read, as the dataset or the artifact says; empty where it says nothing."""
+        return load_conditions(self.folder)
+
+    @property
+    def random(self) -> bool:
+        """Whether training rows are cut, turned or spoilt by chance."""
+        return self.conditions.random
+
+    def check(self, shape: Shape) -> None:
+        """Raise `UserError` if the conditions do not fit weights of this `shape`."""
+        self.conditions.check(shape, self.folder)
+
+    def agrees(self, other: Modality) -> bool:
+        """Whether sources are made, and captions read, in the same way."""
+        return isinstance(other, Image) and self.conditions.agrees(other.conditions)
+
     def columns(self, table: pa.Table) -> dict[str, Tensor]:
-        """`image` uint8 [N, C, H, W] and, for a dataset with classes, `label` int64 [N]."""
-        shape = json.loads(table.schema.metadata[b"genloom"])["shape"]
-        chunks = [_pictures(chunk, shape) for chunk in table.column("image").chunks]
-        columns = {"image": torch.from_numpy(np.concatenate(chunks))}
-        if "label" in table.column_names:
-            columns["label"] = torch.from_numpy(table.column("label").to_numpy().astype(np.int64))
+        """`image` uint8 [N, C, H, W]; `label` int64 [N], `prompt` int32 [N, P], `source` uint8 where rows have them.
+
+        Where sources are made by chance there is `id` int64 [N], by which a held-out row gets the same source always;
+        of two domains `source_label` says the source's class by the target's numbers, −1 for one that has none.
+        """
+        about = json.loads(table.schema.metadata[b"genloom"])
+        shapes = {"image": about["shape"], "source": about.get("source_shape")}
+        columns = {
+            name: torch.from_numpy(
+                np.concatenate([_pictures(chunk, shape) for chunk in table.column(name).chunks])
+            )
+            for name, shape in shapes.items()
+            if name in table.column_names
+        }
+        if "prompt" in table.column_names:
+            rows = [_pictures(chunk, [4 * about["prompt"]]) for chunk in table.column("prompt").chunks]
+            columns["prompt"] = torch.from_numpy(np.concatenate(rows).view("<i4"))
+        for name in ("label", "source_label"):
+            if name in table.column_names:
+                columns[name] = torch.from_numpy(table.column(name).to_numpy().astype(np.int64))
+        if self.random:
+            columns["id"] = torch.tensor([int(key[:15], 16) for key in table.column("id").to_pylist()])
         return columns
 
     def batch(self, columns: Mapping[str, Tensor]) -> Batch:
-        """`data` float32 [N, C, H, W] in [−1, 1]."""
-        data = columns["image"].to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
+        """`data` float32 [N, C, H, W] in [−1, 1], with label, prompt int64 [N, P] and source where rows have them."""
+        pictures = {name: columns[name] for name in ("image", "source") if name in columns}
+        draw, corruption = columns.get(DRAW), self.conditions.corruption
+        seen = {name: floats(self.conditions.view.of(found, draw)) for name, found in pictures.items()}
+        data, source = seen["image"], seen.get("source")
+        if source is None and corruption is not None:
+            fixed = columns.get("id", torch.zeros(len(data), dtype=torch.int64))
+            source = corruption.of(data, fixed if draw is None else draw)
+        prompt = columns["prompt"].long() if "prompt" in columns else None
         length = torch.full((len(data),), data.shape[1], dtype=torch.int64)
-        return Batch(data=data, length=length, label=columns.get("label"))
+        return Batch(data=data, length=length, label=columns.get("label"), prompt=prompt, source=source)
 
     def requests(self, body: Any, shape: Shape, classes: Sequence[str], seeds: Sequence[int]) -> Requests:
         """Free requests; a prompt is refused, because these models take none."""
@@ -100,6 +145,11 @@ def _pictures(array: pa.FixedSizeBinaryArray, shape: Sequence[int]) -> np.ndarra
     size = math.prod(shape)
     flat = np.frombuffer(array.buffers()[1], np.uint8, len(array) * size, array.offset * size)
     return flat.reshape(len(array), *shape)
+
+
+def floats(pictures: Tensor) -> Tensor:
+    """uint8 levels as floats in [−1, 1]."""
+    return pictures.to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
 
 
 def wanted_size(size: str, shape: Shape) -> tuple[int, int]:
@@ -154,14 +204,30 @@ def grid(data: Tensor, columns: int | None = None, target: int = 56) -> bytes:
     return _png(sheet, (sheet.shape[1], sheet.shape[0]))
 
 
-def schema(shape: Sequence[int], classes: Sequence[str], about: Mapping[str, Any]) -> pa.Schema:
+def schema(
+    shape: Sequence[int],
+    classes: Sequence[str],
+    about: Mapping[str, Any],
+    source: Sequence[int] | None = None,
+    prompt: int | None = None,
+    labelled_source: bool = False,
+) -> pa.Schema:
     """The Arrow schema of prepared images: `id` (sha256 of the content), `image`, and `label` if classes.
 
     `image` is the picture's raw bytes, uint8 [C, H, W] as `shape` in the metadata says: Parquet has no uint8,
-    and a fixed-shape tensor, stored as a list of 32-bit numbers, reads ten to twenty times as slowly.
+    and a fixed-shape tensor, stored as a list of 32-bit numbers, reads ten to twenty times as slowly. Pictures of the
+    shape `source` stand beside them in the same way; `prompt` is the length of captions, int32 as bytes.
     """
     fields = [pa.field("id", pa.string()), pa.field("image", pa.binary(math.prod(shape)))]
+    content = {"modality": "image", "shape": list(shape), "classes": list(classes), **about}
     if classes:
         fields.append(pa.field("label", pa.int32()))
-    content = {"modality": "image", "shape": list(shape), "classes": list(classes), **about}
+    if prompt is not None:
+        fields.append(pa.field("prompt", pa.binary(4 * prompt)))
+        content["prompt"] = prompt
+    if source is not None:
+        fields.append(pa.field("source", pa.binary(math.prod(source))))
+        content["source_shape"] = list(source)
+    if labelled_source:
+        fields.append(pa.field("source_label", pa.int32()))
     return pa.schema(fields, metadata={"genloom": json.dumps(content, sort_keys=True)})

@@ -25,9 +25,9 @@ class Modality(ABC):
     """Arrow rows to tensors and back, the client's request, the bytes it gets, the picture of samples.
 
     `assets` are the files that it needs (a tokenizer): they lie in the folder of the prepared data and in that of
-    the artifact. `random` says that training rows are cut or changed by chance, by the column `DRAW`; `suffix` is
-    that of the file that `picture` makes; `prefixes` are what a report may put before the name of a metric (the
-    features that it was taken on).
+    the artifact; those that are `optional` only where the data need them. `suffix` is that of the file that
+    `picture` makes; `prefixes` are what a report may put before the name of a metric (the features that it was
+    taken on).
     """
 
     name: ClassVar[str]
@@ -37,7 +37,7 @@ class Modality(ABC):
     metrics: ClassVar[Mapping[str, Direction]]
     prefixes: ClassVar[tuple[str, ...]] = ()
     assets: ClassVar[tuple[str, ...]] = ()
-    random: ClassVar[bool] = False
+    optional: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[str] = ".png"
 
     def __init__(self, folder: Path | None) -> None:
@@ -49,6 +49,11 @@ class Modality(ABC):
         """Every name that a metric may have in a report of this modality."""
         prefixed = (f"{prefix}_{name}" for prefix in cls.prefixes for name in cls.metrics)
         return (*cls.metrics, *prefixed)
+
+    @property
+    def random(self) -> bool:
+        """Whether training rows are cut or changed by chance, by the column `DRAW`."""
+        return False
 
     def check(self, shape: Shape) -> None:
         """Raise `UserError` if the assets do not fit weights of this `shape`."""

@@ -46,8 +46,12 @@ class Text(Modality):
         "copied": "lower",
     }
     assets: ClassVar[tuple[str, ...]] = FILES
-    random: ClassVar[bool] = True
     suffix: ClassVar[str] = ".txt"
+
+    @property
+    def random(self) -> bool:
+        """Rows that are longer than the context are cut by chance."""
+        return True
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,10 +30,16 @@ PATIENCE = 300.0
 """Seconds that an answer may take."""
 
 
+def _headers() -> dict[str, str]:
+    """The key of `GENLOOM_KEY`, for a server that wants one."""
+    key = os.environ.get("GENLOOM_KEY", "")
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def models(url: str) -> list[Listed]:
     """The models that the server lists; nothing if it does not answer or serves none yet."""
     try:
-        reply = httpx.get(f"{url}/v1/models", timeout=10)
+        reply = httpx.get(f"{url}/v1/models", headers=_headers(), timeout=10)
         listed: list[Listed] = reply.json()["data"] if reply.status_code == 200 else []
     except (httpx.HTTPError, ValueError, KeyError):
         return []
@@ -61,7 +68,7 @@ def ask(url: str, body: Mapping[str, Any]) -> Answer:
 def post(url: str, route: str, body: Mapping[str, Any]) -> httpx.Response:
     """What the server replies; `FailedError` if it does not."""
     try:
-        return httpx.post(f"{url}{route}", json=dict(body), timeout=PATIENCE)
+        return httpx.post(f"{url}{route}", json=dict(body), headers=_headers(), timeout=PATIENCE)
     except httpx.HTTPError as error:
         raise _silent(url, error) from error
 
@@ -77,7 +84,9 @@ def answer(reply: httpx.Response) -> dict[str, Any]:
 def stream(url: str, route: str, body: Mapping[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
     """The events of a streamed answer as they come; leaving the context ends it. Raises as `answer` does."""
     try:
-        with httpx.stream("POST", f"{url}{route}", json=dict(body), timeout=PATIENCE) as reply:
+        with httpx.stream(
+            "POST", f"{url}{route}", json=dict(body), headers=_headers(), timeout=PATIENCE
+        ) as reply:
             if reply.status_code != 200:
                 reply.read()
                 answer(reply)

@@ -27,6 +27,17 @@ SICK = 3
 """Steps that fail one after the other before the engine calls itself unhealthy."""
 
 
+@dataclass
+class Tally:
+    """What an engine has done since it began; `rows` are taken rows summed over steps, `tokens` of finished rows."""
+
+    steps: int = 0
+    rows: int = 0
+    finished: int = 0
+    tokens: int = 0
+    failed: int = 0
+
+
 class QueueFullError(Exception):
     """More rows wait than the engine's queue holds; the client may ask again soon."""
 
@@ -64,6 +75,7 @@ class Engine:
         self._slots: Slots | None = None
         self._failures = 0
         self._closing = False
+        self.tally = Tally()
         self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
         self._thread.start()
 
@@ -131,6 +143,8 @@ class Engine:
         self._admit()
         if self._slots is not None and any(self._places):
             self._slots.advance()
+            self.tally.steps += 1
+            self.tally.rows += sum(taken is not None for taken in self._places)
             self._collect(self._slots)
 
     def _drop_cancelled(self) -> None:
@@ -180,6 +194,9 @@ class Engine:
         if not finished:
             return
         outputs = slots.state.output[finished].cpu()
+        self.tally.finished += len(finished)
+        if self.model.shape.vocabulary:
+            self.tally.tokens += sum(length[place] for place in finished)
         for place, output in zip(finished, outputs, strict=True):
             taken = self._places[place]
             assert taken is not None
@@ -228,6 +245,7 @@ class Engine:
             self._jobs = deque(job for job in self._jobs if job not in jobs)
         for job in jobs:
             if job.future.set_running_or_notify_cancel():
+                self.tally.failed += job.left
                 job.future.set_exception(error)
 
 

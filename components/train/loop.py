@@ -22,6 +22,7 @@ from components.families.family import Batch, Family, Kind, Requests, kind_of, m
 from components.families.sampling import sample
 from components.train import checkpoint
 from components.train.adapters import adapt, merged
+from components.train.collapse import Collapse
 from components.train.plan import Plan
 from components.train.runs import RunState, write_text
 from components.train.schedule import factor
@@ -90,6 +91,7 @@ def _steps(
 ) -> RunState:
     options, step = plan.options, begun.step
     meter = Meter(place, options.batch, dataset.tensors.kind is Kind.TOKENS)
+    collapse = _collapse(plan, place, trainee.family)
     batches = Batches(dataset, "train", options.batch, options.seed, place.rank, place.world)
     stream = batches.from_position(begun.position)
     while step < options.steps:
@@ -99,7 +101,7 @@ def _steps(
         step += 1
         last = step == options.steps
         if step % options.log_every == 0 or last or step % options.checkpoint_every == 0:
-            stop = _report(plan, place, meter, step)
+            stop = _report(plan, place, meter, collapse, step)
             if step % options.checkpoint_every == 0 or stop or last:
                 if not checkpoint.finite(trainee):
                     raise FailedError(_not_finite(plan, step))
@@ -176,7 +178,15 @@ class Meter:
         return torch.tensor(peak / 2**30, device=self.place.device)
 
 
-def _report(plan: Plan, place: Place, meter: Meter, step: int) -> bool:
+def _collapse(plan: Plan, place: Place, family: Family) -> Collapse:
+    """What watches for mode collapse; rank 0's, which speaks, knows what a run that goes on has reported."""
+    found, path = Collapse(family, plan.about.run), plan.folder / "progress.jsonl"
+    if place.rank == 0 and path.is_file():
+        found.replay(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+    return found
+
+
+def _report(plan: Plan, place: Place, meter: Meter, collapse: Collapse, step: int) -> bool:
     """Write one line of progress; returns whether the run was asked to stop."""
     asked = place.rank == 0 and (plan.folder / "stop").exists()
     metrics, bad, stop = meter.read(asked)
@@ -185,8 +195,10 @@ def _report(plan: Plan, place: Place, meter: Meter, step: int) -> bool:
     if plan.options.schedule != "constant" or plan.options.warmup:
         metrics["lr_factor"] = factor(plan.options, step - 1)
     if place.rank == 0:
+        said = collapse.see(step, metrics)
+        line = {"step": step, **metrics, **({"warnings": said} if said else {})}
         with (plan.folder / "progress.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **metrics}) + "\n")
+            stream.write(json.dumps(line) + "\n")
     return stop
 
 

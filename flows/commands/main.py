@@ -21,6 +21,7 @@ MODULES = (
     "runs",
     "models",
     "serve",
+    "keys",
     "generate",
     "chat",
     "check",

@@ -22,7 +22,6 @@ Which = Annotated[str, typer.Option("--version", help="A number, champion, or ch
 Detach = Annotated[bool, typer.Option("--detach", help="Leave the server in the background.")]
 Stop = Annotated[bool, typer.Option("--stop", help="End the server in the background.")]
 Status = Annotated[bool, typer.Option("--status", help="Say what runs and what it serves.")]
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def attach(app: typer.Typer) -> None:
@@ -58,12 +57,17 @@ def _start(
     project: Project, product: str, which: str, detach: bool, port: int | None, host: str | None
 ) -> None:
     from components.serving import server
+    from components.serving.keys import keyring
+    from components.settings import LOOPBACK
 
     settings = project.settings
     version = _resolve(project, product, which)
-    if (host or settings.host) not in LOOPBACK:
+    if (host or settings.host) not in LOOPBACK and not any(
+        key.revoked is None for key in keyring(settings).keys().values()
+    ):
         typer.echo(
-            f"Anyone who reaches {host or settings.host} can use this server: there are no keys yet.",
+            f"On {host or settings.host} nobody is let in without a key, and there are none yet; "
+            "make one with genloom keys create NAME.",
             err=True,
         )
     if os.environ.get("RAY_ADDRESS"):

@@ -15,7 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from components.modalities.completion import ChatRequest, CompletionRequest
 from components.modalities.image import ImageRequest
 from components.serving.catalog import Catalog
-from components.serving.routes import chat, completions, health, images, models
+from components.serving.metrics import Metrics, Watched
+from components.serving.routes import chat, completions, health, images, metrics, models
+from components.serving.routes.access import Access, Doorkeeper
 from components.serving.routes.errors import answer, install
 
 BODIES: Mapping[str, type[BaseModel]] = {
@@ -28,8 +30,8 @@ LARGEST_BODY = 2**20
 """Bytes of a request's body."""
 
 
-def create_app(catalog: Catalog) -> FastAPI:
-    """The routes over `catalog`, which is closed when the application ends."""
+def create_app(catalog: Catalog, access: Access | None = None) -> FastAPI:
+    """The routes over `catalog`, which is closed when the application ends; `access` says who is let in."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -43,7 +45,12 @@ def create_app(catalog: Catalog) -> FastAPI:
     install(app, BODIES)
     for part in (models, images, completions, chat, health):
         app.include_router(part.router(catalog))
+    watch = Metrics(catalog, frozenset(app.openapi()["paths"]) | {"/metrics"})
+    app.include_router(metrics.router(watch))
     app.add_middleware(BodyLimit)
+    if access is not None:
+        app.add_middleware(Doorkeeper, access=access)
+    app.add_middleware(Watched, metrics=watch)
     app.add_middleware(RequestName)
     return app
 
