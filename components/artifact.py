@@ -74,14 +74,15 @@ def save(
 ) -> str:
     """Write an artifact to `folder` (replaced whole, atomically) and return its digest.
 
-    `assets` is the folder that holds the modality's files, which are copied into the artifact.
+    `assets` is the folder that holds the modality's files, which are copied into the artifact; of the optional ones
+    those that are there.
     """
     draft = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     # save_file would make a file that only its owner can read, which a shared folder cannot use
     (draft / WEIGHTS).write_bytes(to_bytes(flatten(networks)))
-    files = [WEIGHTS, *kind_of_modality(about.modality).assets]
+    files = [WEIGHTS, *_assets(about.modality, assets)]
     for name in files[1:]:
         assert assets is not None, f"a model of {about.modality} needs the folder of its assets"
         shutil.copyfile(assets / name, draft / name)
@@ -99,6 +100,13 @@ def save(
     (draft / "model.json").write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
     replace_folder(draft, folder)
     return str(manifest["digest"])
+
+
+def _assets(modality: str, folder: Path | None) -> list[str]:
+    """The names of the modality's files that go into an artifact."""
+    kind = kind_of_modality(modality)
+    there = [name for name in kind.optional if folder is not None and (folder / name).is_file()]
+    return [*kind.assets, *there]
 
 
 def replace_folder(draft: Path, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,19 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from components.errors import UserError, unknown
-from components.rows import AnyDataset, DigitsRow, FolderRow, IdxRow, ParquetRow, Row, StdlibRow, TextFilesRow
+from components.image_rows import (
+    ArchiveRow,
+    Captions,
+    Corrupt,
+    DigitsRow,
+    FolderRow,
+    IdxRow,
+    ImageRow,
+    ParquetRow,
+    UnpairedRow,
+)
+from components.row import Row
+from components.rows import AnyDataset, StdlibRow, TextFilesRow
 from components.settings import Settings, read_settings
 
 T = TypeVar("T")
@@ -156,6 +167,9 @@ def read_tables(path: Path) -> Tables:
             raise UserError(
                 f"In {path}, the name “{name}” must be small letters, digits, - and _, at most 63."
             )
+    for name, row in tables.datasets.items():
+        for domain in (row.target, row.origin) if isinstance(row, UnpairedRow) else ():
+            _check_domain(f"datasets.{name}", domain, tables.datasets)
     for name, product in tables.products.items():
         if product.dataset not in tables.datasets:
             raise _dangling(f"products.{name}", unknown("dataset", product.dataset, tables.datasets))
@@ -163,6 +177,16 @@ def read_tables(path: Path) -> Tables:
         if run.product not in tables.products:
             raise _dangling(f"runs.{name}", unknown("product", run.product, tables.products))
     return tables
+
+
+def _check_domain(where: str, name: str, datasets: Mapping[str, AnyDataset]) -> None:
+    """Raise `UserError` unless `name` is a dataset of pictures that can be one of two domains."""
+    if name not in datasets:
+        raise _dangling(where, unknown("dataset", name, datasets))
+    row = datasets[name]
+    if not isinstance(row, ImageRow) or row.gives_source:
+        what = "sources already" if isinstance(row, ImageRow) else "no pictures"
+        raise UserError(f"In params.yaml, {where}: {name} holds {what}; name a dataset of plain pictures.")
 
 
 def _dangling(where: str, error: UserError) -> UserError:
@@ -194,14 +218,18 @@ def _sentence(error: ValidationError, kind: Any, where: str) -> str:
 def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     """The names of the fields that the unknown one at `location` could have been."""
     tables: dict[str, list[type[BaseModel]]] = {
-        "datasets": [DigitsRow, IdxRow, FolderRow, ParquetRow, StdlibRow, TextFilesRow],
+        "datasets": [
+            *(DigitsRow, IdxRow, FolderRow, ParquetRow, ArchiveRow, UnpairedRow),
+            *(StdlibRow, TextFilesRow),
+        ],
         "products": [ProductRow],
         "runs": [RunRow],
     }
     if len(location) == 1:
         return list(getattr(kind, "model_fields", {}))
-    if "train" in location[:-1]:
-        return list(TrainOptions.model_fields)
+    for table, fields in (("train", TrainOptions), ("corrupt", Corrupt), ("captions", Captions)):
+        if table in location[:-1]:
+            return list(fields.model_fields)
     models = tables.get(str(location[0]), [])
     return sorted({name for model in models for name in model.model_fields})
 
@@ -238,40 +266,6 @@ def _scalar(path: str, text: str) -> Any:
         return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError) as error:
         raise UserError(f"The value of {path}, “{text}”, cannot be read as YAML; quote it.") from error
-
-
-def add_dataset(
-    project: Project, name: str, content: Mapping[str, Any], task: str, families: Iterable[str]
-) -> None:
-    """Write a dataset's row, a product of the same name and a run a family into `params.yaml`, with its comments.
-
-    The file is replaced atomically; the tables are checked before. Raises `UserError` if the name is taken.
-    """
-    if not NAME.fullmatch(name):
-        raise UserError(f"“{name}” is no good name; use small letters, digits, - and _, at most 63.")
-    if name in project.tables.datasets:
-        raise UserError(f"There is already a dataset “{name}” in params.yaml; choose another name.")
-    if name in project.tables.products:
-        raise UserError(f"There is already a product “{name}” in params.yaml; choose another name.")
-    yaml = YAML()
-    yaml.width = 110
-    path = project.root / "params.yaml"
-    tables = yaml.load(path.read_text(encoding="utf-8")) or {}
-    for table in ("datasets", "products", "runs"):
-        if tables.get(table) is None:
-            tables[table] = {}
-    tables["datasets"][name] = dict(content)
-    tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
-    for family in families:
-        tables["runs"].setdefault(f"{name}-{family}", {"product": name, "family": family})
-    draft = path.with_name(f".params-{os.getpid()}.yaml")
-    try:
-        with draft.open("w", encoding="utf-8") as stream:
-            yaml.dump(tables, stream)
-        read_tables(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The rows of the table `datasets` in `params.yaml`: one class a source, checked and frozen."""
+"""The rows of the table `datasets` in `params.yaml`: one class a source, checked and frozen; here those of text."""
 
 from __future__ import annotations
 
@@ -7,83 +7,18 @@ from collections.abc import Mapping
 from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-
-class Row(BaseModel):
-    """A row of a table: frozen, and a field it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class RemoteFile(Row):
-    """Bytes that a public URL and a hash name; `sha256` is that of the content after gunzip.
-
-    A `url` such as `mirror:sgd/train.jsonl` says that no server has the file: it must lie in a mirror folder.
-    """
-
-    url: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class Split(Row):
-    """The shares that are held out, by content hash, where the source has no official split."""
-
-    val: float = Field(default=0.1, gt=0, lt=0.5)
-    test: float = Field(default=0.1, gt=0, lt=0.5)
-
-
-class DatasetRow(Row):
-    """What every source has in common."""
-
-    source: str
-    licence: str = "unknown"
-
-
-class ImageRow(DatasetRow):
-    """What every source of pictures has in common."""
-
-    modality: Literal["image"] = "image"
-    split: Split = Split()
-
-
-class DigitsRow(ImageRow):
-    """scikit-learn's bundled digits: 1,797 grey images of 8×8."""
-
-    source: Literal["digits"]
-
-
-class IdxRow(ImageRow):
-    """MNIST's format. `files` names train_images, train_labels, test_images, test_labels."""
-
-    source: Literal["idx"]
-    files: Mapping[Literal["train_images", "train_labels", "test_images", "test_labels"], RemoteFile]
-
-
-Side = Annotated[int, Field(ge=4, le=1024)]
-
-
-class PicturesRow(ImageRow):
-    """Pictures of any size and mode, resized to `size` [height, width] as `fit` says."""
-
-    path: str
-    size: tuple[Side, Side] = (32, 32)
-    channels: Literal[1, 3] = 3
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-
-
-class FolderRow(PicturesRow):
-    """A person's own images: class folders, or files with a `metadata.jsonl`."""
-
-    source: Literal["folder"]
-
-
-class ParquetRow(PicturesRow):
-    """Parquet files with an image column (bytes, or Hugging Face's struct) and, perhaps, a label column."""
-
-    source: Literal["parquet"]
-    image: str = "image"
-    label: str | None = "label"
+from components.image_rows import (
+    OF_PICTURES,
+    ArchiveRow,
+    DigitsRow,
+    FolderRow,
+    IdxRow,
+    ParquetRow,
+    UnpairedRow,
+)
+from components.row import DatasetRow, Part, RemoteFile, Split, check_place
 
 
 class TextSplit(Split):
@@ -114,6 +49,13 @@ class TextRow(DatasetRow):
     split: TextSplit = TextSplit()
     keep: str | None = None
     limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_for_nothing_of_pictures(cls, content: Any) -> Any:
+        for field in sorted(OF_PICTURES & content.keys()) if isinstance(content, Mapping) else ():
+            raise ValueError(f"“{field}” is for pictures and this dataset holds text; leave it out")
+        return content
 
     @field_validator("keep")
     @classmethod
@@ -148,7 +90,6 @@ class StdlibRow(TextRow):
         return "code"
 
 
-Part = Literal["all", "train", "val", "test"]
 Names = Literal["text", "messages", "role", "content", "source", "target"]
 
 
@@ -188,12 +129,7 @@ class TextFilesRow(TextRow):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.path is None) == (not self.files):
-            raise ValueError("give either its path or its files, one of the two")
-        if "all" in self.files and len(self.files) > 1:
-            raise ValueError("files has “all” beside official splits; leave one of them out")
-        if self.files and not {"all", "train"} & self.files.keys():
-            raise ValueError("files has no “train”; add it, or name a single file “all”")
+        check_place(self.path, self.files)
         return self
 
     def field(self, name: Names) -> str:
@@ -221,5 +157,6 @@ def filled(template: str, values: Mapping[str, Any]) -> str:
 
 
 AnyDataset = Annotated[
-    DigitsRow | IdxRow | FolderRow | ParquetRow | StdlibRow | TextFilesRow, Field(discriminator="source")
+    DigitsRow | IdxRow | FolderRow | ParquetRow | ArchiveRow | UnpairedRow | StdlibRow | TextFilesRow,
+    Field(discriminator="source"),
 ]

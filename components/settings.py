@@ -28,6 +28,10 @@ QUIET = {
 """Every library asks nobody, tells nobody and shares the cores, unless the caller's environment says otherwise."""
 
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""The hosts that only this machine reaches."""
+
+
 class Settings(BaseSettings):
     """The environment of one project, read once; `home` is where all local state lives."""
 

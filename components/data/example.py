@@ -26,21 +26,19 @@ OFFICIAL: dict[str, Split] = {
 """The names of folders and files that mark an official split."""
 
 
-class NotAPicture(Exception):  # noqa: N818 - it names a finding about one file, which is then left out
-    """This entry holds no picture that can be read; the message is the reason."""
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One picture of a source before it is decoded; `load` raises `NotAPicture`.
 
-    `label` is the name of its class, if the source has classes; `split` its official split, if it has one.
+    `label` is the name of its class, if the source has classes; `split` its official split, if it has one; `caption`
+    says what is to be seen, if the source has captions.
     """
 
     name: str
     load: Callable[[], Pixels]
     label: str | None = None
     split: Split | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class Source:
     """What is to be read: at most `total` entries, all of one `shape` [C, H, W] once they are decoded.
 
     `classes` are the names in their official order, if the source has one; `ignored` names its columns that
-    are not used.
+    are not used. Of `paired` ones, each entry is decoded to [2C, H, W]: what is wanted above what it is made of.
     """
 
     shape: tuple[int, int, int]
@@ -64,6 +62,7 @@ class Source:
     entries: Iterable[Entry | Dropped]
     classes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    paired: bool = False
 
 
 def legible(name: str) -> str:

@@ -16,7 +16,7 @@ import httpx
 from components.data.dataset import file_hash
 from components.data.example import Progress
 from components.errors import UserError
-from components.rows import RemoteFile
+from components.row import RemoteFile
 from components.settings import Settings
 
 PIECE = 2**20

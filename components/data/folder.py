@@ -1,49 +1,57 @@
-"""A person's own images: class folders, or files with a `metadata.jsonl` as in Hugging Face's imagefolder."""
+"""Pictures in folders or archives: class folders, or files with a `metadata.jsonl` as in Hugging Face's imagefolder."""
 
 from __future__ import annotations
 
 import json
-import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.data.dataset import Split
-from components.data.example import OFFICIAL, Dropped, Entry, Source, legible
+from components.data.example import OFFICIAL, Dropped, Entry, Pixels, Source, legible
 from components.data.images import read_picture
-from components.errors import UserError
-from components.rows import FolderRow
+from components.data.paired import find_pairs
+from components.data.trees import Folder, Tree
+from components.errors import UserError, unknown
+from components.image_rows import FolderRow, TreeRow
 
 METADATA = "metadata.jsonl"
 
 
 def open_folder(root: Path, row: FolderRow) -> Source:
     """The pictures below `root`, sorted by path; hidden files are not looked at. Raises `UserError`."""
-    if not root.is_dir():
-        raise UserError(f"{root} is no folder; give the folder that holds the pictures.")
-    files = list(_walk(root))
-    described = _read_metadata(root, files)
-    pictures = [file for file in files if posixpath.basename(file) != METADATA]
+    return open_tree(Folder(root), row)
+
+
+def open_tree(tree: Tree, row: TreeRow, split: Split | None = None) -> Source:
+    """The pictures of a tree, all of the official `split` if one is given; raises `UserError`."""
+    shape = (row.channels, *row.size)
+    described = _read_metadata(tree, row.caption)
+    pictures = [file for file in tree.files if posixpath.basename(file) != METADATA]
     if not pictures:
-        raise UserError(f"The folder {root} is empty; put pictures into it, one folder a class.")
-    official = _is_official(pictures)
+        raise UserError(f"The folder {tree.where} is empty; put pictures into it, one folder a class.")
+    official = split is None and _is_official(pictures)
+    if row.paired:
+        pairs = find_pairs(tree, pictures, row, official, split)
+        return Source(shape=shape, total=len(pairs), entries=pairs, paired=True)
     classes = any(len(_below_split(file, official)) > 1 for file in pictures)
-    layout = _Layout(official, classes, described)
-    found = [_found(root, file, layout, row) for file in pictures]
+    layout = _Layout(official, split, classes, described)
+    found = [_found(tree, file, layout, row) for file in pictures]
     missing = [] if described is None else sorted(described.labels.keys() - set(pictures))
     found += [Dropped(legible(file), f"named in {METADATA}, but not there") for file in missing]
     ignored = () if described is None else described.ignored
-    return Source(shape=(row.channels, *row.size), total=len(found), entries=found, ignored=ignored)
+    return Source(shape=shape, total=len(found), entries=found, ignored=ignored)
 
 
 @dataclass(frozen=True)
 class _Described:
-    """What the metadata files say: the label of each path, and the columns that are not used."""
+    """What the metadata files say: label and caption of each path, and the columns that are not used."""
 
     labels: Mapping[str, str | None]
+    captions: Mapping[str, str | None]
     ignored: tuple[str, ...]
 
     @property
@@ -53,21 +61,12 @@ class _Described:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the folder is to be read: are its top folders official splits, has it class folders, metadata?"""
+    """How the tree is to be read: are its top folders official splits, has it class folders, metadata?"""
 
     official: bool
+    split: Split | None
     classes: bool
     described: _Described | None
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """All files below `root` by relative path with slashes, sorted; a link to a folder stands for itself."""
-    for folder, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        links = [name for name in names if (Path(folder) / name).is_symlink()]
-        for name in sorted([*files, *links]):
-            if not name.startswith("."):
-                yield (Path(folder) / name).relative_to(root).as_posix()
 
 
 def _is_official(files: list[str]) -> bool:
@@ -81,45 +80,65 @@ def _below_split(file: str, official: bool) -> list[str]:
     return parts[1:] if official and len(parts) > 1 else parts
 
 
-def _found(root: Path, file: str, layout: _Layout, row: FolderRow) -> Entry | Dropped:
+def _found(tree: Tree, file: str, layout: _Layout, row: TreeRow) -> Entry | Dropped:
     """One file as an entry, or why it is left out."""
     top, _, rest = file.partition("/")
     name = legible(file)
     if layout.official and not rest:
         return Dropped(name, "beside the folders of the splits, so in none of them")
-    split: Split | None = OFFICIAL[top.lower()] if layout.official else None
-    label = None
+    split = OFFICIAL[top.lower()] if layout.official else layout.split
+    label = caption = None
     if layout.described is not None:
         if file not in layout.described.labels:
             return Dropped(name, f"not named in {METADATA}")
-        label = layout.described.labels[file]
+        label, caption = layout.described.labels[file], layout.described.captions[file]
         if label is None and layout.described.labelled:
             return Dropped(name, f"without a label in {METADATA}")
+        if caption is None and row.caption is not None:
+            return Dropped(name, f"without a caption in {METADATA}")
     elif layout.classes:
         parts = _below_split(file, layout.official)
         if len(parts) == 1:
             return Dropped(name, "beside the folders of the classes, so in none of them")
         label = legible(parts[0])
-    load = partial(read_picture, root / file, row.size, row.channels, row.fit)
-    return Entry(name, load, label, split)
+    load = partial(_read, tree, file, row)
+    return Entry(name, load, label, split, caption)
 
 
-def _read_metadata(root: Path, files: list[str]) -> _Described | None:
-    """What all `metadata.jsonl` below `root` say, or None if there is none; raises `UserError`."""
-    tables = [file for file in files if posixpath.basename(file) == METADATA]
+def _read(tree: Tree, file: str, row: TreeRow) -> Pixels:
+    return read_picture(tree.content(file), row.size, row.channels, row.fit)
+
+
+def _read_metadata(tree: Tree, caption: str | None) -> _Described | None:
+    """What all `metadata.jsonl` of the tree say, or None if there is none; raises `UserError`.
+
+    `caption` is the key of the captions, if they are wanted.
+    """
+    tables = [file for file in tree.files if posixpath.basename(file) == METADATA]
     if not tables:
+        if caption is not None:
+            raise UserError(
+                f"There is no {METADATA} in {tree.where} that could hold the captions “{caption}”; write one as "
+                "docs/data.md shows, or leave caption out of the row."
+            )
         return None
     labels: dict[str, str | None] = {}
+    captions: dict[str, str | None] = {}
     columns: set[str] = set()
     for table in tables:
-        with (root / table).open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    content = _line(line, f"{root / table}, line {number}")
-                    path = posixpath.join(posixpath.dirname(table), content["file_name"])
-                    labels[posixpath.normpath(path)] = _label(content, f"{root / table}, line {number}")
-                    columns |= content.keys()
-    return _Described(labels, tuple(map(legible, sorted(columns - {"file_name", "label"}))))
+        for number, line in enumerate(tree.lines(table), start=1):
+            if line.strip():
+                where = f"{tree.place(table)}, line {number}"
+                content = _line(line, where)
+                path = posixpath.normpath(posixpath.join(posixpath.dirname(table), content["file_name"]))
+                labels[path] = _label(content, where)
+                captions[path] = _caption(content, caption, where)
+                columns |= content.keys()
+    if caption is not None and caption not in columns:
+        raise unknown(f"key in {tree.place(tables[0])}", caption, sorted(map(legible, columns)))
+    return _Described(
+        labels, captions, tuple(map(legible, sorted(columns - {"file_name", "label", caption})))
+    )
 
 
 def _line(text: bytes, where: str) -> dict[str, Any]:
@@ -139,3 +158,12 @@ def _label(content: Mapping[str, Any], where: str) -> str | None:
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise UserError(f"{where} has the label {label!r}; a label is a text or a whole number.")
     return legible(str(label))
+
+
+def _caption(content: Mapping[str, Any], key: str | None, where: str) -> str | None:
+    found = content.get(key) if key is not None else None
+    if found is None:
+        return None
+    if not isinstance(found, str):
+        raise UserError(f"{where} has the caption {found!r}; a caption is a text.")
+    return legible(found).strip() or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.data.archive import official
 from components.data.dataset import Split
-from components.data.example import OFFICIAL, Dropped, Entry, Source, legible
-from components.data.images import read_picture
+from components.data.example import OFFICIAL, Dropped, Entry, Progress, Source, legible
+from components.data.fetch import fetch
+from components.data.images import read_stack
 from components.errors import UserError, unknown
-from components.rows import ParquetRow
+from components.image_rows import ParquetRow
+from components.project import Project
 
 ROWS = 256
 """Rows of encoded pictures that are read at once."""
@@ -29,21 +32,39 @@ def open_parquet(path: Path, row: ParquetRow) -> Source:
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if not files:
         raise UserError(f"There is no *.parquet in {path}; give a Parquet file or the folder of some.")
+    names = {file: file.name if file == path else file.relative_to(path).as_posix() for file in files}
+    return open_tables(
+        {file: (legible(names[file]), split) for file, split in _splits(path, files).items()}, row
+    )
+
+
+def open_remote_parquet(project: Project, row: ParquetRow, progress: Progress) -> Source:
+    """The rows of the Parquet files that `row` names by URL and hash; raises `UserError`."""
+    files = {
+        fetch(file, project.settings, progress): (part, official(part)) for part, file in row.files.items()
+    }
+    return open_tables(files, row)
+
+
+def open_tables(tables: Mapping[Path, tuple[str, Split | None]], row: ParquetRow) -> Source:
+    """The rows of Parquet files, each with what it is called and its official split; raises `UserError`."""
+    files = list(tables)
     facts = {file: _metadata(file) for file in files}
     first = facts[files[0]].schema.to_arrow_schema()
     label = row.label
     if label not in first.names and "label" not in row.model_fields_set:
         label = None  # only the default name: such a dataset has no classes
     for file in files:
-        _check(file, facts[file].schema.to_arrow_schema(), row.image, label)
-    splits = _splits(path, files)
-    table = _Table(path, row, label, _class_names(first, label))
+        _check(file, facts[file].schema.to_arrow_schema(), row, label)
+    table = _Table(row, label, _class_names(first, label))
+    used = {row.image, label, row.caption, row.origin}
     return Source(
         shape=(row.channels, *row.size),
         total=sum(fact.num_rows for fact in facts.values()),
-        entries=(found for file in files for found in table.rows(file, splits.get(file))),
+        entries=(found for file, (name, split) in tables.items() for found in table.rows(file, name, split)),
         classes=table.classes,
-        ignored=tuple(sorted(set(first.names) - {row.image, label})),
+        ignored=tuple(sorted(set(first.names) - used)),
+        paired=row.paired,
     )
 
 
@@ -51,37 +72,47 @@ def open_parquet(path: Path, row: ParquetRow) -> Source:
 class _Table:
     """The files of a dataset as one table: where its pictures and labels stand."""
 
-    root: Path
     row: ParquetRow
     label: str | None
     classes: tuple[str, ...]
 
-    def rows(self, file: Path, split: Split | None) -> Iterator[Entry | Dropped]:
+    def rows(self, file: Path, name: str, split: Split | None) -> Iterator[Entry | Dropped]:
         """The entries of one file, read a few hundred rows at a time."""
-        columns = [self.row.image, *([self.label] if self.label else [])]
-        name = legible(file.name if file == self.root else file.relative_to(self.root).as_posix())
-        number = 0
+        row, number = self.row, 0
+        columns = [
+            column for column in (row.image, row.origin, self.label, row.caption) if column is not None
+        ]
         with _whole(file), pq.ParquetFile(file) as table:
             for batch in table.iter_batches(ROWS, columns=columns):
-                pictures = batch.column(self.row.image).to_pylist()
-                labels = batch.column(self.label).to_pylist() if self.label else [None] * len(pictures)
-                for picture, label in zip(pictures, labels, strict=True):
-                    yield self._found(f"{name}#{number}", picture, label, split)
+                for found in batch.to_pylist():
+                    yield self._found(f"{name}#{number}", found, split)
                     number += 1
 
-    def _found(self, name: str, picture: Any, label: Any, split: Split | None) -> Entry | Dropped:
-        data = picture["bytes"] if isinstance(picture, dict) else picture
-        if data is None:
+    def _found(self, name: str, found: Mapping[str, Any], split: Split | None) -> Entry | Dropped:
+        """One row as an entry, or why it is left out."""
+        row = self.row
+        cells = [_bytes(found[column]) for column in (row.image, row.origin) if column is not None]
+        pictures = [cell for cell in cells if cell is not None]
+        if len(pictures) < len(cells):
             return Dropped(name, "without the bytes of a picture")
+        label = None if self.label is None else found[self.label]
         if self.label is not None and label is None:
             return Dropped(name, "without a label")
         if self.classes and isinstance(label, int):
             if not 0 <= label < len(self.classes):
                 return Dropped(name, "with a label that has no name")
             label = self.classes[label]
-        row = self.row
-        load = partial(read_picture, data, row.size, row.channels, row.fit)
-        return Entry(name, load, None if label is None else str(label), split)
+        caption = None if row.caption is None else (found[row.caption] or "").strip()
+        if caption == "":
+            return Dropped(name, "without a caption")
+        load = partial(read_stack, pictures, row.size, row.channels, row.fit)
+        return Entry(name, load, None if label is None else str(label), split, caption)
+
+
+def _bytes(picture: Any) -> bytes | None:
+    """The encoded picture in a cell, which may be Hugging Face's struct."""
+    found: bytes | None = picture["bytes"] if isinstance(picture, dict) else picture
+    return found
 
 
 @contextmanager
@@ -99,26 +130,39 @@ def _metadata(file: Path) -> pq.FileMetaData:
         return pq.read_metadata(file)
 
 
-def _check(file: Path, schema: pa.Schema, image: str, label: str | None) -> None:
+def _check(file: Path, schema: pa.Schema, row: ParquetRow, label: str | None) -> None:
     """Raise `UserError` unless `file` has the columns, and they are of types that can be read."""
-    for column in (image, label):
+    for column in (row.image, row.origin, label, row.caption):
         if column is not None and column not in schema.names:
             raise unknown(f"column in {file}", column, schema.names)
         if column is not None and schema.names.count(column) > 1:
             raise UserError(f"{file} has two columns “{column}”; rename one and write the file again.")
-    kind = schema.field(image).type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise UserError(f"The column “{image}” of {file} holds {kind}, not encoded pictures; name another.")
-    if label is None:
-        return
-    kind = schema.field(label).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    for column in (row.image, row.origin):
+        kind = None if column is None else _kind(schema, column)
+        if kind is not None and not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise UserError(
+                f"The column “{column}” of {file} holds {kind}, not encoded pictures; name another."
+            )
+    kind = None if label is None else _kind(schema, label)
+    if kind is not None and not (pa.types.is_integer(kind) or _is_text(kind)):
         raise UserError(
             f"The column “{label}” of {file} holds {kind}, not texts or whole numbers; name another."
         )
+    kind = None if row.caption is None else _kind(schema, row.caption)
+    if kind is not None and not _is_text(kind):
+        raise UserError(f"The column “{row.caption}” of {file} holds {kind}, not texts; name another.")
+
+
+def _kind(schema: pa.Schema, column: str) -> pa.DataType:
+    """The type of what a column holds, also of Hugging Face's struct and of a dictionary."""
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return kind.field("bytes").type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
@@ -133,7 +177,7 @@ def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
     return tuple(map(legible, found)) if whole else ()
 
 
-def _splits(root: Path, files: list[Path]) -> dict[Path, Split]:
+def _splits(root: Path, files: list[Path]) -> dict[Path, Split | None]:
     """The official split of each file, if all file names (or their folders) begin with one, train among them."""
     found: dict[Path, Split] = {}
     for file in files:
@@ -142,4 +186,5 @@ def _splits(root: Path, files: list[Path]) -> dict[Path, Split]:
         official = [OFFICIAL[word] for word in words if word in OFFICIAL]
         if official:
             found[file] = official[-1]
-    return found if len(found) == len(files) and "train" in found.values() else {}
+    whole = len(found) == len(files) and "train" in found.values()
+    return {file: found[file] if whole else None for file in files}

@@ -8,22 +8,27 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL.Image import DecompressionBombWarning
 
+from components.data.conditioned import Beside, beside, revision
 from components.data.dataset import Split, file_hash
-from components.data.example import Dropped, Entry, NotAPicture, Pixels, Progress, Source
+from components.data.example import Dropped, Entry, Pixels, Progress, Source
 from components.data.report import Tally, Written
 from components.data.sources import open_source
-from components.data.spool import Spool, parts
+from components.data.spool import Column, Spool, parts, write_columns
 from components.errors import UserError
-from components.modalities.image import grid, schema
+from components.image_rows import ImageRow
+from components.modalities.decoding import NotAPicture
+from components.modalities.image import Image, grid, schema
 from components.project import Project
-from components.rows import ImageRow
 
 WINDOW_BYTES = 64 * 2**20
 """Bytes of decoded pictures that wait in memory to be written."""
@@ -32,12 +37,32 @@ WINDOW_BYTES = 64 * 2**20
 def write_pictures(project: Project, name: str, row: ImageRow, folder: Path, progress: Progress) -> Written:
     """Read the pictures of `row` and write the splits and `preview.png` into `folder`; raises `UserError`."""
     source = open_source(project, row, progress)
-    with Spool(folder / "spool", source.shape) as spool:
-        tally = _read(name, source, spool, progress)
-        return _write(folder, name, row, source, spool, tally)
+    check_shape(name, row, source.shape)
+    with Spool(folder / "spool", spooled(source)) as spool:
+        tally = read(name, source, spool, progress)
+        splits = spool.splits(row.split)
+        check_splits(name, row, splits, tally)
+        draft = Draft(
+            source.shape, spool, splits, list(source.classes) or spool.classes(), beside(row, spool, splits)
+        )
+        return write(folder, name, row, draft, tally, source.ignored)
 
 
-def _read(name: str, source: Source, spool: Spool, progress: Progress) -> Tally:
+def check_shape(name: str, row: ImageRow, shape: tuple[int, int, int]) -> None:
+    """Raise `UserError` for what the row asks of pictures [C, H, W] and they cannot be."""
+    try:
+        row.check_shape(*shape)
+    except ValueError as error:
+        raise UserError(f"In params.yaml, datasets.{name}: {error}.") from error
+
+
+def spooled(source: Source) -> tuple[int, int, int]:
+    """The shape of what is decoded of an entry: of pairs, both pictures above each other."""
+    channels, height, width = source.shape
+    return (2 * channels if source.paired else channels), height, width
+
+
+def read(name: str, source: Source, spool: Spool, progress: Progress) -> Tally:
     """Decode every entry into the spool, except what cannot be read and what is there already."""
     tally = Tally()
     for found in _decoded(source):
@@ -46,7 +71,7 @@ def _read(name: str, source: Source, spool: Spool, progress: Progress) -> Tally:
             tally.drop(found.name, found.reason)
         else:
             entry, image = found
-            fault = spool.add(image, entry.label, entry.split)
+            fault = spool.add(image, entry.label, entry.split, entry.caption)
             if fault:
                 tally.drop(entry.name, fault)
         progress(f"{name} (pictures)", tally.read, source.total)
@@ -75,24 +100,49 @@ def _load(entries: Sequence[Entry | Dropped]) -> list[tuple[Entry, Pixels] | Dro
     return loaded
 
 
-def _write(folder: Path, name: str, row: ImageRow, source: Source, spool: Spool, tally: Tally) -> Written:
-    """Write the splits and the preview."""
-    splits = spool.splits(row.split)
-    _check_splits(name, row, splits, tally)
-    classes = list(source.classes) or spool.classes()
+@dataclass(frozen=True)
+class Draft:
+    """What is to be written: pictures of one `shape` [C, H, W] in splits, and what stands beside them."""
+
+    shape: tuple[int, int, int]
+    spool: Spool
+    splits: Mapping[Split, Sequence[str]]
+    classes: Sequence[str]
+    beside: Beside
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """What makes the columns of the rows, but for their ids."""
+        spool, classes, channels = self.spool, self.classes, slice(self.shape[0])
+        found: dict[str, Column] = {"image": lambda keys: spool.images(keys, channels)}
+        if classes:
+            found["label"] = lambda keys: spool.labels(keys, classes)
+        return {**found, **self.beside.columns}
+
+
+def write(
+    folder: Path, name: str, row: ImageRow, draft: Draft, tally: Tally, ignored: Sequence[str]
+) -> Written:
+    """Write the splits, what stands beside them, and the preview."""
+    found, splits, classes = draft.beside, draft.splits, draft.classes
     about = {"name": name, "licence": row.licence, "source": row.source}
-    arrow = schema(source.shape, classes, about)
+    length = None if found.prompts is None else found.prompts.length
+    arrow = schema(draft.shape, classes, about, found.source, length, "source_label" in found.columns)
+    size = math.prod(draft.shape) + math.prod(found.source or (0,)) + 4 * (length or 0)
     files = {}
     for split, keys in splits.items():
-        for path, rows in spool.write(folder / split, keys, arrow, classes):
+        for path, rows in write_columns(folder / split, keys, arrow, draft.columns, size):
             files[f"{split}/{path.name}"] = {"rows": rows, "sha256": file_hash(path)}
+    assets = found.save(folder)
     manifest = {
         **about,
         "modality": row.modality,
-        "revision": spool.revision(splits, classes),
-        "shape": list(source.shape),
+        "revision": revision(draft.spool.revision(splits, classes), found, assets),
+        **found.manifest(draft.shape),
         "classes": classes,
         "files": files,
+        **({"assets": assets} if assets else {}),
+        **({"details": found.details} if found.details else {}),
     }
     report = {
         "dataset": name,
@@ -100,15 +150,15 @@ def _write(folder: Path, name: str, row: ImageRow, source: Source, spool: Spool,
         "read": tally.read,
         "kept": sum(len(keys) for keys in splits.values()),
         "dropped": tally.dropped(),
-        "ignored_columns": list(source.ignored),
-        "splits": {split: _count(spool, keys, classes) for split, keys in splits.items()},
+        "ignored_columns": list(ignored),
+        **found.facts,
+        "splits": {split: _count(draft.spool, keys, classes) for split, keys in splits.items()},
     }
-    some = spool.pictures(splits["train"][: _preview_size(source.shape)])
-    (folder / "preview.png").write_bytes(grid(torch.from_numpy(some).float() / 127.5 - 1))
+    (folder / "preview.png").write_bytes(preview(folder, manifest["shape"]))
     return Written(manifest, report)
 
 
-def _check_splits(name: str, row: ImageRow, splits: Mapping[Split, Sequence[str]], tally: Tally) -> None:
+def check_splits(name: str, row: ImageRow, splits: Mapping[Split, Sequence[str]], tally: Tally) -> None:
     """Raise `UserError` with the arithmetic unless every split has a row."""
     if all(splits.values()):
         return
@@ -132,6 +182,20 @@ def _count(spool: Spool, keys: Sequence[str], classes: Sequence[str]) -> dict[st
     return {"rows": len(keys), "classes": {name: counts[name] for name in classes}}
 
 
-def _preview_size(shape: Sequence[int]) -> int:
-    """As many pictures as make a sheet of at most about 1,024 pixels a side, but 4 at least, 100 at most."""
-    return min(100, max(2, 1024 // max(shape[1:])) ** 2)
+def preview(folder: Path, shape: Sequence[int]) -> bytes:
+    """A sheet of the first training pictures, each behind its source where it has one; about 1,024 pixels a side."""
+    most = min(100, max(2, 1024 // max(shape[1:])) ** 2)
+    tensors = Image(folder)
+    batch = tensors.batch(tensors.columns(first_rows(folder / "train" / "00000.parquet", most)))
+    if batch.source is None:
+        return grid(batch.data)
+    channels = batch.data.shape[1]
+    pairs = torch.stack([batch.source[:, :channels].expand_as(batch.data), batch.data], dim=1)
+    some = pairs.flatten(0, 1)[:most]
+    return grid(some, columns=2 * max(1, round(len(some) ** 0.5 / 2)))
+
+
+def first_rows(path: Path, most: int) -> pa.Table:
+    """The first rows of a Parquet file, at most `most`."""
+    with pq.ParquetFile(path) as file:
+        return pa.Table.from_batches([next(file.iter_batches(most))])

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from components.data.archive import open_archive
 from components.data.dataset import Split
 from components.data.example import Entry, Pixels, Progress, Source
 from components.data.fetch import fetch
 from components.data.folder import open_folder
-from components.data.parquet import open_parquet
+from components.data.parquet import open_parquet, open_remote_parquet
 from components.errors import UserError
+from components.image_rows import ArchiveRow, DigitsRow, FolderRow, IdxRow, ImageRow, ParquetRow
 from components.project import Project
-from components.rows import DigitsRow, FolderRow, IdxRow, ImageRow, ParquetRow
 
 
 def open_source(project: Project, row: ImageRow, progress: Progress) -> Source:
@@ -26,11 +27,14 @@ def open_source(project: Project, row: ImageRow, progress: Progress) -> Source:
         return _digits()
     if isinstance(row, IdxRow):
         return _idx(project, row, progress)
-    assert isinstance(row, FolderRow | ParquetRow)
-    path = source_path(project, row.path)
+    if isinstance(row, ArchiveRow):
+        return open_archive(project, row, progress)
     if isinstance(row, FolderRow):
-        return open_folder(path, row)
-    return open_parquet(path, row)
+        return open_folder(source_path(project, row.path), row)
+    assert isinstance(row, ParquetRow)
+    if row.path is None:
+        return open_remote_parquet(project, row, progress)
+    return open_parquet(source_path(project, row.path), row)
 
 
 def source_path(project: Project, path: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +17,15 @@ import pyarrow.parquet as pq
 
 from components.data.dataset import SPLITS, Split
 from components.data.example import Pixels
-from components.rows import Split as Shares
+from components.row import Split as Shares
 
 GROUP_ROWS, GROUP_BYTES, FILE_BYTES = 8192, 16 * 2**20, 512 * 2**20
 """The most rows and bytes of pictures in a row group, and bytes in a file."""
 
+ALL = slice(None)
 T = TypeVar("T")
+Column = Callable[[Sequence[str]], pa.Array]
+"""Makes a column for the rows of some contents."""
 HELD_OUT: dict[Split | None, int] = {None: 0, "train": 0, "val": 1, "test": 2}
 
 
@@ -33,6 +36,7 @@ class _Place:
     index: int
     label: str | None
     split: Split | None
+    caption: str | None
 
 
 @dataclass
@@ -56,7 +60,9 @@ class Spool:
         self._file.close()
         self.path.unlink()
 
-    def add(self, image: Pixels, label: str | None, split: Split | None) -> str | None:
+    def add(
+        self, image: Pixels, label: str | None, split: Split | None, caption: str | None = None
+    ) -> str | None:
         """Keep a picture, or return why not: its content is there already.
 
         Of a content in two official splits the held-out copy counts: tests stay whole and do not leak.
@@ -64,12 +70,12 @@ class Spool:
         key = content_id(image)
         place = self._places.get(key)
         if place is None:
-            self._places[key] = _Place(len(self._places), label, split)
+            self._places[key] = _Place(len(self._places), label, split, caption)
             self._file.write(image.data)
             return None
         same = place.label == label
         if HELD_OUT[split] > HELD_OUT[place.split]:
-            place.label, place.split = label, split
+            place.label, place.split, place.caption = label, split, caption
         return "the same picture as another" if same else "the same picture as another in a different class"
 
     def classes(self) -> list[str]:
@@ -95,6 +101,10 @@ class Spool:
         """The class of a content."""
         return self._places[key].label
 
+    def caption(self, key: str) -> str | None:
+        """What is said of a content."""
+        return self._places[key].caption
+
     def revision(self, splits: Mapping[Split, Sequence[str]], classes: Sequence[str]) -> str:
         """The sha256 of what the dataset is: shape, classes, and each row's split, content and class."""
         digest = hashlib.sha256(json.dumps(["image", list(self.shape), list(classes)]).encode())
@@ -109,30 +119,43 @@ class Spool:
         rows = np.memmap(self.path, np.uint8, "r").reshape(-1, *self.shape)
         return np.asarray(rows[[self._places[key].index for key in keys]])
 
-    def write(
-        self, folder: Path, keys: Sequence[str], schema: pa.Schema, classes: Sequence[str]
-    ) -> Iterator[tuple[Path, int]]:
-        """Write these rows to `folder`/00000.parquet and on; yields each file and how many rows it has."""
-        folder.mkdir(parents=True)
-        size = math.prod(self.shape)
-        group = max(1, min(GROUP_ROWS, GROUP_BYTES // size))
-        file = max(1, FILE_BYTES // (group * size)) * group
-        numbers = {name: number for number, name in enumerate(classes)}
-        for count, part in enumerate(parts(keys, file)):
-            path = folder / f"{count:05d}.parquet"
-            with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["label"]) as writer:
-                for some in parts(part, group):
-                    writer.write_table(self._table(some, schema, numbers), row_group_size=group)
-            yield path, len(part)
+    def images(self, keys: Sequence[str], channels: slice = ALL) -> pa.Array:
+        """The bytes of these contents, of some of their channels, as Parquet holds them."""
+        return binary(self.pictures(keys)[:, channels])
 
-    def _table(self, keys: Sequence[str], schema: pa.Schema, numbers: dict[str, int]) -> pa.Table:
-        images = pa.FixedSizeBinaryArray.from_buffers(
-            schema.field("image").type, len(keys), [None, pa.py_buffer(self.pictures(keys))]
-        )
-        columns: list[Any] = [pa.array(keys, pa.string()), images]
-        if numbers:
-            columns.append(pa.array([numbers[str(self.label(key))] for key in keys], pa.int32()))
-        return pa.Table.from_arrays(columns, schema=schema)
+    def labels(self, keys: Sequence[str], classes: Sequence[str]) -> pa.Array:
+        """The numbers of the classes of these contents, −1 for a class that is not among them."""
+        numbers = {name: number for number, name in enumerate(classes)}
+        return pa.array([numbers.get(str(self.label(key)), -1) for key in keys], pa.int32())
+
+
+def binary(rows: np.ndarray[Any, Any]) -> pa.Array:
+    """Rows of numbers [N, …] as their bytes, each of the same size."""
+    flat = np.ascontiguousarray(rows)
+    size = flat.itemsize * math.prod(flat.shape[1:])
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(flat), [None, pa.py_buffer(flat)])
+
+
+def write_columns(
+    folder: Path, keys: Sequence[str], schema: pa.Schema, columns: Mapping[str, Column], size: int
+) -> Iterator[tuple[Path, int]]:
+    """Write rows of about `size` bytes to `folder`/00000.parquet and on; yields each file and how many rows it has.
+
+    `columns` make the content of each field of `schema`, but of `id`, for some of the `keys`.
+    """
+    folder.mkdir(parents=True)
+    group = max(1, min(GROUP_ROWS, GROUP_BYTES // size))
+    file = max(1, FILE_BYTES // (group * size)) * group
+    for count, part in enumerate(parts(keys, file)):
+        path = folder / f"{count:05d}.parquet"
+        with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["label"]) as writer:
+            for some in parts(part, group):
+                made = {
+                    "id": pa.array(some, pa.string()),
+                    **{name: make(some) for name, make in columns.items()},
+                }
+                writer.write_table(pa.table(made, schema=schema), row_group_size=group)
+        yield path, len(part)
 
 
 def content_id(image: Pixels) -> str:

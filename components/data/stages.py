@@ -19,23 +19,27 @@ from ruamel.yaml.error import YAMLError
 from components.data.dataset import Dataset, open_dataset
 from components.data.example import Progress, legible
 from components.errors import FailedError, UserError
+from components.image_rows import FolderRow, ParquetRow, UnpairedRow
 from components.project import Project
-from components.rows import FolderRow, ParquetRow, TextFilesRow
+from components.rows import TextFilesRow
 from components.settings import writable_home
 
 CODE = {
-    "digits": ("pictures", "sources"),
-    "idx": ("pictures", "sources"),
-    "folder": ("pictures", "folder", "images"),
-    "parquet": ("pictures", "parquet", "images"),
+    "digits": ("pictures", "conditioned", "sources"),
+    "idx": ("pictures", "conditioned", "sources"),
+    "folder": ("pictures", "conditioned", "folder", "images", "paired", "trees"),
+    "archive": ("pictures", "conditioned", "archive", "folder", "images", "paired", "trees"),
+    "parquet": ("pictures", "conditioned", "parquet", "images"),
+    "unpaired": ("pictures", "conditioned", "unpaired", "images"),
     "stdlib": ("text", "documents", "encoding", "packing", "records", "stdlib", "texts"),
     "text": ("text", "documents", "encoding", "packing", "records", "single", "texts"),
 }
 """The modules beside prepare, report, spool and example that decide what a source becomes.
 
-modalities/image.py is left out although it gives the schema and the preview: nearly all of it serves requests, and
-each change of it would prepare all data again; so are modalities/text.py and modalities/tokenizer.py. Whoever changes
-`schema` or `train_tokenizer` there prepares with --force.
+Where files are decoded, modalities/decoding.py decides too. modalities/image.py is left out although it gives the
+schema and the preview: nearly all of it serves requests, and each change of it would prepare all data again; so are
+modalities/text.py and modalities/tokenizer.py. Whoever changes `schema` or `train_tokenizer` there prepares with
+--force.
 """
 PROGRESS = re.compile(r"(.+): (\d+)/(\d+)")
 
@@ -81,14 +85,16 @@ def ensure_workspace(project: Project) -> None:
 def ensure_stage(project: Project, name: str) -> None:
     """Write the stage of a dataset into `dvc.yaml`, unless one is there that depends on all that it should."""
     wanted = _dependencies(project, name)
-    stage = _stages(project).get(stage_name(name))
-    written = {path for dependency in (stage or {}).get("deps", []) for path in _paths(dependency)}
-    if stage is not None and wanted <= written:
+    rows = {f"datasets.{row}" for row in rows_of(project, name)}
+    stage = _stages(project).get(stage_name(name)) or {}
+    written = {path for dependency in stage.get("deps", []) for path in _paths(dependency)}
+    if wanted <= written and rows <= {str(parameter) for parameter in stage.get("params", [])}:
         return
     options = [option for path in sorted(wanted) for option in ("-d", path)]
+    options += [option for row in sorted(rows) for option in ("-p", row)]
     out = (project.prepared / name).relative_to(project.root).as_posix()
     # the output persists while the stage runs: what was prepared stays until the new data replaces it
-    options += ["-p", f"datasets.{name}", "--outs-persist", out]
+    options += ["--outs-persist", out]
     command = f"python -m components.data.prepare {name}"
     run_dvc(project, ["stage", "add", "--force", "-n", stage_name(name), *options, command])
 
@@ -174,16 +180,24 @@ def _paths(dependency: str | Mapping[str, Any]) -> list[str]:
     return [dependency] if isinstance(dependency, str) else list(dependency)
 
 
+def rows_of(project: Project, name: str) -> list[str]:
+    """The datasets whose rows and files decide the prepared data: its own and, of two domains, theirs."""
+    row = project.dataset(name)
+    return [name, row.target, row.origin] if isinstance(row, UnpairedRow) else [name]
+
+
 def _dependencies(project: Project, name: str) -> set[str]:
     """What decides the prepared data: the source's files, and the code if it stands in the project."""
-    row = project.dataset(name)
-    modules = ("prepare", "report", "spool", "example", *CODE[row.source])
+    rows = [project.dataset(one) for one in rows_of(project, name)]
+    modules = {"prepare", "report", "spool", "example"}.union(*(CODE[row.source] for row in rows))
     code = {f"components/data/{module}.py" for module in modules}
+    code |= {"components/modalities/decoding.py"} if "images" in modules else set()
     found = {path for path in code if (project.root / path).is_file()}
-    if isinstance(row, FolderRow | ParquetRow | TextFilesRow) and row.path is not None:
-        check_path(row.path)
-        _check_names(project.root / Path(row.path).expanduser())
-        found.add(row.path)
+    for row in rows:
+        if isinstance(row, FolderRow | ParquetRow | TextFilesRow) and row.path is not None:
+            check_path(row.path)
+            _check_names(project.root / Path(row.path).expanduser())
+            found.add(row.path)
     return found
 
 

@@ -9,32 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-from torch.optim import Adam, Optimizer
 
-from components.families.family import (
-    Batch,
-    Family,
-    Kind,
-    Losses,
-    Networks,
-    Requests,
-    Shape,
-    State,
-    Task,
-    bounded,
-    tuned,
-)
-from components.families.sampling import LatentState, device_of, finish, from_latent
+from components.families.adversarial import Adversarial, Painter, accuracy
+from components.families.family import Batch, Losses, Shape, tuned
 
 WIDTHS = (256, 512, 1024)
 
 
-class Generator(nn.Module):
+class Generator(Painter):
     """latent → 256 → 512 → 1024 → data, leaky ReLU between, tanh at the end."""
 
     def __init__(self, latent: int, data: tuple[int, ...]) -> None:
-        super().__init__()
-        self.latent, self.data = latent, data
+        super().__init__(data)
         layers: list[nn.Module] = []
         for inputs, outputs in zip((latent, *WIDTHS), WIDTHS, strict=False):
             layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)]
@@ -64,7 +50,7 @@ class Discriminator(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GAN(Family):
+class GAN(Adversarial):
     """Goodfellow et al. 2014, with the non-saturating generator loss of section 3.
 
     The latent is standard normal. Adam's β₁ = 0.5 follows Radford et al. 2016, section 4. `r1` weighs the
@@ -73,13 +59,9 @@ class GAN(Family):
     """
 
     lr: float = tuned(5e-4, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
-    latent: int = tuned(100, low=16, high=256, log=True, least=1, most=65_536)
     dropout: float = tuned(0.3, low=0.0, high=0.5, least=0.0, most=0.95)
     r1: float = tuned(0.5, low=0.05, high=10.0, log=True, least=0.0, most=1e4)
-    beta1: float = bounded(0.5, least=0.0, most=0.999)
 
-    kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.IMAGE})
-    tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE})
     double_backward: ClassVar[bool] = True
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
@@ -89,39 +71,14 @@ class GAN(Family):
             "generator": Generator(self.latent, shape.data),
         }
 
-    def optimizers(self, name: str, network: nn.Module) -> list[Optimizer]:
-        """Adam at `lr` with β₁ = `beta1`, for both."""
-        return [Adam(network.parameters(), lr=self.lr, betas=(self.beta1, 0.999), fused=True)]
-
-    def loss(self, name: str, networks: Networks, batch: Batch, step: int) -> Losses:
-        """−log D(x) − log(1 − D(G(z))) and the penalty for the discriminator, −log D(G(z)) for the generator."""
-        fake = self._fake(networks, batch)
-        discriminator = networks["discriminator"]
-        if name == "generator":
-            return softplus(-discriminator(fake)).mean(), {}
+    def discriminator_loss(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> Losses:
+        """−log D(x) − log(1 − D(G(z))) and the penalty on the slope at real rows."""
         real = batch.data.detach().requires_grad_(bool(self.r1))
-        real_logits, fake_logits = discriminator(real), discriminator(fake.detach())
+        real_logits, fake_logits = discriminator(real), discriminator(fake)
         loss = softplus(-real_logits).mean() + softplus(fake_logits).mean()
         if self.r1:
             loss = loss + 0.5 * self.r1 * squared_slope(real_logits, real).mean()
-        accuracy = 0.5 * ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean())
-        return loss, {"accuracy": accuracy}
-
-    def _fake(self, networks: Networks, batch: Batch) -> Tensor:
-        latent = torch.randn(len(batch), self.latent, device=batch.data.device)
-        fake: Tensor = networks["generator"](latent)
-        return fake
-
-    def start(self, networks: Networks, requests: Requests) -> State:
-        """One step makes everything out of the rows' latents."""
-        generator = networks["generator"]
-        assert isinstance(generator, Generator)
-        return from_latent(requests, generator.data, self.latent, device_of(networks))
-
-    def advance(self, networks: Networks, state: State) -> State:
-        """G(z), with z by the row's seed."""
-        assert isinstance(state, LatentState)
-        return finish(state, networks["generator"](state.latent))
+        return loss, {"accuracy": accuracy(real_logits, fake_logits)}
 
 
 def squared_slope(logits: Tensor, inputs: Tensor) -> Tensor:

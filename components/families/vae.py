@@ -1,4 +1,4 @@
-"""The variational autoencoder of two multilayer perceptrons."""
+"""The variational autoencoder, of perceptrons or of convolutions, with one layer of latents or a ladder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
 
 from components.families.family import (
     Batch,
@@ -23,131 +22,151 @@ from components.families.family import (
     bounded,
     tuned,
 )
+from components.families.layers.autoencoder import Autoencoder, Explained, Ladder, LadderAutoencoder
+from components.families.layers.grid import grid_decoder, grid_encoder
+from components.families.layers.perceptron import perceptron
 from components.families.sampling import LatentState, device_of, finish, from_latent
 
-LEVELS = 255
-"""Steps between the 256 levels of an 8-bit picture."""
-
-
-class Residual(nn.Module):
-    """x + W₂ gelu(W₁ norm(x)), of one width; the second layer starts at zero."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
-        nn.init.zeros_(self.outer.weight)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """[N, width] → [N, width]."""
-        update: Tensor = self.outer(nn.functional.gelu(self.inner(self.norm(inputs))))
-        return inputs + update
-
-
-def perceptron(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:
-    """inputs → width, `depth` residual blocks, → outputs."""
-    blocks = [Residual(width) for _ in range(depth)]
-    return nn.Sequential(nn.Linear(inputs, width), *blocks, nn.LayerNorm(width), nn.Linear(width, outputs))
-
-
-class Autoencoder(nn.Module):
-    """The encoder, the decoder and the one scale that all pixels' logistic distributions share."""
-
-    def __init__(self, data: tuple[int, ...], latent: int, width: int, depth: int) -> None:
-        super().__init__()
-        self.data, size = data, math.prod(data)
-        self.encoder = perceptron(size, 2 * latent, width, depth)
-        self.decoder = perceptron(latent, size, width, depth)
-        self.log_scale = nn.Parameter(torch.tensor(-2.0))
-
-    def encode(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, *data] → mean and log variance of q(z|x), [N, latent] each."""
-        mean, log_variance = self.encoder(data.flatten(1)).chunk(2, dim=1)
-        return mean, log_variance.clamp(-12.0, 12.0)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """[N, latent] → the pixels' means [N, *data] in [−1, 1]."""
-        flat: Tensor = self.decoder(latent)
-        return flat.tanh().view(-1, *self.data)
+PIECE = 4096
+"""Rows times draws whose likelihoods are computed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAE(Family):
-    """Kingma & Welling 2014 (arXiv:1312.6114), with one learned scale for all pixels.
+    """Kingma & Welling 2014 (arXiv:1312.6114).
 
-    p(x|z) is the discretized logistic of Salimans et al. 2017 (arXiv:1701.05517, section 2.1) over the 256
-    levels of a pixel, so the ELBO bounds the probability of the 8-bit picture itself; a shared scale balances
-    the two terms by itself (Rybkin et al. 2021, arXiv:2006.13202). `beta` weighs the divergence (Higgins et
-    al. 2017); 1 is the ELBO.
+    `likelihood` “logistic”: p(x|z) is the discretized logistic of Salimans et al. 2017 (arXiv:1701.05517, section
+    2.1) over the 256 levels of a pixel, so the ELBO bounds the probability of the 8-bit picture itself; one learned
+    scale for all pixels balances the two terms by itself (Rybkin et al. 2021, arXiv:2006.13202). “bernoulli”: a
+    pixel's grey is the chance that it is white; loss and nats draw black and white anew each time (the dynamically
+    binarized data of Salakhutdinov & Murray 2008), and a sample shows the chances.
+
+    `beta` weighs the divergence (Higgins et al. 2017), 1 is the ELBO; over the first `beta_warmup` steps it rises
+    from 0 (Sønderby et al. 2016, arXiv:1602.02282, section 2.3). Each latent may have `free_bits` nats for nothing,
+    as a mean over the batch (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
+
+    With `groups` above 1, which perceptrons can have, the latents form a ladder from the top down (Sønderby et al.,
+    section 2.1): the posterior of a group sees the picture and the groups above it, so together they are no longer
+    independent normals and the bound is tighter.
     """
 
     lr: float = tuned(1e-3, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
     latent: int = tuned(20, low=4, high=128, log=True, least=1, most=65_536)
     width: int = tuned(512, low=64, high=1024, log=True, least=1, most=65_536)
     depth: int = tuned(1, low=0, high=4, least=0, most=64)
+    groups: int = bounded(1, least=1, most=64)
     beta: float = bounded(1.0, least=0.0, most=100.0)
+    beta_warmup: int = bounded(0, least=0)
+    free_bits: float = bounded(0.0, least=0.0, most=100.0)
+    network: str = "perceptron"
+    likelihood: str = "logistic"
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.IMAGE})
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE})
     private: ClassVar[frozenset[str]] = frozenset({"autoencoder"})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("network", self.network, ("perceptron", "convolution"))
+        one_of("likelihood", self.likelihood, ("logistic", "bernoulli"))
+        if self.groups > 1 and (self.network != "perceptron" or self.latent % self.groups):
+            raise ValueError(
+                f"groups = {self.groups} needs network = 'perceptron' and a latent, here {self.latent}, that it divides"
+            )
+        if self.free_bits:  # they compare the rows of a batch
+            object.__setattr__(self, "private", frozenset())
+
+    def encoder(self, data: tuple[int, ...], outputs: int) -> nn.Module:
+        """A flat picture of shape `data` → [N, outputs]."""
+        if self.network == "convolution":
+            return grid_encoder(data, outputs, self.width, self.depth)
+        return perceptron(math.prod(data), outputs, self.width, self.depth)
+
+    def decoder(self, inputs: int, data: tuple[int, ...]) -> nn.Module:
+        """[N, inputs] → a flat picture of shape `data`."""
+        if self.network == "convolution":
+            return grid_decoder(inputs, data, self.width, self.depth)
+        return perceptron(inputs, math.prod(data), self.width, self.depth)
+
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """One network, because encoder and decoder share one loss."""
-        return {"autoencoder": Autoencoder(shape.data, self.latent, self.width, self.depth)}
+        data, logistic = shape.data, self.likelihood == "logistic"
+        if self.groups > 1:
+            ladder = Ladder(self.latent, self.groups, self.width, self.depth, math.prod(data))
+            encoder = self.encoder(data, self.width)
+            return {"autoencoder": LadderAutoencoder(data, self.latent, encoder, ladder, logistic)}
+        parts = self.encoder(data, 2 * self.latent), self.decoder(self.latent, data)
+        return {"autoencoder": Autoencoder(data, self.latent, *parts, logistic)}
 
     def loss(self, name: str, networks: Networks, batch: Batch, step: int) -> Losses:
-        """The negative ELBO (with `beta`) in nats a value, so that its size does not depend on the shape."""
-        distortion, divergence = self._terms(networks, batch)
-        values = math.prod(batch.data.shape[1:])
-        loss = (distortion + self.beta * divergence).mean() / values
-        logged = {"distortion": distortion.mean().detach(), "divergence": divergence.mean().detach()}
+        """The negative ELBO (with `beta` and `free_bits`) in nats a value, whose size does not depend on the shape."""
+        distortion, explained = self._explained(networks, batch)
+        beta = self.beta * min(1.0, (step + 1) / (self.beta_warmup + 1))
+        divergence = explained.divergence.mean(0)
+        paid = divergence.clamp(min=self.free_bits).sum() if self.free_bits else divergence.sum()
+        loss = (distortion.mean() + beta * paid) / math.prod(batch.data.shape[1:])
+        logged = {"distortion": distortion.mean().detach(), "divergence": divergence.sum().detach()}
         return loss, logged
+
+    @property
+    def binarized(self) -> bool:
+        """See `likelihood`."""
+        return self.likelihood == "bernoulli"
 
     def nats(self, networks: Networks, batch: Batch) -> Tensor:
         """The negative ELBO of each row by one draw from q(z|x), [N]: an upper bound on −log p."""
-        distortion, divergence = self._terms(networks, batch)
-        return distortion + divergence
+        distortion, explained = self._explained(networks, batch)
+        return distortion + explained.divergence.sum(1)
 
-    def _terms(self, networks: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
-        """−log p(x|z) and KL(q(z|x) ‖ N(0, 1)), [N] each, in nats."""
-        network = _autoencoder(networks)
-        mean, log_variance = network.encode(batch.data)
-        latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        surprise = discretized_logistic(batch.data, network.decode(latent), network.log_scale)
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
-        return surprise.flatten(1).sum(1), divergence.sum(1)
+    def _explained(self, networks: Networks, batch: Batch) -> tuple[Tensor, Explained]:
+        """−log p(x|z) in nats, [N], by one draw of z, and that draw."""
+        network, data = autoencoder(networks), self._observed(batch.data)
+        explained = network.explain(network.features(data, batch.label), batch.label)
+        return network.surprise(data, explained.slopes), explained
+
+    def importance_nats(self, networks: Networks, batch: Batch, draws: int) -> Tensor:
+        """−log of the mean of p(x, z)/q(z|x) over `draws` z of each row, [N] (Burda et al. 2016, arXiv:1509.00519)."""
+        network, data = autoencoder(networks), self._observed(batch.data)
+        features, share = network.features(data, batch.label), max(1, PIECE // len(batch))
+        parts = []
+        for first in range(0, draws, share):
+            count = min(share, draws - first)
+            repeated = data.repeat(count, *[1] * (data.dim() - 1))
+            label = None if batch.label is None else batch.label.repeat(count)
+            explained = network.explain(features.repeat(count, 1), label)
+            weight = explained.log_ratio - network.surprise(repeated, explained.slopes)
+            parts.append(weight.view(count, -1))
+        return math.log(draws) - torch.cat(parts).logsumexp(0)
+
+    def _observed(self, data: Tensor) -> Tensor:
+        """What is to be explained: the data, or black and white by the chances that they are."""
+        if self.likelihood == "logistic":
+            return data
+        return torch.where(torch.rand_like(data) < 0.5 * (data + 1.0), 1.0, -1.0)
 
     def encode(self, networks: Networks, data: Tensor) -> Tensor:
-        """The means of q(z|x), [N, latent]."""
-        return _autoencoder(networks).encode(data)[0]
+        """The means of q(z|x), [N, latent]; of a ladder, each group's given the means of those above."""
+        network = autoencoder(networks)
+        return network.explain(network.features(data), spread=0.0).latent
 
     def start(self, networks: Networks, requests: Requests) -> State:
         """One step makes everything out of the rows' latents."""
-        return from_latent(requests, _autoencoder(networks).data, self.latent, device_of(networks))
+        return from_latent(requests, autoencoder(networks).data, self.latent, device_of(networks))
 
     def advance(self, networks: Networks, state: State) -> State:
         """The pixels' means for z by the row's seed."""
         assert isinstance(state, LatentState)
-        return finish(state, _autoencoder(networks).decode(state.latent))
+        return finish(state, autoencoder(networks).decode(state.latent, state.label))
 
 
-def _autoencoder(networks: Networks) -> Autoencoder:
+def autoencoder(networks: Networks) -> Autoencoder:
+    """The network of a variational family."""
     network = networks["autoencoder"]
     assert isinstance(network, Autoencoder)
     return network
 
 
-def discretized_logistic(data: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """−log of the logistic's mass on each value's 8-bit bin, in nats, of `data`'s shape.
-
-    `data` and `mean` are in [−1, 1]; the outer bins take the tails. With a = (x + δ − μ)/s and
-    b = (x − δ − μ)/s, log(σ(a) − σ(b)) = log σ(a) + log σ(−b) + log(1 − e^(b−a)), which never cancels.
-    """
-    data, mean = data.float(), mean.float()
-    half = 1.0 / LEVELS
-    scale = log_scale.float().clamp(-7.0, 2.0).exp()
-    upper, lower = (data + half - mean) / scale, (data - half - mean) / scale
-    inside = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(-2.0 * half / scale))
-    low, high = data < -1.0 + half, data > 1.0 - half
-    mass = torch.where(low, -softplus(-upper), torch.where(high, -softplus(lower), inside))
-    return -mass
+def one_of(field: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ValueError if `value` is not one of the `known`."""
+    if value not in known:
+        raise ValueError(f"{field} = {value!r} is not one of {', '.join(known)}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 from torch import Tensor
 
-from components.families.family import Batch, Kind, Requests, Shape
+from components.families.family import Batch, Family, Kind, Networks, Requests, Shape
 
 Direction = Literal["lower", "higher"]
 
@@ -21,13 +22,45 @@ DRAW = "draw"
 """The column of random numbers, int64 [N], that a `random` modality gets beside its own when it trains."""
 
 
+@dataclass(frozen=True)
+class Maker:
+    """The model that a request is for, and the names of its classes."""
+
+    family: Family
+    networks: Networks
+    shape: Shape
+    classes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Order:
+    """The rows that a request asks of a model, and how they become answers.
+
+    Answer i has the seed `seeds[i]` and is made of the rows `parts[i]` by `encode(i, rows)`, which gives a file;
+    `labels[i]` is its class by name, or None.
+    """
+
+    requests: Requests
+    seeds: Sequence[int]
+    parts: Sequence[slice]
+    encode: Callable[[int, Tensor], bytes]
+    labels: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def file(self, place: int, output: Tensor) -> bytes:
+        """Answer `place` out of the finished `output` of all rows."""
+        return self.encode(place, output[self.parts[place]])
+
+
 class Modality(ABC):
     """Arrow rows to tensors and back, the client's request, the bytes it gets, the picture of samples.
 
     `assets` are the files that it needs (a tokenizer): they lie in the folder of the prepared data and in that of
-    the artifact. `random` says that training rows are cut or changed by chance, by the column `DRAW`; `suffix` is
-    that of the file that `picture` makes; `prefixes` are what a report may put before the name of a metric (the
-    features that it was taken on).
+    the artifact; those that are `optional` only where the data need them. `suffix` is that of the file that
+    `picture` makes; `prefixes` are what a report may put before the name of a metric (the features that it was
+    taken on).
     """
 
     name: ClassVar[str]
@@ -37,7 +70,7 @@ class Modality(ABC):
     metrics: ClassVar[Mapping[str, Direction]]
     prefixes: ClassVar[tuple[str, ...]] = ()
     assets: ClassVar[tuple[str, ...]] = ()
-    random: ClassVar[bool] = False
+    optional: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[str] = ".png"
 
     def __init__(self, folder: Path | None) -> None:
@@ -49,6 +82,11 @@ class Modality(ABC):
         """Every name that a metric may have in a report of this modality."""
         prefixed = (f"{prefix}_{name}" for prefix in cls.prefixes for name in cls.metrics)
         return (*cls.metrics, *prefixed)
+
+    @property
+    def random(self) -> bool:
+        """Whether training rows are cut or changed by chance, by the column `DRAW`."""
+        return False
 
     def check(self, shape: Shape) -> None:
         """Raise `UserError` if the assets do not fit weights of this `shape`."""
@@ -67,14 +105,26 @@ class Modality(ABC):
         """Rows of `columns` as a family sees them."""
 
     @abstractmethod
-    def requests(self, body: Any, shape: Shape, classes: Sequence[str], seeds: Sequence[int]) -> Requests:
-        """One row a seed out of a validated request `body`; raises `UserError` for what the model cannot do."""
+    def requests(self, body: Any, model: Maker, seeds: Sequence[int]) -> Requests:
+        """The rows of a validated request `body`; raises `UserError` for what the model cannot do."""
 
-    def rows(self, body: Any) -> int:
-        """How many rows a validated request `body` asks for."""
+    def order(self, body: Any, model: Maker, seeds: Sequence[int]) -> Order:
+        """An answer a seed to a validated request `body`, by default one row each. Raises `UserError`."""
+        parts = [slice(place, place + 1) for place in range(len(seeds))]
+
+        return Order(
+            requests=self.requests(body, model, seeds),
+            seeds=seeds,
+            parts=parts,
+            encode=lambda _, rows: self.encode(rows, body)[0],
+            labels=[None] * len(seeds),
+        )
+
+    def answers(self, body: Any) -> int:
+        """How many answers a validated request `body` asks for."""
         return int(body.n)
 
-    def warm(self) -> BaseModel:
+    def warm(self, shape: Shape) -> BaseModel:
         """A small request that takes the way of all others, by which a model is warmed before it serves."""
         return self.request()
 
@@ -85,6 +135,10 @@ class Modality(ABC):
     @abstractmethod
     def picture(self, output: Tensor) -> bytes:
         """All rows of `output` in one file for a person to look at."""
+
+    def progress(self, output: Tensor, requests: Requests) -> bytes:
+        """A picture of how training goes: rows of `output`, beside what they were asked for where that can be seen."""
+        return self.picture(output)
 
 
 def kind_of(name: str) -> type[Modality]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from components.errors import FailedError, UserError
 
 @dataclass(frozen=True)
 class Answer:
-    """Files that were drawn, by which version, and the seed of the first; the next ones count up."""
+    """Files that were drawn, by which version, with the seed of each and its class, if the model has classes."""
 
     files: list[bytes]
     version: int
-    seed: int
+    seeds: list[int]
+    labels: list[str | None]
 
 
 Listed: TypeAlias = dict[str, Any]
@@ -29,10 +31,16 @@ PATIENCE = 300.0
 """Seconds that an answer may take."""
 
 
+def _headers() -> dict[str, str]:
+    """The key of `GENLOOM_KEY`, for a server that wants one."""
+    key = os.environ.get("GENLOOM_KEY", "")
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def models(url: str) -> list[Listed]:
     """The models that the server lists; nothing if it does not answer or serves none yet."""
     try:
-        reply = httpx.get(f"{url}/v1/models", timeout=10)
+        reply = httpx.get(f"{url}/v1/models", headers=_headers(), timeout=10)
         listed: list[Listed] = reply.json()["data"] if reply.status_code == 200 else []
     except (httpx.HTTPError, ValueError, KeyError):
         return []
@@ -50,18 +58,19 @@ def serves(url: str, product: str) -> int | None:
     return None if found is None else int(found["version"])
 
 
-def ask(url: str, body: Mapping[str, Any]) -> Answer:
+def ask(url: str, route: str, body: Mapping[str, Any]) -> Answer:
     """The pictures of one request; `UserError` for what the server refuses, `FailedError` if it fails."""
-    reply = post(url, "/v1/images/generations", body)
-    content = answer(reply)
-    files = [b64decode(item["b64_json"]) for item in content["data"]]
-    return Answer(files, int(reply.headers["x-genloom-version"]), int(reply.headers["x-genloom-seed"]))
+    reply = post(url, route, body)
+    data = answer(reply)["data"]
+    files = [b64decode(item["b64_json"]) for item in data]
+    seeds, labels = [int(item["seed"]) for item in data], [item.get("label") for item in data]
+    return Answer(files, int(reply.headers["x-genloom-version"]), seeds, labels)
 
 
 def post(url: str, route: str, body: Mapping[str, Any]) -> httpx.Response:
     """What the server replies; `FailedError` if it does not."""
     try:
-        return httpx.post(f"{url}{route}", json=dict(body), timeout=PATIENCE)
+        return httpx.post(f"{url}{route}", json=dict(body), headers=_headers(), timeout=PATIENCE)
     except httpx.HTTPError as error:
         raise _silent(url, error) from error
 
@@ -77,7 +86,9 @@ def answer(reply: httpx.Response) -> dict[str, Any]:
 def stream(url: str, route: str, body: Mapping[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
     """The events of a streamed answer as they come; leaving the context ends it. Raises as `answer` does."""
     try:
-        with httpx.stream("POST", f"{url}{route}", json=dict(body), timeout=PATIENCE) as reply:
+        with httpx.stream(
+            "POST", f"{url}{route}", json=dict(body), headers=_headers(), timeout=PATIENCE
+        ) as reply:
             if reply.status_code != 200:
                 reply.read()
                 answer(reply)

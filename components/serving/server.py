@@ -40,11 +40,12 @@ PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Server:
-    """A running server; `started` is its process's start in seconds since the epoch."""
+    """A running server; `started` is its process's start in seconds since the epoch, `host` where it listens."""
 
     url: str
     pid: int
     started: float
+    host: str = "127.0.0.1"
 
 
 def find(settings: Settings) -> Server | None:
@@ -106,13 +107,16 @@ def start_detached(settings: Settings, port: int | None = None, host: str | None
             raise
 
 
-def deploy(settings: Settings, product: str, version: Version) -> str:
+def deploy(settings: Settings, product: str, version: Version, follows: bool = False) -> str:
     """Serve `version` of `product` beside the other products, without a gap, and return the server's URL.
+
+    With `follows` the replicas go on to each new champion by themselves.
 
     The same version already served is left as it is. Raises `UserError` if no server runs.
     """
     url = _url(settings)
-    if client.serves(url, product) == version.number:
+    serving = client.served(url, product)
+    if serving is not None and (serving["version"], serving["follows"]) == (version.number, follows):
         return url
     from components.promotion.registry import Registry
 
@@ -127,7 +131,10 @@ def deploy(settings: Settings, product: str, version: Version) -> str:
         if os.environ.get("RAY_ADDRESS"):
             app.open_proxy(settings.host, settings.port)
         others = [one for one in app.served() if one.product != product]
-        app.roll_out([*others, Served(product, version.number, folder, created)], settings)
+        running = find(settings)
+        if running is not None:
+            settings = settings.model_copy(update={"host": running.host})
+        app.roll_out([*others, Served(product, version.number, folder, created, follows)], settings)
     return url
 
 
@@ -168,7 +175,7 @@ def hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
         raise UserError("Another server of this project is just starting; see genloom serve --status.")
     try:
         app.open_proxy(host, port)
-        server = Server(_at(host, port), os.getpid(), psutil.Process().create_time())
+        server = Server(_at(host, port), os.getpid(), psutil.Process().create_time(), host)
         draft = _record(settings).with_suffix(".draft")
         draft.write_text(json.dumps(asdict(server)), encoding="utf-8")
         draft.replace(_record(settings))

@@ -26,6 +26,9 @@ DECIDING = (
 )
 """Sources outside families and modalities that decide the weights of a training."""
 
+BESIDE = {"image": ("conditions", "corruption", "views")}
+"""The modules beside a modality's own that decide what its rows become."""
+
 
 def training_key(revision: str, row: RunRow, modality: str, task: str, start: str = "") -> str:
     """The sha256 over dataset revision, run, deciding sources and torch's version; `start` is init's digest."""
@@ -46,7 +49,7 @@ def sources_hash(family: str, modality: str) -> str:
     """One hash over the files that decide weights: the family's and all it imports from families, and ours."""
     paths = {ROOT / name for name in DECIDING}
     paths |= _imported(ROOT / "families" / f"{family}.py")
-    paths |= {ROOT / "modalities" / f"{modality}.py"}
+    paths |= {ROOT / "modalities" / f"{name}.py" for name in (modality, *BESIDE.get(modality, ()))}
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

@@ -15,9 +15,10 @@ from components.artifact import WEIGHTS, About, read_manifest
 from components.data.dataset import Dataset
 from components.errors import UserError, unknown
 from components.families.family import Family, Task, kind_of, names
+from components.image_rows import ImageRow
 from components.modalities.modality import kind_of as modality_kind
 from components.modalities.modality import modality_of
-from components.project import Project, RunRow, TrainOptions
+from components.project import ProductRow, Project, RunRow, TrainOptions
 from components.train.key import commit_of, training_key
 
 
@@ -53,12 +54,31 @@ def family_of(name: str, row: RunRow) -> Family:
 
 
 def check_product(project: Project, name: str) -> None:
-    """Refuse a product whose `primary` or guards name a metric that no report of its modality has."""
+    """Refuse a product whose `primary` or guards name a metric that no report of its modality has.
+
+    Of pictures, also a task that the row of its dataset gives nothing for.
+    """
     product = project.product(name)
-    known = modality_kind(project.dataset(product.dataset).modality).reported()
+    row = project.dataset(product.dataset)
+    if isinstance(row, ImageRow):
+        _check_pictures(name, product, row)
+    known = modality_kind(row.modality).reported()
     for metric in [*([product.primary] if product.primary else []), *product.guards]:
         if metric not in known:
             raise UserError(f"In products.{name}: {unknown('metric', metric, known)}")
+
+
+def _check_pictures(name: str, product: ProductRow, row: ImageRow) -> None:
+    """Refuse a task that asks for sources or captions which the dataset's row does not say how to get."""
+    lacks = None
+    if product.task == "source" and not row.gives_source:
+        lacks = "sources, which the task source draws from; say corrupt: or form: pairs there"
+    if product.task == "prompt" and not row.gives_prompt:
+        lacks = "captions, which the task prompt draws by; say there which caption: holds them"
+    if lacks:
+        raise UserError(
+            f"In products.{name}, the dataset {product.dataset} has no {lacks}, or set another task."
+        )
 
 
 def check_run(project: Project, name: str, row: RunRow) -> Family:

@@ -17,6 +17,8 @@ from components.train.runs import write_text
 Progress = Callable[[Mapping[str, Any]], None]
 INTERVAL = 0.5
 """Seconds between two looks."""
+UNLOGGED = frozenset({"step", "seconds", "warnings"})
+"""What a line of progress holds beside numbers that are logged."""
 
 
 class Watch:
@@ -54,7 +56,7 @@ class Watch:
 
     def _look(self) -> None:
         for line, end in self._new_lines():
-            values = {name: value for name, value in line.items() if name not in ("step", "seconds")}
+            values = {name: value for name, value in line.items() if name not in UNLOGGED}
             if line["step"] > self.last:  # a resumed run repeats what it had sent before it was killed
                 self.tracker.log(self.tracking_run, line["step"], values)
                 self.last = line["step"]
@@ -62,6 +64,9 @@ class Watch:
             self.offset = end
             if self.progress:
                 self.progress(line)
+            else:
+                for sentence in line.get("warnings", ()):
+                    logging.getLogger(__name__).warning("%s", sentence)
         for path in sorted((self.folder / "samples").glob("step-*.*")):
             if path.suffix != ".part" and path.name not in self.seen:
                 self.tracker.picture(self.tracking_run, path)

@@ -243,4 +243,5 @@ def _sentence(record: RunRecord, line: dict[str, Any]) -> str:
     from flows.progress import rate
 
     losses = "  ".join(f"{name}={value:.4g}" for name, value in _losses(line).items())
-    return f"step {line['step']}/{record.steps}  {line.get('seconds', 0):.1f} s  {rate(line)}  {losses}"
+    warnings = "".join(f"\nWarning: {sentence}" for sentence in line.get("warnings", ()))
+    return f"step {line['step']}/{record.steps}  {line.get('seconds', 0):.1f} s  {rate(line)}  {losses}{warnings}"

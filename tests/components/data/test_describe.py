@@ -12,8 +12,9 @@ import pytest
 
 from components.data.add import describe, goal, survey
 from components.errors import UserError
+from components.image_rows import FolderRow
 from components.project import Project
-from components.rows import FolderRow, TextFilesRow
+from components.rows import TextFilesRow
 
 Bare = Callable[[dict[str, Any]], Project]
 Draw = Callable[..., Path]

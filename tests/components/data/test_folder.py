@@ -11,7 +11,7 @@ import pytest
 from components.data.example import Dropped, Entry, Source
 from components.data.folder import open_folder
 from components.errors import UserError
-from components.rows import FolderRow
+from components.image_rows import FolderRow
 
 Draw = Callable[..., Path]
 ROW = FolderRow(source="folder", path="raw", size=(8, 6), channels=3)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data.example import NotAPicture
 from components.data.images import read_picture
+from components.modalities.decoding import NotAPicture
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from components.data.example import Dropped, Entry, Source
 from components.data.parquet import open_parquet
 from components.errors import UserError
-from components.rows import ParquetRow
+from components.image_rows import ParquetRow
 
 Png = Callable[[int], bytes]
 

@@ -20,7 +20,7 @@ from components.data.fetch import fetch
 from components.data.sources import open_source
 from components.errors import UserError
 from components.project import Project, open_project
-from components.rows import RemoteFile
+from components.row import RemoteFile
 
 Bare = Callable[[dict[str, Any]], Project]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.data.spool import Spool, content_id, split_of
-from components.rows import Split as Shares
+from components.row import Split as Shares
 
 SHAPE = (1, 4, 4)
 

@@ -1,0 +1,36 @@
+"""Folders of pictures in tar or zip files that a URL and a hash name, read without unpacking them to disk."""
+
+from __future__ import annotations
+
+from components.data.dataset import Split
+from components.data.example import Dropped, Entry, Progress, Source
+from components.data.fetch import fetch
+from components.data.folder import open_tree
+from components.data.trees import Archive
+from components.image_rows import ArchiveRow
+from components.project import Project
+from components.row import Part
+
+
+def open_archive(project: Project, row: ArchiveRow, progress: Progress) -> Source:
+    """The pictures in the archives of `row`, the official splits in their order; raises `UserError`."""
+    sources = [
+        open_tree(Archive(fetch(file, project.settings, progress), file.url), row, official(part))
+        for part, file in row.files.items()
+    ]
+    found = [entry for source in sources for entry in source.entries]
+    if any(entry.label is not None for entry in found if isinstance(entry, Entry)):
+        found = [_labelled(entry) for entry in found]
+    ignored = sorted({column for source in sources for column in source.ignored})
+    return Source(sources[0].shape, len(found), found, ignored=tuple(ignored), paired=row.paired)
+
+
+def official(part: Part) -> Split | None:
+    """The official split that a file holds, None for a file that holds everything."""
+    return None if part == "all" else part
+
+
+def _labelled(entry: Entry | Dropped) -> Entry | Dropped:
+    if isinstance(entry, Entry) and entry.label is None:
+        return Dropped(entry.name, "without a class, which others have")
+    return entry

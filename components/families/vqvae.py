@@ -1,0 +1,237 @@
+"""The vector-quantized variational autoencoder, and the transformer that is the prior of its codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import AdamW, Optimizer
+
+from components.families.family import (
+    Batch,
+    Family,
+    Kind,
+    Losses,
+    Networks,
+    Requests,
+    Shape,
+    State,
+    Task,
+    bounded,
+    tuned,
+)
+from components.families.layers.attention import check_heads
+from components.families.layers.likelihood import discretized_logistic
+from components.families.layers.prior import Prior
+from components.families.layers.quantize import Quantizer
+from components.families.layers.strided import shrinker, stretcher
+from components.families.sampling import blank, device_of, uniform
+
+
+class Codec(nn.Module):
+    """The encoder, the codebook, the decoder and the one scale that all values' logistic distributions share.
+
+    Every side is halved `halvings` times; where it cannot be, it is padded first and cut afterwards.
+    """
+
+    def __init__(self, shape: Shape, family: VQVAE) -> None:
+        super().__init__()
+        # a waveform [S] is one channel
+        self.data, self.sides = shape.data, shape.data[1:] or shape.data
+        channels, factor = (shape.data[0] if shape.data[1:] else 1), 2**family.halvings
+        self.grid = tuple(-(-side // factor) for side in self.sides)
+        self.whole = tuple(side * factor for side in self.grid)
+        self.channels, self.places = channels, math.prod(self.grid)
+        dims = len(self.sides)
+        self.encoder = shrinker(dims, channels, family.size, family.width, family.halvings, family.depth)
+        self.quantizer = Quantizer(family.codebook, family.size, family.decay)
+        self.decoder = stretcher(dims, family.size, channels, family.width, family.halvings, family.depth)
+        self.log_scale = nn.Parameter(torch.tensor(-2.0))
+
+    def vectors(self, data: Tensor) -> Tensor:
+        """[N, *data] → what is quantized, [N, S, D], in the order in which the prior reads the places."""
+        rows = data.view(len(data), self.channels, *self.sides)
+        amounts = [(0, whole - side) for side, whole in zip(self.sides, self.whole, strict=True)]
+        padded = nn.functional.pad(
+            rows, [amount for pair in reversed(amounts) for amount in pair], value=-1.0
+        )
+        vectors: Tensor = self.encoder(padded).flatten(2).transpose(1, 2)
+        return vectors
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [N, S, D] → the values' means [N, *data] in [−1, 1]."""
+        grid: Tensor = self.decoder(codes.transpose(1, 2).reshape(len(codes), -1, *self.grid))
+        for axis, side in enumerate(self.sides, start=2):
+            grid = grid.narrow(axis, 0, side)
+        return grid.float().tanh().reshape(-1, *self.data)
+
+    def codes(self, data: Tensor) -> Tensor:
+        """[N, *data] → the numbers of its codes, int64 [N, S]."""
+        return self.quantizer.nearest(self.vectors(data))
+
+
+@dataclass(kw_only=True)
+class CodeState(State):
+    """Rows whose codes are being drawn: `codes` int64 [R, S], `token` [R] the one to enter, `memory` the prior's."""
+
+    codes: Tensor
+    token: Tensor
+    memory: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQVAE(Family):
+    """van den Oord et al. 2017 (arXiv:1711.00937): discrete codes, and an autoregressive prior of them.
+
+    The loss is equation 3 in nats, with the discretized logistic of `vae` as p(x|z); the codebook is learned by
+    moving averages (its appendix A.1; see `Quantizer`). `commitment` is β of the paper, in nats a number of the
+    vectors. The prior is a small transformer instead of a PixelCNN, and learns beside the autoencoder on the codes
+    of the moment. Because q(z|x) is one code with certainty, −log p(x|z) − log p(z) bounds −log p(x), and no number of
+    draws makes it tighter. Audio is [S] in one dimension.
+    """
+
+    lr: float = tuned(1e-3, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
+    prior_lr: float = tuned(2e-3, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
+    codebook: int = tuned(64, low=16, high=1024, log=True, least=2, most=65_536)
+    size: int = bounded(16, least=1, most=4096)
+    width: int = tuned(64, low=16, high=256, log=True, least=1, most=4096)
+    depth: int = bounded(2, least=0, most=64)
+    halvings: int = bounded(2, least=0, most=10)
+    commitment: float = bounded(0.25, least=0.0, most=1e4)
+    decay: float = bounded(0.99, least=0.0, most=0.9999)
+    layers: int = tuned(3, low=1, high=8, least=1, most=256)
+    heads: int = bounded(4, least=1, most=256)
+    prior_width: int = bounded(128, least=2, most=65_536)
+    dropout: float = bounded(0.0, least=0.0, most=0.95)
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.IMAGE, Kind.WAVEFORM})
+    tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE, Task.LABEL})
+    small: ClassVar[Mapping[str, Any]] = {
+        "codebook": 16,
+        "width": 32,
+        "depth": 1,
+        "layers": 1,
+        "prior_width": 32,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads(self.prior_width, self.heads, self.heads)
+
+    def networks(self, shape: Shape) -> dict[str, nn.Module]:
+        """The autoencoder first, so that the prior learns the newest codes."""
+        codec = Codec(shape, self)
+        sizes = (self.prior_width, self.heads, self.layers, self.dropout)
+        return {"autoencoder": codec, "prior": Prior(codec.places, self.codebook, shape.classes, *sizes)}
+
+    def optimizers(self, name: str, network: nn.Module) -> list[Optimizer]:
+        """AdamW at `lr`, for the prior at `prior_lr`."""
+        lr = self.prior_lr if name == "prior" else self.lr
+        return [AdamW(network.parameters(), lr=lr, weight_decay=0.0, fused=True)]
+
+    def loss(self, name: str, networks: Networks, batch: Batch, step: int) -> Losses:
+        """The autoencoder's in nats a value, the prior's in nats a code."""
+        if name == "prior":
+            with torch.no_grad():
+                codes = codec_of(networks).codes(batch.data)
+            surprise = _prior_nats(networks, codes, batch).mean()
+            return surprise / codes.shape[1], {"code_nats": surprise.detach()}
+        codec = codec_of(networks)
+        codes, _, commitment = codec.quantizer(codec.vectors(batch.data))
+        distortion = _distortion(codec, batch.data, codes).mean()
+        loss = distortion / math.prod(batch.data.shape[1:]) + self.commitment * commitment
+        perplexity, used = codec.quantizer.use()
+        return loss, {"distortion": distortion.detach(), "perplexity": perplexity, "used": used}
+
+    def nats(self, networks: Networks, batch: Batch) -> Tensor:
+        """−log p(x|z) − log p(z) of the codes z of each row, [N]: an upper bound on −log p(x)."""
+        codec = codec_of(networks)
+        codes = codec.codes(batch.data)
+        distortion = _distortion(codec, batch.data, codec.quantizer.codebook[codes])
+        return distortion + _prior_nats(networks, codes, batch)
+
+    def codes(self, networks: Networks, data: Tensor) -> Tensor:
+        """[N, *data] → the numbers of its codes, int64 [N, S] in [0, codebook)."""
+        return codec_of(networks).codes(data)
+
+    def decode_codes(self, networks: Networks, codes: Tensor) -> Tensor:
+        """Numbers of codes [N, S] → [N, *data] in [−1, 1]."""
+        codec = codec_of(networks)
+        return codec.decode(codec.quantizer.codebook[codes])
+
+    def code_use(self, networks: Networks) -> dict[str, float]:
+        """How much of the codebook the training data use: its perplexity, and the share of codes in use."""
+        perplexity, used = codec_of(networks).quantizer.use()
+        return {"perplexity": float(perplexity), "used": float(used)}
+
+    def start(self, networks: Networks, requests: Requests) -> CodeState:
+        """Rows without any code."""
+        prior, device = prior_of(networks), device_of(networks)
+        fields = blank(requests, codec_of(networks).data, device)
+        rows = len(requests)
+        return CodeState(
+            **fields,
+            codes=torch.zeros(rows, prior.places, dtype=torch.int64, device=device),
+            token=prior.begin(requests.label, rows),
+            memory=prior.memory(rows),
+        )
+
+    def advance(self, networks: Networks, state: State) -> State:
+        """The next code of every open row; those that have all are decoded."""
+        assert isinstance(state, CodeState)
+        prior = prior_of(networks)
+        ready, place = ~state.done, state.step.clamp(max=prior.places - 1)
+        logits = prior.step(state.token, place, state.memory)
+        drawn = _drawn(logits, uniform(state.seed, state.step).to(logits.device))
+        kept = torch.where(ready, drawn, state.codes.gather(1, place[:, None]).squeeze(1))
+        state.codes.scatter_(1, place[:, None], kept[:, None])
+        state.token = torch.where(ready, drawn, state.token)
+        state.step += ready
+        over = ready & (state.step >= prior.places)
+        if bool(over.any()):
+            self._finish(networks, state, over)
+        return state
+
+    def _finish(self, networks: Networks, state: CodeState, over: Tensor) -> None:
+        """Decode the rows that are `over` (bool [R])."""
+        output = self.decode_codes(networks, state.codes)
+        state.output = torch.where(over.view(-1, *[1] * (output.dim() - 1)), output, state.output)
+        state.length = torch.where(over, output.shape[1], state.length)
+        state.done |= over
+
+
+def codec_of(networks: Networks) -> Codec:
+    """The autoencoder of a `VQVAE`."""
+    network = networks["autoencoder"]
+    assert isinstance(network, Codec)
+    return network
+
+
+def prior_of(networks: Networks) -> Prior:
+    """The prior of a `VQVAE`."""
+    network = networks["prior"]
+    assert isinstance(network, Prior)
+    return network
+
+
+def _distortion(codec: Codec, data: Tensor, codes: Tensor) -> Tensor:
+    """−log p(x|z) of codes [N, S, D] in nats, [N]."""
+    return discretized_logistic(data, codec.decode(codes), codec.log_scale).flatten(1).sum(1)
+
+
+def _prior_nats(networks: Networks, codes: Tensor, batch: Batch) -> Tensor:
+    """−log p(z) of the numbers of codes [N, S] in nats, [N]."""
+    logits = prior_of(networks)(codes, batch.label)
+    return cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
+
+
+def _drawn(logits: Tensor, chance: Tensor) -> Tensor:
+    """One code a row [R] of softmax(logits [R, K]) by `chance` float64 [R] in [0, 1)."""
+    mass = logits.double().softmax(1).cumsum(1)
+    point = chance.clamp(max=1.0 - 2.0**-53)[:, None] * mass[:, -1:]
+    return torch.searchsorted(mass, point, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)

@@ -1,0 +1,134 @@
+"""What a replica tells Prometheus: requests, latencies, errors by model and version, and what its engines do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from components.serving.catalog import Catalog
+from components.serving.engine import Engine
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""The borders of the latencies' buckets."""
+OTHER = "other"
+"""The route of a request to a path that is none, so that nobody can make series without end."""
+
+
+Gauged, Counted = GaugeMetricFamily, CounterMetricFamily
+ENGINE: Mapping[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str]] = {
+    "rows_waiting": (Gauged, "Rows that have no place yet."),
+    "engine_width": (Gauged, "Rows that are computed together."),
+    "engine_healthy": (Gauged, "Whether the engine works."),
+    "engine_steps": (Counted, "Steps of all rows together."),
+    "engine_rows": (
+        Counted,
+        "Taken rows, summed over steps; by steps times width it is the fill of the batch.",
+    ),
+    "rows_finished": (Counted, "Generated pictures, texts, and so on."),
+    "rows_failed": (Counted, "Rows that ended in an error."),
+    "tokens": (Counted, "Tokens in finished rows of text."),
+}
+"""What is told of each engine."""
+
+
+class Metrics:
+    """The counters of one application; `routes` are the paths that get series of their own."""
+
+    def __init__(self, catalog: Catalog, routes: frozenset[str]) -> None:
+        self.routes = routes
+        self.registry = CollectorRegistry()
+        self.registry.register(Engines(catalog))
+        labels = ("route", "model", "version")
+        self.requests = Counter(
+            "genloom_requests", "Answered requests.", (*labels, "status"), registry=self.registry
+        )
+        self.latency = Histogram(
+            "genloom_request_seconds",
+            "Seconds from a request to the end of its answer.",
+            labels,
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.first = Histogram(
+            "genloom_first_byte_seconds",
+            "Seconds from a request to the first piece of its answer's body.",
+            labels,
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.running = Gauge("genloom_requests_running", "Requests under way.", registry=self.registry)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Engines(Collector):
+    """Reads the engines at the moment of the question, so that a step costs nothing for it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    def collect(self) -> Iterator[Metric]:
+        """The queue, the fill of the batch, and what was generated, by model and version."""
+        for name, (kind, about) in ENGINE.items():
+            family = kind(f"genloom_{name}", about, labels=("model", "version"))
+            for model, loaded in self.catalog.loaded.items():
+                value = float(_read(loaded.engine)[name])
+                family.add_metric((model, str(loaded.served.version)), value)
+            yield family
+
+
+def _read(engine: Engine) -> dict[str, int]:
+    """The numbers of one engine by the names of their metrics."""
+    tally = engine.tally
+    return {
+        "rows_waiting": engine.waiting,
+        "engine_width": engine.width,
+        "engine_healthy": engine.healthy,
+        "engine_steps": tally.steps,
+        "engine_rows": tally.rows,
+        "rows_finished": tally.finished,
+        "rows_failed": tally.failed,
+        "tokens": tally.tokens,
+    }
+
+
+class Watched:
+    """The middleware that counts and times every answer; model and version are those that its headers name."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and look at what comes back."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        metrics, began = self.metrics, time.perf_counter()
+        route = scope["path"] if scope["path"] in metrics.routes else OTHER
+        labels, status, first = (route, "", ""), "499", True
+
+        async def seen(message: Message) -> None:
+            nonlocal labels, status, first
+            if message["type"] == "http.response.start":
+                headers = Headers(raw=message["headers"])
+                labels = (route, headers.get("x-genloom-model", ""), headers.get("x-genloom-version", ""))
+                status = str(message["status"])
+            elif first and message.get("body"):
+                first = False
+                metrics.first.labels(*labels).observe(time.perf_counter() - began)
+            await send(message)
+
+        with metrics.running.track_inprogress():
+            try:
+                await self.app(scope, receive, seen)
+            finally:
+                metrics.requests.labels(*labels, status).inc()
+                metrics.latency.labels(*labels).observe(time.perf_counter() - began)
