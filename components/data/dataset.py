@@ -157,6 +157,7 @@ class Batches:
         self, dataset: Dataset, split: Split, batch: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
         self.modality = dataset.tensors
+        self.draws = self.modality.random and split == "train"
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
         self.total = dataset.rows(split)
         if self.total == 0:
@@ -207,7 +208,7 @@ class Batches:
                 generator = _generator(self.seed, epoch, number + 1)
                 order = torch.randperm(rows, generator=generator)[skip:]
                 skip = 0
-                if self.modality.random:
+                if self.draws:
                     columns = columns | {DRAW: torch.randint(2**62, (rows,), generator=generator)}
                 # indexing chunk by chunk keeps the first batch from waiting for a whole window's shuffle
                 for chunk in torch.split(order, max(self.batch, 8192)):

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from components.errors import UserError
 from flows.commands.show import AsJson, facts, listing
+from flows.progress import Bars
 
 if TYPE_CHECKING:
     from components.data.dataset import Dataset
@@ -142,7 +130,7 @@ def prepare_datasets(
     from components.project import open_project
 
     project = open_project()
-    with _Bars() as bars:
+    with Bars() as bars:
         datasets = reproduce(project, names or list(project.tables.datasets), force, bars)
     for dataset in datasets:
         _say(dataset)
@@ -253,30 +241,3 @@ def _say(dataset: Dataset) -> None:
 def _preview(folder: Path) -> Path:
     """The picture or the text that shows what was prepared."""
     return next(iter(sorted(folder.glob("preview.*"))), folder / "preview.png")
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f}/s")
-
-
-class _Bars(AbstractContextManager["_Bars"]):
-    """A progress bar on the terminal for each thing that is being done, with rate and time left."""
-
-    def __init__(self) -> None:
-        what = TextColumn("{task.description}")
-        columns = (what, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=Console(stderr=True))
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Bars:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks[what], completed=done, total=total)
