@@ -44,7 +44,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[Task, Dataset]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
