@@ -6,7 +6,7 @@ BIN = .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint bench bench-text constraints stop clean
+.PHONY: help demo test test-long check lint bench bench-text bench-images constraints stop clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ bench: .venv/installed ## the benchmarks of speed, NAME=… picks some; GENLOOM_
 
 bench-text: .venv/installed ## text: quality and speed beside transformers; GENLOOM_MIRROR names the folder of the data
 	@$(BIN)/python -m tests.benchmarks bench-text $(NAME)
+
+bench-images: .venv/installed ## every family of pictures, ten minutes each; FAMILY=… picks families or runs; rows are reused
+	@$(BIN)/python -m tests.benchmarks bench-images $(FAMILY)
 
 constraints: ## refresh the pins to the newest versions that pyproject.toml allows (torch stays at TORCH)
 	@rm -rf .venv-new && $(PYTHON) -m venv .venv-new

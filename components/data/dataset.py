@@ -60,12 +60,16 @@ class Dataset:
 
     def whole(self, split: Split, limit: int | None = None) -> Batch:
         """All rows of a split (or the first `limit`), in the order on disk; `UserError` if there are none."""
+        return self.tensors.batch(self.columns(split, limit))
+
+    def columns(self, split: Split, limit: int | None = None) -> dict[str, Tensor]:
+        """The same rows as the modality holds them in memory, with what a batch leaves out; raises `UserError`."""
         if not self.paths(split):
             raise UserError(
                 f"The dataset “{self.name}” has no {split} split; give it a share under “split” in params.yaml."
             )
         table = pa.concat_tables([pq.read_table(path) for path in self.paths(split)])
-        return self.tensors.batch(self.tensors.columns(table.slice(0, limit)))
+        return self.tensors.columns(table.slice(0, limit))
 
 
 def file_hash(path: Path) -> str:

@@ -13,7 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from components.settings import quiet_environment
-from tests.benchmarks import decoding, ingest, rerun, scaling, shakespeare, texts, throughput, training
+from tests.benchmarks import (
+    decoding,
+    images,
+    ingest,
+    rerun,
+    scaling,
+    shakespeare,
+    texts,
+    throughput,
+    training,
+)
 from tests.benchmarks.row import Row
 
 Benchmark = Callable[[Path], list[Row]]
@@ -42,6 +52,9 @@ def main(target: str, names: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="genloom-bench-") as folder:
         project = a_project(Path(folder))
         os.chdir(project)
+        if target == "bench-images":
+            images.main(project, PAGE, names)
+            return
         for name in names or TABLES[target]:
             rows = TABLES[target][name](project)
             for row in rows:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from components.artifact import load
 from components.families.family import Requests
+from components.modalities.drawing import ImageRequest
 from components.modalities.image import Image as ImageModality
-from components.modalities.image import ImageRequest
 from components.serving.catalog import Catalog, Served, open_catalog
 from components.serving.routes.application import create_app
 from components.settings import Settings
@@ -115,7 +115,7 @@ BAD = [
     ({"prompt": ["a"]}, "prompt", '“prompt” is ["a"]'),
     ({"sede": 1}, "sede", "There is no field “sede”; did you mean seed"),
     ({"response_format": "url"}, "response_format", '“response_format” is "url"'),
-    ({"stream": True}, "stream", "“stream” is true"),
+    ({"stream": "yes"}, "stream", '“stream” is "yes"'),
     ([], None, "must be a JSON object"),
     ("digits", None, "must be a JSON object"),
     (None, None, "must be a JSON object"),

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from components.errors import UserError
-from components.modalities.image import ImageRequest
+from components.modalities.drawing import ImageRequest
 from components.promotion.registry import Registry
 from components.serving import server
 from components.serving.catalog import Served, open_version
@@ -251,7 +251,7 @@ def test_bad_use_is_one_sentence(genloom: Callable[..., Any], tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_host_beyond_loopback_is_warned_about(
+def test_a_host_beyond_loopback_wants_keys(
     genloom: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as taken:
@@ -259,4 +259,4 @@ def test_a_host_beyond_loopback_is_warned_about(
         taken.listen()
         said = genloom("serve", "digits", "--host", "0.0.0.0", "--port", taken.getsockname()[1])
     assert said.code == 2
-    assert "there are no keys yet" in said.err
+    assert "nobody is let in without a key, and there are none yet" in said.err
