@@ -14,7 +14,7 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor, nn
 
-from components.artifact import About, Model
+from components.artifact import About, Model, save
 from components.families.family import Batch, Family, Kind, Losses, Networks, Requests, Shape, State, Task
 from components.families.sampling import blank, finish, uniform
 from components.modalities.conditions import Conditions, save_conditions
@@ -127,6 +127,21 @@ class Mirror(Family):
         return finish(state, source.expand_as(state.output).clone())
 
 
+def about(name: str, shape: Shape) -> About:
+    classes: Sequence[str] = CLASSES[: shape.classes]
+    return About(name, f"{name}-run", name, "0" * 16, "CC0", "made", classes, "image", "", {}, "", False, 0)
+
+
+def written(folder: Path, family: Family, shape: Shape, conditions: Conditions | None = None) -> Path:
+    """An artifact of an untrained model."""
+    torch.manual_seed(0)
+    assets = folder.with_name(f"{folder.name}-assets")
+    assets.mkdir()
+    save_conditions(assets, conditions or Conditions())
+    save(folder, family, family.networks(shape), shape, about(folder.name, shape), assets)
+    return folder
+
+
 def served(
     folder: Path,
     name: str,
@@ -139,14 +154,12 @@ def served(
     folder = folder / name
     folder.mkdir()
     save_conditions(folder, conditions or Conditions())
-    classes: Sequence[str] = CLASSES[: shape.classes]
-    about = About(name, f"{name}-run", name, "0" * 16, "CC0", "made", classes, "image", "", {}, "", False, 0)
     networks = family.networks(shape)
     for network in networks.values():
         network.eval().requires_grad_(False)
     modality = Image(folder)
     modality.check(shape)
-    model = Model(family, networks, shape, about, "d" * 64, width, modality)
+    model = Model(family, networks, shape, about(name, shape), "d" * 64, width, modality)
     loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
     loaded.generate(model.modality.warm(shape))
     return loaded
