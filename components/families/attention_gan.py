@@ -14,7 +14,9 @@ from components.families.adversarial import Adversarial, Painter, accuracy
 from components.families.family import Batch, Losses, Shape, Task, bounded, tuned
 from components.families.layers.conditional import ClassNorm, Projection
 from components.families.layers.convolution import (
+    ChannelsLast,
     Crop,
+    Unflatten,
     base,
     doubled,
     halved,
@@ -56,7 +58,7 @@ class Generator(Painter):
         super().__init__(data)
         channels, size = widths(data, width)[::-1], base(data)
         self.project = spectral(nn.Linear(latent, channels[0] * size[0] * size[1]))
-        self.small = nn.Unflatten(1, (channels[0], *size))
+        self.small = Unflatten(channels[0], size)
         pairs = pairwise([*channels, data[0]])
         self.doublings = nn.ModuleList(Doubling(inputs, outputs, classes) for inputs, outputs in pairs)
         self.place = len(channels) - 1 - attended(data)
@@ -78,7 +80,7 @@ class Discriminator(nn.Module):
     def __init__(self, data: tuple[int, ...], width: int, classes: int) -> None:
         super().__init__()
         channels = widths(data, width)
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [ChannelsLast()]
         for place, (inputs, outputs) in enumerate(pairwise([data[0], *channels])):
             layers += [spectral(halved(inputs, outputs)), nn.LeakyReLU(0.2)]
             layers += [SelfAttention(outputs)] if place == attended(data) else []

@@ -26,6 +26,7 @@ from components.modalities.editing import (
     varied,
 )
 from components.modalities.modality import DRAW, Direction, Maker, Modality, Order
+from components.modalities.sources import beside
 
 
 class Image(Modality):
@@ -41,7 +42,15 @@ class Image(Modality):
         "recall": "higher",
         "density": "higher",
         "coverage": "higher",
+        "class_accuracy": "higher",
+        "caption_reciprocal_rank": "higher",
+        "psnr": "higher",
+        "ssim": "higher",
+        "hole_psnr": "higher",
         "negative_elbo_nats": "lower",
+        "importance_weighted_nats": "lower",
+        "binarized_negative_elbo_nats": "lower",
+        "binarized_importance_weighted_nats": "lower",
     }
     prefixes: ClassVar[tuple[str, ...]] = ("judge", "pca")
 
@@ -139,6 +148,12 @@ class Image(Modality):
     def picture(self, output: Tensor) -> bytes:
         """A grid, nearly square, small pictures enlarged until a person can see them."""
         return grid(output)
+
+    def progress(self, output: Tensor, requests: Requests) -> bytes:
+        """The grid, each picture behind its source where it has one."""
+        if requests.source is None:
+            return self.picture(output)
+        return grid(beside(requests.source, output), columns=2 * max(1, round(len(output) ** 0.5 / 2)))
 
 
 def _pictures(array: pa.FixedSizeBinaryArray, shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -136,6 +136,10 @@ class Modality(ABC):
     def picture(self, output: Tensor) -> bytes:
         """All rows of `output` in one file for a person to look at."""
 
+    def progress(self, output: Tensor, requests: Requests) -> bytes:
+        """A picture of how training goes: rows of `output`, beside what they were asked for where that can be seen."""
+        return self.picture(output)
+
 
 def kind_of(name: str) -> type[Modality]:
     """The class of the modality of the module `name` in this folder."""

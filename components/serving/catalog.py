@@ -24,12 +24,16 @@ SEEDS = 2**52
 
 @dataclass(frozen=True)
 class Served:
-    """An immutable version of a product and the folder of its artifact; `created` in seconds since the epoch."""
+    """An immutable version of a product and the folder of its artifact; `created` in seconds since the epoch.
+
+    With `follows` it gives way to the product's next champion as soon as there is one.
+    """
 
     product: str
     version: int
     folder: Path
     created: int
+    follows: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,24 @@ def threads(count: int) -> Iterator[None]:
 
 
 class Catalog:
-    """The loaded versions by product name; closing it ends their engines."""
+    """The loaded versions by product name; closing it ends their engines.
+
+    `loaded` is replaced and never changed, so who has read it goes on with what was there.
+    """
 
     def __init__(self, loaded: Mapping[str, Loaded]) -> None:
-        self.loaded = MappingProxyType(dict(loaded))
+        self.loaded: Mapping[str, Loaded] = MappingProxyType(dict(loaded))
+        self._all = list(loaded.values())
+
+    def put(self, product: str, loaded: Loaded) -> None:
+        """Answer with `loaded` from now on; the version before it stays open for those who use it still."""
+        if loaded not in self._all:
+            self._all.append(loaded)
+        self.loaded = MappingProxyType({**self.loaded, product: loaded})
+
+    def forget(self, loaded: Loaded) -> None:
+        """Let go of a version that was closed."""
+        self._all.remove(loaded)
 
     @property
     def healthy(self) -> bool:
@@ -83,7 +101,7 @@ class Catalog:
 
     def close(self) -> None:
         """End the engines."""
-        for loaded in self.loaded.values():
+        for loaded in self._all:
             loaded.engine.close()
 
 
@@ -96,7 +114,11 @@ def open_version(served: Served, settings: Settings) -> Loaded:
     """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and generate once to warm it."""
     model = load(_folder(served, settings))
     loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1))
-    loaded.generate(model.modality.warm(model.shape))
+    try:
+        loaded.generate(model.modality.warm(model.shape))
+    except BaseException:
+        loaded.engine.close()
+        raise
     return loaded
 
 

@@ -131,8 +131,8 @@ class Engine:
             except Exception as error:
                 log.exception("a step of %s failed", self.model.about.product)
                 self._slots = None
+                self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
                 self._fail(self._running(), _told(error))
-                self._failures += 1
         self._fail({*self._running(), *self._jobs}, FailedError("The engine was closed; ask again."))
         torch.set_num_threads(before)
 

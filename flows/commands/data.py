@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help="A dataset of params.yaml.", show_default=False)]
 Size = Annotated[str | None, typer.Option("--size", help="Pixels a side, or WIDTHxHEIGHT.")]
 Fit = Annotated[
-    str | None, typer.Option("--fit", help="How a picture takes that size: crop, pad or stretch.")
+    str | None, typer.Option("--fit", help="How a picture takes that size: crop, pad, stretch or cut.")
 ]
 Channels = Annotated[int | None, typer.Option("--channels", help="3 for colour, 1 for grey.")]
 CHOICES = {
-    "fit": ("crop", "pad", "stretch"),
+    "fit": ("crop", "pad", "stretch", "cut"),
     "tokenizer": ("characters", "bytes", "bpe"),
     "unit": ("document", "line", "whole"),
 }
@@ -74,6 +74,7 @@ def add_data(
     fit: Fit = None,
     image: Annotated[str | None, typer.Option("--image", help="The column of pictures in Parquet.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="The column of classes in Parquet.")] = None,
+    caption: Annotated[str | None, typer.Option("--caption", help="The column or key of captions.")] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="characters, bytes or bpe.")] = None,
     context: Annotated[int | None, typer.Option("--context", help="Tokens a row of text.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="document, line, or whole: one text.")] = None,
@@ -84,7 +85,7 @@ def add_data(
 
     project = open_project()
     given: dict[str, Any] = {"channels": channels, "fit": fit, "image": image, "label": label}
-    given |= {"size": None if size is None else _size(size)}
+    given |= {"caption": caption, "size": None if size is None else _size(size)}
     given |= {"tokenizer": tokenizer, "context": context, "unit": unit}
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
@@ -97,9 +98,12 @@ def add_data(
         print(f"{count} left out: {reason}")
     if found.ignored:
         print(f"columns not used: {', '.join(found.ignored)}")
-    runs = " and ".join(f"{name}-{family}" for family in goal(row)[1])
+    task, families = goal(row)
+    runs = " and ".join(f"{name}-{family}" for family in families)
+    drawn = {"prompt": " (task prompt)", "source": " (task source)"}.get(task, "")
+    beside = f" with the run{'s' if ' and ' in runs else ''} {runs}" if runs else ""
     print(
-        f"Added the dataset and product “{name}” with the run{'s' if ' and ' in runs else ''} {runs} to params.yaml, "
+        f"Added the dataset and product “{name}”{drawn}{beside} to params.yaml, "
         f"and the stage prepare-{name} to dvc.yaml.\nNext: genloom data prepare {name}"
     )
 

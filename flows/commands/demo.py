@@ -89,7 +89,7 @@ def _serve(project: Project) -> str:
 
     best = champion(project.settings, PRODUCT)
     assert best is not None, "two versions were judged just now"
-    url = server.deploy(project.settings, PRODUCT, best)
+    url = server.deploy(project.settings, PRODUCT, best, follows=True)
     say(f"serving    {PRODUCT}/{best.number} ({best.family}) at {url}")
     return url
 

@@ -85,6 +85,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "created": served.created,
         "owned_by": "genloom",
         "version": served.version,
+        "follows": served.follows,
         "family": type(model.family).__module__.rpartition(".")[2],
         "modality": model.about.modality,
         "shape": list(model.shape.data),

@@ -117,7 +117,7 @@ def test_the_penalty_of_a_linear_critic() -> None:
     distance = ((batch.data - fake).flatten(1) @ weight).mean()
     assert float(logged["wasserstein"]) == pytest.approx(distance.item(), rel=1e-5)
     assert float(logged["slope"]) == pytest.approx(float(weight.norm()), rel=1e-5)
-    assert float(loss) == pytest.approx(float(10 * (weight.norm() - 1) ** 2 - distance), rel=1e-5)
+    assert loss.item() == pytest.approx(float(10 * (weight.norm() - 1) ** 2 - distance), rel=1e-5)
 
 
 def test_the_critic_logs_no_accuracy_and_the_others_do() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +121,22 @@ class Site:
     settings: Settings
 
 
+def register(registry: Any, folder: Path, product: str, family: str) -> None:
+    """Make the artifact in `folder` the product's next version, with a report of one metric."""
+    evaluation = folder.with_name(f"evaluation-{folder.name}")
+    evaluation.mkdir()
+    report = Report(
+        artifact=str(read_manifest(folder)["digest"]),
+        family=family,
+        dataset=product,
+        revision="r1",
+        protocol={"samples": 1},
+        metrics={"distance": Metric(1.0, 0.9, 1.1, "lower")},
+    )
+    write_report(evaluation / "report.json", report)
+    registry.register(folder, evaluation, f"{product}-{family}-{folder.name}", "")
+
+
 @pytest.fixture(scope="session")
 def site(
     artifact: Callable[..., Path], talker: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
@@ -136,25 +153,10 @@ def site(
     project = open_project(root)
     registry = Registry(project.settings)
 
-    def register(folder: Path, product: str, family: str) -> None:
-        evaluation = folder.with_name(f"evaluation-{folder.name}")
-        evaluation.mkdir()
-        metrics = {"distance": Metric(1.0, 0.9, 1.1, "lower")}
-        report = Report(
-            artifact=str(read_manifest(folder)["digest"]),
-            family=family,
-            dataset=product,
-            revision="r1",
-            protocol={"samples": 1},
-            metrics=metrics,
-        )
-        write_report(evaluation / "report.json", report)
-        registry.register(folder, evaluation, f"{product}-{family}-{folder.name}", "")
-
-    register(artifact(root / "artifact-1", seed=1), "digits", "vae")
+    register(registry, artifact(root / "artifact-1", seed=1), "digits", "vae")
     promote(project.settings, "digits", project.product("digits"))
-    register(artifact(root / "artifact-2", seed=2), "digits", "vae")
-    register(talker(root / "artifact-3"), "tales", "gpt")
+    register(registry, artifact(root / "artifact-2", seed=2), "digits", "vae")
+    register(registry, talker(root / "artifact-3"), "tales", "gpt")
     promote(project.settings, "tales", project.product("tales"))
     for name, (family, shape, conditions) in PICTURES.items():
         register(written(root / name, family, shape, conditions), name, type(family).__name__.lower())

@@ -256,7 +256,7 @@ def test_bad_use_is_one_sentence(genloom: Callable[..., Any], tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_host_beyond_loopback_is_warned_about(
+def test_a_host_beyond_loopback_wants_keys(
     genloom: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as taken:
@@ -264,4 +264,4 @@ def test_a_host_beyond_loopback_is_warned_about(
         taken.listen()
         said = genloom("serve", "digits", "--host", "0.0.0.0", "--port", taken.getsockname()[1])
     assert said.code == 2
-    assert "there are no keys yet" in said.err
+    assert "nobody is let in without a key, and there are none yet" in said.err
