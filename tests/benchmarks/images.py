@@ -6,6 +6,7 @@ the key is unchanged, the row is left as it is.
 
 from __future__ import annotations
 
+import os
 import shutil
 import traceback
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from components.train.runs import load_run, read_progress
 from tests.benchmarks.image_extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
+HOME = ROOT / "out" / "bench" / "home"
 PICTURES = ROOT / "docs" / "pictures" / "images"
 HEADER = "| run (family) | steps, minutes | measured [95%], real rows | wanted | picture | date, key |"
 DRAWN = ("judge_frechet_distance", "judge_precision", "judge_recall", "judge_density", "judge_coverage")
@@ -76,6 +78,7 @@ AIMS: Mapping[str, Aim] = {
 
 def main(project: Path, page: Path, names: list[str]) -> None:
     """Measure the runs called `names`, or of the families called so, by default all, and put them into `page`."""
+    os.environ["GENLOOM_HOME"] = str(HOME)  # outlives the project, so a training that was cut off goes on
     where = open_project(project)
     failed = []
     for name in chosen(where, names):
@@ -109,7 +112,7 @@ def fresh(where: Project, page: Path, name: str) -> str | None:
     if any(line.startswith(f"| `{name}`") and f"{key} |" in line for line in lines(page)):
         print(f"{name}: unchanged", flush=True)
         return None
-    trained = train(where, name, fresh=True)
+    trained = train(where, name)
     report = evaluate_artifact(
         where,
         where.run(name).product,
