@@ -167,6 +167,13 @@ def test_forms_carry_any_bytes() -> None:
     assert read == {"n": "2", "prompt": "größer", "image": [file, b""]}
 
 
+def test_too_many_files_are_counted_and_not_repeated(client: TestClient) -> None:
+    file = ("image[]", ("a.png", bytes(2**20), "image/png"))
+    answer = client.post(EDIT, data={"model": "photos"}, files=[file] * 17)
+    assert answer.status_code == 400
+    assert '“image” is "17 files"' in answer.json()["error"]["message"]
+
+
 def test_uploads_may_be_larger_than_other_bodies(client: TestClient) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
     file = saved(noise)
