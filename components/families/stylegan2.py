@@ -271,7 +271,14 @@ class StyleGAN2(Adversarial):
 
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE, Task.LABEL})
     double_backward: ClassVar[bool] = True
-    small: ClassVar[Mapping[str, Any]] = {"lr": 1e-3, "width": 16, "mapping": 2, "style": 64, "latent": 16}
+    # eight pictures are no mixtures of styles, and paths between them are not smooth
+    small: ClassVar[Mapping[str, Any]] = {
+        "latent": 16,
+        "style": 64,
+        "mapping": 1,
+        "mixing": 0.0,
+        "path": 0.05,
+    }
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """The discriminator is updated first, as in every family here."""
