@@ -67,7 +67,10 @@ class _Rate(ProgressColumn):
 
 
 class Bars(AbstractContextManager["Bars"]):
-    """A progress bar on the terminal for each thing that is being done, with rate and time left."""
+    """A progress bar on the terminal for each thing that is being done, with rate and time left.
+
+    Nothing is written before there is something to show, so an error stands alone.
+    """
 
     def __init__(self) -> None:
         what = TextColumn("{task.description}")
@@ -76,14 +79,15 @@ class Bars(AbstractContextManager["Bars"]):
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Bars:
-        self._bars.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._bars.stop()
+        if self._tasks:
+            self._bars.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Say that `done` of `total` is done of `what`."""
+        self._bars.start()
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)

@@ -20,8 +20,8 @@ from components.evaluation.sheet import sheet
 from components.families.family import Batch, Requests
 from components.modalities.sources import shown
 
-DOWN = {64: 16, 128: 8}
-"""How many pictures are shown by their longest side; of larger ones four."""
+ACROSS, DOWN = 4, 4
+"""How often source and result stand beside each other in a line, and lines."""
 
 
 class BySource(Condition):
@@ -43,11 +43,11 @@ class BySource(Condition):
 
     def beside(self, samples: Tensor, *heads: str) -> dict[str, bytes]:
         """A picture with source, sample and, under the third head, the true picture in each row."""
-        longest = max(samples.shape[2:])
-        down = next((count for side, count in DOWN.items() if longest <= side), 4)
-        asked = self.test.at(torch.arange(min(down, len(self.test), len(samples))))
+        asked = self.test.at(torch.arange(min(ACROSS * DOWN, len(self.test)) // ACROSS * ACROSS))
         found = [shown(sources(asked), samples.shape[1]), samples[: len(asked)], asked.data]
-        return {"before_after.png": sheet(torch.stack(found[: len(heads)], 1), (), heads)}
+        together = torch.stack(found[: len(heads)], 1)
+        lines = together.view(-1, ACROSS * len(heads), *samples.shape[1:])
+        return {"before_after.png": sheet(lines, (), heads * ACROSS)}
 
 
 class ByPair(BySource):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from components.evaluation.asked import Asked, Rows
+from components.evaluation.attention import attention_picture
 from components.evaluation.condition import Condition, Facts
 from components.evaluation.image import eight_bit
 from components.evaluation.measurement import Subject
@@ -18,6 +19,8 @@ from components.families.sampling import noise
 
 DOWN, ACROSS = 8, 9
 """Lines and steps of a picture."""
+LOOKED = 6
+"""Pictures whose attention is shown."""
 FARTHEST = 3.0
 """How far a latent is moved to both sides; a standard normal one is rarely farther."""
 NEAR = 0.5
@@ -51,6 +54,13 @@ class Explorer:
         asked = self.test.at(torch.arange(rows))
         return self.subject.latents(self.condition.requests(asked, torch.arange(rows) + seed))
 
+    def attention(self) -> dict[str, bytes]:
+        """Where the model looks while it draws what the first rows ask for, if it has attention."""
+        places = torch.arange(LOOKED)
+        looked = self.subject.looks(self.condition.requests(self.test.at(places), places + self.seed))
+        picture = None if looked is None else attention_picture(eight_bit(looked[0]), looked[1])
+        return {} if picture is None else {"attention.png": picture}
+
     def drawn(self, latents: Tensor, places: Tensor) -> Tensor:
         """Pictures [R, K, C, H, W] from latents [R, K, L], asked for as the held-out rows at `places` [R] are."""
         _, columns, size = latents.shape
@@ -62,12 +72,13 @@ class Explorer:
 
 
 def explored(subject: Subject, condition: Condition, test: Rows, width: int, seed: int) -> Inside:
-    """All that a model with latents shows; nothing of one without."""
+    """All that a model with latents or attention shows; nothing of one without."""
     explorer = Explorer(subject, condition, test, width, seed)
+    files = explorer.attention()
     first, last = explorer.latents(DOWN, seed), explorer.latents(DOWN, seed + DOWN)
     if first is None or last is None:
-        return Inside()
-    files = {"interpolation.png": sheet(explorer.drawn(between(first, last), torch.arange(DOWN)), ())}
+        return Inside(files)
+    files["interpolation.png"] = sheet(explorer.drawn(between(first, last), torch.arange(DOWN)), ())
     rows = test.at(torch.arange(min(ENCODED, len(test))))
     means = subject.encode(rows.data)
     if means is None or means.dim() != 2 or means.shape[1] != first.shape[1]:
@@ -98,7 +109,7 @@ def _traversal(explorer: Explorer, means: Tensor) -> bytes:
     for row, place in enumerate(chosen.tolist()):
         latents[row, :, place] = torch.linspace(-FARTHEST, FARTHEST, ACROSS)
     names = [f"z{place}: {float(varies[place]):.2f}" for place in chosen.tolist()]
-    heads = [f"{step:+.1f}" for step in torch.linspace(-FARTHEST, FARTHEST, ACROSS).tolist()]
+    heads = [f"{step:g}" for step in torch.linspace(-FARTHEST, FARTHEST, ACROSS).tolist()]
     return sheet(explorer.drawn(latents, torch.zeros(len(chosen), dtype=torch.int64)), names, heads)
 
 

@@ -81,12 +81,12 @@ class ImageMeasurement(Measurement):
         self.features = features_for(dataset, cache, say)
         self.test = Rows(dataset, "test", count, SEED)
         self.samples, self.held_out = count, len(self.test)
-        self.reference = min(count, dataset.rows("train"))
+        # the features of a dozen pictures that are wanted as they are say nothing
+        self.compares = dataset.shape.source is None or self.held_out >= LEAST
+        self.reference = min(count, dataset.rows("train")) if self.compares else 0
         self.weighed = min(extent.weighed, self.held_out)
         self.width = _width(dataset)
         self.condition = self._condition(cache, say)
-        # the features of a dozen pictures that are wanted as they are say nothing
-        self.compares = dataset.shape.source is None or self.held_out >= LEAST
         self.protocol = {
             "version": VERSION,
             "samples": count,

@@ -17,6 +17,7 @@ from components.evaluation.report import Metric
 from components.families.family import Batch, Requests
 
 Say = Callable[[str], None]
+Looked = tuple[Tensor, Tensor]
 LEAST = 100
 """The fewest samples that may be asked for."""
 WEIGHED = 100
@@ -44,7 +45,8 @@ class Subject:
     `nats` gives −log p of rows [N] or a bound on it, `weighed` a tighter bound by so many importance-weighted draws
     (its second argument); `binarized` says that both are of pictures whose values were drawn black or white by
     their grey level, and not of 8-bit ones. `latents` gives the latents [N, L] from which requests would be drawn,
-    where the request's option `latent` may replace them; `encode` gives those of data.
+    where the request's option `latent` may replace them; `encode` gives those of data. `looks` gives finished
+    outputs with the weights [N, places, seen] of an attention that made them.
     """
 
     sample: Callable[[Requests, int], Tensor]
@@ -52,6 +54,7 @@ class Subject:
     weighed: Callable[[Batch, int], Tensor | None] = _nothing
     encode: Callable[[Tensor], Tensor | None] = _nothing
     latents: Callable[[Requests], Tensor | None] = _nothing
+    looks: Callable[[Requests], Looked | None] = _nothing
     binarized: bool = False
 
 

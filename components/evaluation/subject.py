@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from components.artifact import Model
-from components.evaluation.measurement import Subject
+from components.evaluation.attention import looking
+from components.evaluation.measurement import Looked, Subject
 from components.families.family import Batch, Requests
 
 
@@ -31,7 +32,12 @@ def subject_of(model: Model) -> Subject:
     def latents(requests: Requests) -> Tensor | None:
         return _latents(model, requests)
 
-    return Subject(model.sample, nats, weighed, encode, latents, family.binarized)
+    def looks(requests: Requests) -> Looked | None:
+        with looking(networks) as found:
+            output = model.sample(requests, len(requests))
+        return None if found.weights is None else (output, found.weights)
+
+    return Subject(model.sample, nats, weighed, encode, latents, looks, family.binarized)
 
 
 def _latents(model: Model, requests: Requests) -> Tensor | None:

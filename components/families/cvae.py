@@ -19,12 +19,9 @@ class ConditionalAutoencoder(Autoencoder):
     """The encoder sees one more channel, a learned picture of the class; the decoder also gets the class itself."""
 
     def __init__(self, shape: Shape, family: CVAE) -> None:
-        channels, *sides = shape.data
-        encoder = family.encoder((channels + 1, *sides), 2 * family.latent)
-        decoder = family.decoder(family.latent + shape.classes, shape.data)
-        super().__init__(shape.data, family.latent, encoder, decoder, family.likelihood == "logistic")
+        super().__init__(shape.data, *family.parts(shape.data, planes=1, told=shape.classes))
         self.classes = shape.classes
-        self.plane = nn.Embedding(shape.classes, math.prod(sides))
+        self.plane = nn.Embedding(shape.classes, math.prod(shape.data[1:]))
 
     def features(self, data: Tensor, label: Tensor | None = None) -> Tensor:
         """Of q(z|x, y); see `Autoencoder`."""
@@ -48,11 +45,6 @@ class CVAE(VAE):
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.LABEL})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.groups > 1:
-            raise ValueError(f"groups = {self.groups}: a cvae has one group of latents")
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """One network, because encoder and decoder share one loss."""

@@ -1,4 +1,4 @@
-"""The variational autoencoder, of perceptrons or of convolutions, with one layer of latents or a ladder."""
+"""The variational autoencoder, of perceptrons or of convolutions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from components.families.family import (
     bounded,
     tuned,
 )
-from components.families.layers.autoencoder import Autoencoder, Explained, Ladder, LadderAutoencoder
+from components.families.layers.autoencoder import Autoencoder, Explained
+from components.families.layers.flow import Flow
 from components.families.layers.grid import grid_decoder, grid_encoder
 from components.families.layers.perceptron import perceptron
 from components.families.sampling import LatentState, device_of, finish, from_latent
@@ -43,21 +44,18 @@ class VAE(Family):
 
     `beta` weighs the divergence (Higgins et al. 2017), 1 is the ELBO; over the first `beta_warmup` steps it rises
     from 0 (Sønderby et al. 2016, arXiv:1602.02282, section 2.3). Each latent may have `free_bits` nats for nothing,
-    as a mean over the batch (Kingma et al. 2016, arXiv:1606.04934, appendix C.8).
-
-    With `groups` above 1, which perceptrons can have, the latents form a ladder from the top down (Sønderby et al.,
-    section 2.1): the posterior of a group sees the picture and the groups above it, so together they are no longer
-    independent normals and the bound is tighter.
+    as a mean over the batch (Kingma et al. 2016, arXiv:1606.04934, appendix C.8). `flow` steps of that paper's
+    inverse autoregressive flow make the latents of the posterior know each other, so the bound is tighter.
     """
 
     lr: float = tuned(1e-3, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
     latent: int = tuned(20, low=4, high=128, log=True, least=1, most=65_536)
     width: int = tuned(512, low=64, high=1024, log=True, least=1, most=65_536)
     depth: int = tuned(1, low=0, high=4, least=0, most=64)
-    groups: int = bounded(1, least=1, most=64)
     beta: float = bounded(1.0, least=0.0, most=100.0)
     beta_warmup: int = bounded(0, least=0)
     free_bits: float = bounded(0.0, least=0.0, most=100.0)
+    flow: int = bounded(0, least=0, most=64)
     network: str = "perceptron"
     likelihood: str = "logistic"
 
@@ -69,10 +67,6 @@ class VAE(Family):
         super().__post_init__()
         one_of("network", self.network, ("perceptron", "convolution"))
         one_of("likelihood", self.likelihood, ("logistic", "bernoulli"))
-        if self.groups > 1 and (self.network != "perceptron" or self.latent % self.groups):
-            raise ValueError(
-                f"groups = {self.groups} needs network = 'perceptron' and a latent, here {self.latent}, that it divides"
-            )
         if self.free_bits:  # they compare the rows of a batch
             object.__setattr__(self, "private", frozenset())
 
@@ -90,13 +84,16 @@ class VAE(Family):
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """One network, because encoder and decoder share one loss."""
-        data, logistic = shape.data, self.likelihood == "logistic"
-        if self.groups > 1:
-            ladder = Ladder(self.latent, self.groups, self.width, self.depth, math.prod(data))
-            encoder = self.encoder(data, self.width)
-            return {"autoencoder": LadderAutoencoder(data, self.latent, encoder, ladder, logistic)}
-        parts = self.encoder(data, 2 * self.latent), self.decoder(self.latent, data)
-        return {"autoencoder": Autoencoder(data, self.latent, *parts, logistic)}
+        return {"autoencoder": Autoencoder(shape.data, *self.parts(shape.data))}
+
+    def parts(
+        self, data: tuple[int, ...], planes: int = 0, told: int = 0
+    ) -> tuple[nn.Module, nn.Module, bool, Flow | None]:
+        """Encoder, decoder, whether pixels are logistic, flow; with `planes` more channels and `told` more inputs."""
+        flow = Flow(self.latent, max(1, self.width // 2), self.flow) if self.flow else None
+        outputs = 2 * self.latent + (flow.hidden if flow else 0)
+        encoder = self.encoder((data[0] + planes, *data[1:]), outputs)
+        return encoder, self.decoder(self.latent + told, data), self.likelihood == "logistic", flow
 
     def loss(self, name: str, networks: Networks, batch: Batch, step: int) -> Losses:
         """The negative ELBO (with `beta` and `free_bits`) in nats a value, whose size does not depend on the shape."""
@@ -145,7 +142,7 @@ class VAE(Family):
         return torch.where(torch.rand_like(data) < 0.5 * (data + 1.0), 1.0, -1.0)
 
     def encode(self, networks: Networks, data: Tensor) -> Tensor:
-        """The means of q(z|x), [N, latent]; of a ladder, each group's given the means of those above."""
+        """The means of q(z|x), [N, latent], led through the flow where there is one."""
         network = autoencoder(networks)
         return network.explain(network.features(data), spread=0.0).latent
 

@@ -21,6 +21,8 @@ from components.modalities.drawing import LARGEST_SIDE, to_uint8
 from components.modalities.tiling import Tiling
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+ROWS = 1024
+"""The most tiles that a request may take, all its pictures together."""
 TINT = 24
 """Levels by which the channels of a grey picture may differ, as JPEG leaves them."""
 CLEAR = 128
@@ -65,6 +67,7 @@ class Easel:
     def _tiled(self, source: Tensor) -> Canvas:
         """The source at its own size, in tiles that flow into each other."""
         tiling = Tiling((source.shape[1], source.shape[2]), self.tile)
+        check_rows(len(tiling.places))
         return Canvas(
             tiling.cut(source), tiling.size, lambda rows: to_uint8(tiling.join(rows.float())[None])[0]
         )
@@ -96,6 +99,15 @@ class Easel:
         part = functional.adaptive_max_pool2d(mask[None], self.tile)[0]
         source = self.corruption.given(resized(floats(picture), self.tile), part)
         return Canvas(source[None], self.tile, lambda rows: to_uint8(rows)[0])
+
+
+def check_rows(count: int) -> None:
+    """Raise `UserError` if a request takes too many tiles."""
+    if count > ROWS:
+        raise UserError(
+            f"This takes {count} tiles of the model's size, and a request may take {ROWS}; send smaller pictures, or "
+            "fewer at once."
+        )
 
 
 def read(file: bytes, channels: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from components.errors import UserError
 from components.families.family import Family, Requests, Shape
 from components.families.sampling import device_of, noise
-from components.modalities.canvas import Easel, fitted, floats, read
+from components.modalities.canvas import Easel, check_rows, fitted, floats, read
 from components.modalities.conditions import Conditions
 from components.modalities.corruption import Corruption
 from components.modalities.drawing import (
@@ -29,8 +29,6 @@ from components.modalities.drawing import (
 )
 from components.modalities.modality import Maker, Order
 
-ROWS = 1024
-"""The most tiles that a request may take, all its pictures together."""
 UPLOADS = 16
 """The most pictures of a request, as at OpenAI."""
 
@@ -93,13 +91,9 @@ def edited(body: ImageEditRequest, model: Maker, conditions: Conditions, seeds: 
     if body.mask is not None and corruption.kind != "mask":
         raise UserError("This model changes the whole picture and takes no mask; leave “mask” out.")
     easel = Easel(model.shape, corruption, bool(conditions.view.crop))
-    canvases = [easel.canvas(file, body.mask) for file in body.image for _ in range(body.n)]
+    canvases = [canvas for file in body.image for canvas in [easel.canvas(file, body.mask)] * body.n]
     counts = [len(canvas.sources) for canvas in canvases]
-    if sum(counts) > ROWS:
-        raise UserError(
-            f"These pictures take {sum(counts)} tiles of this model, and a request may take {ROWS}; send smaller "
-            "pictures, or fewer at once."
-        )
+    check_rows(sum(counts))
     sizes = [wanted_size(body.size, Shape(data=(0, *canvas.size)), "answer") for canvas in canvases]
     stops = np.cumsum(counts).tolist()
     requests = Requests(

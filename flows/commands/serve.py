@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -140,9 +141,15 @@ def _lines(product: str, url: str) -> list[str]:
     """What to try on a product, by what the server says of it."""
     from components.serving import client
 
-    routes = (client.served(url, product) or {}).get("routes", [])
+    about = client.served(url, product) or {}
+    routes = about.get("routes", [])
+    if routes == ["/v1/images/edits"]:
+        mask = " --mask MASK.png" if about["source"]["kind"] == "mask" else ""
+        return [f"genloom edit {product} PICTURE.png{mask} -o out.png"]
     if "/v1/completions" not in routes:
-        return [f"genloom generate {product} -n 16 -o out.png"]
+        label = f" --label {shlex.quote(about['classes'][0])}" if about.get("classes") else ""
+        prompt = ' --prompt "…"' if about.get("task") == "prompt" else ""
+        return [f"genloom generate {product}{label}{prompt} -n 16 -o out.png"]
     chats = "/v1/chat/completions" in routes
     route = "/v1/chat/completions" if chats else "/v1/completions"
     message = '"messages": [{"role": "user", "content": "Hello"}]'

@@ -28,7 +28,7 @@ def silent(sentence: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
@@ -101,8 +101,8 @@ def test_grey_sources_stand_beside_coloured_results(tmp_path: Path, cache: Path)
     found = measured(dataset, cache, lambda source: source.expand(-1, 3, -1, -1))
     assert found.metrics["psnr"].value == pytest.approx(found.baseline["psnr"].value, abs=0.05)
     picture = Pillow.open(io.BytesIO(found.files["before_after.png"]))
-    assert picture.width == 3 * (4 * 12 + 2) + 2
-    assert picture.height > 16 * (4 * 12 + 2)
+    assert picture.width == 4 * 3 * (4 * 12 + 2) + 2
+    assert picture.height > 4 * (4 * 12 + 2)
 
 
 def test_a_converted_picture_should_keep_its_class(tmp_path: Path, cache: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_converted_picture_should_keep_its_class(tmp_path: Path, cache: Path) 
     assert "psnr" not in found.metrics
     assert next(iter(found.metrics)) == "judge_frechet_distance"
     picture = Pillow.open(io.BytesIO(found.files["before_after.png"]))
-    assert picture.width == 2 * (4 * 12 + 2) + 2
+    assert picture.width == 4 * 2 * (4 * 12 + 2) + 2
 
 
 def test_sources_are_shown_as_pictures() -> None:

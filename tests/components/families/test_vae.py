@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from components.families.cvae import CVAE
 from components.families.family import Batch, Family, Requests, Shape, kind_of, select
-from components.families.layers.autoencoder import normal
+from components.families.layers.flow import Flow
 from components.families.layers.grid import grid_decoder, grid_encoder
 from components.families.layers.likelihood import bernoulli, discretized_logistic
 from components.families.sampling import sample
@@ -78,10 +78,10 @@ def test_a_sample_of_a_black_and_white_model_shows_the_chances() -> None:
     assert len(shown.unique()) > 2
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("flow", [0, 2])
 @pytest.mark.parametrize("likelihood", ["logistic", "bernoulli"])
-def test_more_draws_make_the_bound_tighter(groups: int, likelihood: str) -> None:
-    family = VAE(likelihood=likelihood, groups=groups, **SMALL)
+def test_more_draws_make_the_bound_tighter(flow: int, likelihood: str) -> None:
+    family = VAE(likelihood=likelihood, flow=flow, **SMALL)
     networks = stirred(networks_for(family, SHAPE, seed=0))
     batch, means = black_and_white(200), []
     torch.manual_seed(0)
@@ -165,15 +165,33 @@ def test_beta_rises_over_its_warmup() -> None:
     assert paid == pytest.approx([0.2, 1.0, 2.0, 2.0], abs=1e-3)
 
 
-def test_a_ladder_decodes_what_its_posterior_drew_and_its_groups_know_each_other() -> None:
-    _, networks = binarized(groups=2)
+def test_a_flow_keeps_the_mass_that_it_moves() -> None:
+    """The determinant that it tells is that of its Jacobian."""
+    torch.manual_seed(0)
+    flow = Flow(5, 12, 3)
+    for parameter in flow.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    context, latent = torch.randn(1, 12), torch.randn(1, 5)
+
+    def moved(inputs: Tensor) -> Tensor:
+        outputs: Tensor = flow(inputs[None], torch.zeros(1, 5), context)[0]
+        return outputs[0]
+
+    jacobian = torch.autograd.functional.jacobian(moved, latent[0])  # type: ignore[no-untyped-call]
+    told = flow(latent, torch.zeros(1, 5), context)[1].sum()
+    assert torch.allclose(jacobian.det().abs().log(), told, atol=1e-4)
+    assert (jacobian != 0).sum() > 15, "after three steps every latent sees others"
+
+
+def test_the_posterior_behind_a_flow_still_has_mass_one() -> None:
+    """E[p(z)/q(z)] under q is the mass of p, which is one."""
+    _, networks = binarized(flow=2, latent=2)
     network = autoencoder(networks)
+    torch.manual_seed(0)
     with torch.no_grad():
-        features = network.features(black_and_white(6).data)
-        first, again = network.explain(features), network.explain(features)
-        assert torch.allclose(network.slopes(first.latent), first.slopes, atol=1e-5)
-    assert torch.equal(first.mean[:, :2], again.mean[:, :2])
-    assert not torch.allclose(first.mean[:, 2:], again.mean[:, 2:]), "the second group sees the first"
+        wide = torch.tensor([[0.3, -0.2, 2.0, 2.0]])  # wider than the prior, so that no weight is large
+        features = torch.cat((wide, torch.randn(1, 16)), dim=1).repeat(100_000, 1)
+        assert float(network.explain(features).log_ratio.exp().mean()) == pytest.approx(1.0, abs=0.05)
 
 
 def test_the_log_ratio_is_the_divergence_on_average() -> None:
@@ -205,8 +223,6 @@ def test_an_old_artifact_has_the_names_that_the_default_has() -> None:
         ({"network": "transformer"}, "network = 'transformer' is not one of perceptron, convolution"),
         ({"likelihood": "normal"}, "likelihood = 'normal' is not one of logistic, bernoulli"),
         ({"free_bits": -1.0}, "free_bits"),
-        ({"groups": 3}, "groups = 3 needs network = 'perceptron' and a latent, here 20, that it divides"),
-        ({"groups": 2, "network": "convolution"}, "groups = 2 needs"),
     ],
 )
 def test_what_it_cannot_be_is_refused(fields: dict[str, Any], cause: str) -> None:
@@ -246,7 +262,7 @@ def test_a_conditional_model_makes_the_class_that_is_asked_and_finds_that_of_a_p
     with torch.no_grad():
         network = autoencoder(networks)
         told, other = (
-            normal(network.features(three.data, own))[0] for own in (three.label, three.label.roll(1))
+            network.features(three.data, label)[:, :4] for label in (three.label, three.label.roll(1))
         )
     assert torch.allclose(latent, told)
     assert not torch.allclose(latent, other)

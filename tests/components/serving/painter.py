@@ -14,11 +14,13 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor, nn
 
-from components.artifact import About, Model
+from components.artifact import About, Model, save
 from components.families.family import Batch, Family, Kind, Losses, Networks, Requests, Shape, State, Task
 from components.families.sampling import blank, finish, uniform
 from components.modalities.conditions import Conditions, save_conditions
+from components.modalities.corruption import Corruption
 from components.modalities.image import Image
+from components.modalities.views import View
 from components.serving.catalog import Loaded, Served
 from components.serving.engine import Engine
 
@@ -127,6 +129,21 @@ class Mirror(Family):
         return finish(state, source.expand_as(state.output).clone())
 
 
+def about(name: str, shape: Shape) -> About:
+    classes: Sequence[str] = CLASSES[: shape.classes]
+    return About(name, f"{name}-run", name, "0" * 16, "CC0", "made", classes, "image", "", {}, "", False, 0)
+
+
+def written(folder: Path, family: Family, shape: Shape, conditions: Conditions | None = None) -> Path:
+    """An artifact of an untrained model."""
+    torch.manual_seed(0)
+    assets = folder.with_name(f"{folder.name}-assets")
+    assets.mkdir()
+    save_conditions(assets, conditions or Conditions())
+    save(folder, family, family.networks(shape), shape, about(folder.name, shape), assets)
+    return folder
+
+
 def served(
     folder: Path,
     name: str,
@@ -139,14 +156,12 @@ def served(
     folder = folder / name
     folder.mkdir()
     save_conditions(folder, conditions or Conditions())
-    classes: Sequence[str] = CLASSES[: shape.classes]
-    about = About(name, f"{name}-run", name, "0" * 16, "CC0", "made", classes, "image", "", {}, "", False, 0)
     networks = family.networks(shape)
     for network in networks.values():
         network.eval().requires_grad_(False)
     modality = Image(folder)
     modality.check(shape)
-    model = Model(family, networks, shape, about, "d" * 64, width, modality)
+    model = Model(family, networks, shape, about(name, shape), "d" * 64, width, modality)
     loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
     loaded.generate(model.modality.warm(shape))
     return loaded
@@ -168,3 +183,37 @@ def saved(picture: Any, **options: Any) -> bytes:
 def level(value: float) -> int:
     """The 8-bit level of a float in [−1, 1]."""
     return round((value + 1) * 127.5)
+
+
+def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Any:
+    """Smooth colours that are different everywhere."""
+    generator = np.random.default_rng(seed)
+    rough = Pillow.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    smooth = rough.resize((width, height), Pillow.Resampling.BICUBIC)
+    return np.asarray(smooth if channels == 3 else smooth.convert("L"))
+
+
+def masked(height: int, width: int, hole: tuple[slice, slice]) -> bytes:
+    levels = np.full((height, width, 4), 255, dtype=np.uint8)
+    levels[(*hole, 3)] = 0
+    return saved(levels)
+
+
+def mirrors(root: Path) -> dict[str, Loaded]:
+    """Mirrors of 16×16 pixels for each kind of source, and a painter of classes, which takes none."""
+    colour, grey = (3, 16, 16), (1, 16, 16)
+    cropped, whole = View(crop=16), View()
+    kinds = {
+        "noise": (Corruption("noise", 25.0), grey, cropped),
+        "photos": (Corruption("noise", 25.0), colour, cropped),
+        "colour": (Corruption("grey"), colour, cropped),
+        "enlarge": (Corruption("shrink", 2.0), colour, cropped),
+        "fill": (Corruption("mask", 0.4), colour, cropped),
+        "whole": (Corruption("mask", 0.4), colour, whole),
+        "style": (Corruption("unpaired"), grey, whole),
+    }
+    found = {"animals": served(root, "animals", Painter(), Shape(data=grey, classes=3))}
+    for name, (corruption, data, view) in kinds.items():
+        shape = Shape(data=data, source=corruption.shape(data))
+        found[name] = served(root, name, Mirror(), shape, Conditions(corruption, view=view))
+    return found

@@ -41,7 +41,7 @@ def ask(url: str, **body: Any) -> httpx.Response:
 
 
 def test_the_openai_client_works_unchanged(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["digits", "tales"]
+    assert [model.id for model in client.models.list()] == ["digits", "tales", "kinds", "holes"]
     answer = client.images.generate(model="digits", prompt="", n=4, size="auto", extra_body={"seed": 7})
     assert answer.data is not None
     pictures = [base64.b64decode(item.b64_json or "") for item in answer.data]
@@ -157,7 +157,12 @@ def test_generate_asks_the_server_and_writes_a_grid_or_files(
 def test_status_says_what_is_served(url: str, port: int, genloom: Callable[..., Any]) -> None:
     status = json.loads(genloom("serve", "--status", "--json").out)
     assert (status["running"], status["url"]) == (True, url)
-    assert [(model["id"], model["version"]) for model in status["models"]] == [("digits", 1), ("tales", 1)]
+    assert [(model["id"], model["version"]) for model in status["models"]] == [
+        ("digits", 1),
+        ("tales", 1),
+        ("kinds", 1),
+        ("holes", 1),
+    ]
     assert "digits/1 (vae)" in genloom("serve", "--status").out
 
 
