@@ -38,14 +38,11 @@ class Block(nn.Module):
 
 
 class ResNet(Translator):
-    """7×7 to `width`, two halvings to 4·`width`, `blocks` residual blocks, two doublings, 7×7, tanh.
+    """7×7 to `width`, two halvings to 4·`width`, `blocks` residual blocks, two doublings, 7×7, tanh."""
 
-    With `residual` it corrects the source, at first by nothing, and there is no tanh.
-    """
-
-    def __init__(self, inputs: int, outputs: int, width: int, blocks: int, residual: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.outputs, self.residual = outputs, residual
+        self.outputs = outputs
         layers = normed(mirrored(inputs, width, 7), width)
         for _ in range(HALVINGS):
             layers += normed(mirrored(width, 2 * width, 3, stride=2), 2 * width)
@@ -56,13 +53,10 @@ class ResNet(Translator):
             layers += normed(doubling, width // 2)
             width //= 2
         last = nn.Conv2d(width, outputs, 7, padding=3, padding_mode="reflect")
-        if residual:
-            for value in last.parameters():
-                nn.init.zeros_(value)
-        self.layers = nn.Sequential(*layers, last)
+        self.layers = nn.Sequential(*layers, last, nn.Tanh())
 
     def forward(self, source: Tensor) -> Tensor:
-        """[N, inputs, H, W] → [N, outputs, H, W], in [−1, 1] or, of the residual one, little beyond."""
+        """[N, inputs, H, W] → [N, outputs, H, W] in [−1, 1]."""
         height, width = source.shape[2:]
         picture: Tensor = self.layers(fitted(source, 2**HALVINGS))[:, :, :height, :width]
-        return source + picture if self.residual else picture.tanh()
+        return picture
