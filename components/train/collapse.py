@@ -13,7 +13,7 @@ LEAST_SPREAD = 0.5
 """Samples that lie half as far apart as the data or less; trainings that went well stay above 0.8."""
 MOST_ACCURACY = 0.98
 """A discriminator that errs on at most one row in fifty has little to teach; balanced ones are right in 60–95%."""
-PATIENCE = 500
+PATIENCE = 1000
 """Steps for which a symptom must last: networks start out collapsed, and most find the data's width by then."""
 ALIKE = {
     "diversity": "set model.diversity to {twice:g} (it is {value:g})",

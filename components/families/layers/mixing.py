@@ -88,4 +88,5 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None)
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1).to(values.dtype) @ values
+    mixed: Tensor = scores.softmax(-1).to(values.dtype) @ values
+    return mixed

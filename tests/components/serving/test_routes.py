@@ -89,8 +89,10 @@ def test_health_tells_the_versions(client: TestClient, catalog: Catalog) -> None
     answer = client.get("/health")
     assert answer.status_code == 200
     assert answer.json() == {"status": "ok", "models": [{"id": "digits", "version": 3, "waiting": 0}]}
+    assert client.get("/ready").json() == {"ready": True}
     catalog.close()
     assert client.get("/health").status_code == 503
+    assert client.get("/ready").status_code == 503
 
 
 def test_openai_fields_that_change_nothing_are_taken(client: TestClient) -> None:
