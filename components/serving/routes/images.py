@@ -20,7 +20,6 @@ from components.serving.routes.forms import read
 from components.serving.routes.models import find, headers
 from components.serving.routes.sketches import streamed
 
-
 DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 
 
