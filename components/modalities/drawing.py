@@ -139,7 +139,7 @@ def options_of(family: Family, shape: Shape) -> dict[str, float]:
     conditional = bool(shape.classes or shape.prompt)
     names = [name for name in OPTIONS if conditional or name != "guidance"]
     own = {name: getattr(family, name) for name in names if hasattr(family, name)}
-    return own | UNNAMED.get(type(family).__module__.rpartition(".")[2], {})
+    return {**own, **UNNAMED.get(type(family).__module__.rpartition(".")[2], {})}
 
 
 def options_for(body: PictureBody, model: Maker, rows: int) -> dict[str, Tensor]:
