@@ -20,29 +20,31 @@ from components.serving.routes.forms import read
 from components.serving.routes.models import find, headers
 from components.serving.routes.sketches import streamed
 
+DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
+
 
 def router(catalog: Catalog) -> APIRouter:
     """The routes that draw with the models in `catalog`."""
     routes = APIRouter()
 
-    @routes.post("/v1/images/generations", response_model=None)
+    @routes.post(DRAW, response_model=None)
     async def generate(body: ImageRequest) -> Response:
         """Draw `n` pictures; picture i has the seed of the request + i."""
-        loaded = find(catalog, body.model, "image")
+        loaded = find(catalog, body.model, "image", DRAW)
         return await respond(loaded, body, loaded.order(body), "image_generation")
 
-    @routes.post("/v1/images/edits", response_model=None)
+    @routes.post(EDIT, response_model=None)
     async def edit(request: Request) -> Response:
         """Turn each picture of a form or of JSON into another, `n` times."""
         body = await read(request, ImageEditRequest)
-        loaded = find(catalog, body.model, "image")
+        loaded = find(catalog, body.model, "image", EDIT)
         return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_edit")
 
-    @routes.post("/v1/images/variations", response_model=None)
+    @routes.post(VARY, response_model=None)
     async def vary(request: Request) -> Response:
         """Draw `n` pictures near each picture of a form or of JSON."""
         body = await read(request, ImageVariationRequest)
-        loaded = find(catalog, body.model, "image")
+        loaded = find(catalog, body.model, "image", VARY)
         return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_variation")
 
     return routes

@@ -33,16 +33,17 @@ def router(catalog: Catalog) -> APIRouter:
     return routes
 
 
-def find(catalog: Catalog, name: str | None, modality: str | None = None) -> Loaded:
-    """The model that a request names; without a name, the only one of the modality.
+def find(catalog: Catalog, name: str | None, modality: str | None = None, route: str | None = None) -> Loaded:
+    """The model that a request names; without a name, the only one of the modality, or that answers at `route`.
 
     Raises `UnknownModelError`, and `UserError` where the model is of another modality than the route.
     """
     known = catalog.loaded
     if name is None:
-        fitting = {
-            own: loaded for own, loaded in known.items() if modality in (None, loaded.model.about.modality)
+        kin = {
+            own: one for own, one in known.items() if modality in (None, one.model.about.modality)
         } or known
+        fitting = {own: one for own, one in kin.items() if route in routes_of(one)} or kin
         if len(fitting) != 1:
             raise UnknownModelError(f"Set “model” to one of the models that are served: {', '.join(known)}.")
         name = next(iter(fitting))

@@ -159,7 +159,9 @@ def site(
     register(registry, talker(root / "artifact-3"), "tales", "gpt")
     promote(project.settings, "tales", project.product("tales"))
     for name, (family, shape, conditions) in PICTURES.items():
-        register(written(root / name, family, shape, conditions), name, type(family).__name__.lower())
+        register(
+            registry, written(root / name, family, shape, conditions), name, type(family).__name__.lower()
+        )
         promote(project.settings, name, project.product(name))
     return Site(root, project.settings)
 

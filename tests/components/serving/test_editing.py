@@ -159,6 +159,13 @@ def test_json_carries_base64_bare_or_as_a_data_url(client: TestClient) -> None:
         assert answer.json()["data"][0]["seed"] == 4
 
 
+def test_without_a_name_the_only_model_that_answers_the_route_is_asked(client: TestClient) -> None:
+    image = base64.b64encode(saved(picture(9, 9, channels=1))).decode()
+    answer = client.post(VARY, json={"image": image})  # the digits' VAE alone varies pictures
+    assert answer.headers["x-genloom-model"] == "digits"
+    assert client.post(EDIT, json={"image": image}).status_code == 404
+
+
 def test_an_edit_can_be_streamed(client: TestClient) -> None:
     file = saved(picture(40, 40))
     files = {"image": ("a.png", file, "image/png")}

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from components.families.family import Kind, Shape, Task, kind_of, names
 from components.modalities.conditions import Conditions
 from components.modalities.corruption import Corruption
+from components.modalities.drawing import options_of
 from components.modalities.editing import encodes
 from components.serving.catalog import Catalog
 from components.serving.routes.application import create_app
@@ -21,6 +22,17 @@ from tests.components.serving.painter import opened, saved, served
 
 FAMILIES = [name for name in names() if Kind.IMAGE in kind_of(name).kinds]
 CASES = [(name, task) for name in FAMILIES for task in Task if task in kind_of(name).tasks]
+
+
+OPTIONS = {"guidance": 2.0, "truncation": 0.5, "steps": 3}
+
+
+def test_options_are_those_that_families_read() -> None:
+    found = {name: set(options_of(kind_of(name)(), Shape(data=(1, 8, 8), classes=2))) for name in FAMILIES}
+    assert {name: own for name, own in found.items() if own} == {
+        "diffusion": {"steps", "guidance"},
+        "stylegan2": {"truncation"},
+    }
 
 
 def conditions(shape: Shape) -> Conditions:
@@ -55,7 +67,7 @@ def asked(route: str, shape: Shape, listed: dict[str, Any]) -> dict[str, Any]:
     label = {"label": listed["classes"][1]} if listed["classes"] else {}
     body: dict[str, Any] = {"n": 2, "seed": 5, **label}
     if route == "/v1/images/generations":
-        return body | {"guidance": 2.0} if "guidance" in listed["options"] else body
+        return body | {name: value for name, value in OPTIONS.items() if name in listed["options"]}
     height, width = shape.data[1:]
     levels = np.full((height, width, 4), 200, dtype=np.uint8)
     levels[:, : width // 2, :3] = 30

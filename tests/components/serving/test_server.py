@@ -37,7 +37,7 @@ HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=64))
 
 
 def ask(url: str, **body: Any) -> httpx.Response:
-    return HTTP.post(f"{url}/v1/images/generations", json=body)
+    return HTTP.post(f"{url}/v1/images/generations", json={"model": "digits", **body})
 
 
 def test_the_openai_client_works_unchanged(client: openai.OpenAI) -> None:
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_costs_no_more(url: str, site: Any) -> None:
     whole = settled(replica) - began
     for _ in range(8):
         with pytest.raises(httpx.TimeoutException):
-            HTTP.post(f"{url}/v1/images/generations", json=large, timeout=0.05)
+            HTTP.post(f"{url}/v1/images/generations", json={"model": "digits", **large}, timeout=0.05)
     assert settled(replica) - began - whole < 4 * whole
 
 
