@@ -10,7 +10,7 @@ import torch
 
 from components.artifact import About, save
 from components.data.dataset import Batches, Dataset, Position, open_dataset
-from components.evaluation import captions
+from components.evaluation import by_prompt, captions
 from components.evaluation import judge as judges
 from components.evaluation.evaluate import one_thread
 from components.evaluation.judge import Features, features_for
@@ -32,6 +32,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.setattr(judges, "FEWEST_STEPS", 120)
         patch.setattr(captions, "FEWEST_STEPS", 120)
+        patch.setattr(by_prompt, "LEARNED", 60)
         yield
 
 
