@@ -6,7 +6,7 @@ BIN = .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint bench bench-text bench-images constraints stop clean
+.PHONY: help demo test test-long check lint bench bench-text bench-images bench-serve constraints stop clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ bench-text: .venv/installed ## text: quality and speed beside transformers; GENL
 
 bench-images: .venv/installed ## every family of pictures, ten minutes each; FAMILY=… picks families or runs; rows are reused
 	@$(BIN)/python -m tests.benchmarks bench-images $(FAMILY)
+
+bench-serve: .venv/installed ## serving: cost of the routes, many connections, champions that move under load
+	@$(BIN)/python -m tests.benchmarks bench-serve
 
 constraints: ## refresh the pins to the newest versions that pyproject.toml allows (torch stays at TORCH)
 	@rm -rf .venv-new && $(PYTHON) -m venv .venv-new

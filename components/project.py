@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -267,40 +266,6 @@ def _scalar(path: str, text: str) -> Any:
         return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError) as error:
         raise UserError(f"The value of {path}, “{text}”, cannot be read as YAML; quote it.") from error
-
-
-def add_dataset(
-    project: Project, name: str, content: Mapping[str, Any], task: str, families: Iterable[str]
-) -> None:
-    """Write a dataset's row, a product of the same name and a run a family into `params.yaml`, with its comments.
-
-    The file is replaced atomically; the tables are checked before. Raises `UserError` if the name is taken.
-    """
-    if not NAME.fullmatch(name):
-        raise UserError(f"“{name}” is no good name; use small letters, digits, - and _, at most 63.")
-    if name in project.tables.datasets:
-        raise UserError(f"There is already a dataset “{name}” in params.yaml; choose another name.")
-    if name in project.tables.products:
-        raise UserError(f"There is already a product “{name}” in params.yaml; choose another name.")
-    yaml = YAML()
-    yaml.width = 110
-    path = project.root / "params.yaml"
-    tables = yaml.load(path.read_text(encoding="utf-8")) or {}
-    for table in ("datasets", "products", "runs"):
-        if tables.get(table) is None:
-            tables[table] = {}
-    tables["datasets"][name] = dict(content)
-    tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
-    for family in families:
-        tables["runs"].setdefault(f"{name}-{family}", {"product": name, "family": family})
-    draft = path.with_name(f".params-{os.getpid()}.yaml")
-    try:
-        with draft.open("w", encoding="utf-8") as stream:
-            yaml.dump(tables, stream)
-        read_tables(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
@@ -49,3 +59,35 @@ def rate(line: Mapping[str, Any]) -> str:
 def say(sentence: str) -> None:
     """One line for the person in front of the terminal."""
     console.print(sentence, markup=False, soft_wrap=True)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f}/s")
+
+
+class Bars(AbstractContextManager["Bars"]):
+    """A progress bar on the terminal for each thing that is being done, with rate and time left.
+
+    Nothing is written before there is something to show, so an error stands alone.
+    """
+
+    def __init__(self) -> None:
+        what = TextColumn("{task.description}")
+        columns = (what, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=Console(stderr=True))
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._tasks:
+            self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Say that `done` of `total` is done of `what`."""
+        self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done, total=total)

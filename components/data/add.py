@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
-from components.data.describe import describe_text, is_text
+from components.data.describe import describe_pictures, describe_text, is_text
 from components.data.documents import is_empty
 from components.data.example import Dropped, silent
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
 from components.data.texts import open_texts
 from components.errors import UserError
+from components.families.family import names
 from components.image_rows import FolderRow, ParquetRow, PicturesRow
 from components.modalities.decoding import NotAPicture
-from components.project import Project, add_dataset, open_project
+from components.project import NAME, Project, open_project, read_tables
 from components.rows import TextFilesRow
 
-OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label"})
+OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label", "caption"})
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})
 """The options that only the one or the other modality has."""
 
@@ -65,19 +67,7 @@ def describe(
         )
     if text:
         return describe_text(place, where, options)
-    if place.suffix == ".parquet" or next(place.rglob("*.parquet"), None) is not None:
-        return ParquetRow(source="parquet", path=where, **_sized(options))
-    columns = sorted({"image", "label"} & options.keys())
-    if columns:
-        raise UserError(
-            f"{place} holds no Parquet file; leave out {' and '.join(f'--{name}' for name in columns)}."
-        )
-    return FolderRow(source="folder", path=where, **_sized(options))
-
-
-def _sized(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of pictures with the usual ones written out, so that a person sees what to change."""
-    return {"size": (32, 32), "channels": 3, "fit": "crop", **options}
+    return describe_pictures(place, where, options)
 
 
 def survey(project: Project, name: str, row: PicturesRow | TextFilesRow) -> Survey:
@@ -143,7 +133,7 @@ def add(project: Project, name: str, row: FolderRow | ParquetRow | TextFilesRow)
     params = project.root / "params.yaml"
     before = params.read_bytes()
     task, families = goal(row)
-    add_dataset(project, name, _written(row), task, families)
+    _enter(project, name, _written(row), task, families)
     try:
         ensure_workspace(project)
         ensure_stage(open_project(project.root), name)
@@ -157,9 +147,16 @@ def add(project: Project, name: str, row: FolderRow | ParquetRow | TextFilesRow)
 
 def goal(row: FolderRow | ParquetRow | TextFilesRow) -> tuple[str, tuple[str, ...]]:
     """The task of a product of this dataset, and the families that get a run."""
-    if not isinstance(row, TextFilesRow):
-        return "free", ("vae", "gan")
-    return ("source", ("seq2seq",)) if row.form == "pairs" else ("prompt", ("gpt", "lstm"))
+    if isinstance(row, TextFilesRow):
+        return ("source", ("seq2seq",)) if row.form == "pairs" else ("prompt", ("gpt", "lstm"))
+    if row.gives_source:
+        return "source", _known("pix2pix")
+    return ("prompt", _known("diffusion")) if row.gives_prompt else ("free", ("vae", "gan"))
+
+
+def _known(*families: str) -> tuple[str, ...]:
+    """Those of the families that this installation has."""
+    return tuple(name for name in families if name in names())
 
 
 def _written(row: FolderRow | ParquetRow | TextFilesRow) -> dict[str, Any]:
@@ -169,3 +166,37 @@ def _written(row: FolderRow | ParquetRow | TextFilesRow) -> dict[str, Any]:
         content["size"] = CommentedSeq(content["size"])
         content["size"].fa.set_flow_style()
     return {"source": content.pop("source"), **content}
+
+
+def _enter(
+    project: Project, name: str, content: Mapping[str, Any], task: str, families: Iterable[str]
+) -> None:
+    """Write a dataset's row, a product of the same name and a run a family into `params.yaml`, with its comments.
+
+    The file is replaced atomically; the tables are checked before. Raises `UserError` if the name is taken.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"“{name}” is no good name; use small letters, digits, - and _, at most 63.")
+    if name in project.tables.datasets:
+        raise UserError(f"There is already a dataset “{name}” in params.yaml; choose another name.")
+    if name in project.tables.products:
+        raise UserError(f"There is already a product “{name}” in params.yaml; choose another name.")
+    yaml = YAML()
+    yaml.width = 110
+    path = project.root / "params.yaml"
+    tables = yaml.load(path.read_text(encoding="utf-8")) or {}
+    for table in ("datasets", "products", "runs"):
+        if tables.get(table) is None:
+            tables[table] = {}
+    tables["datasets"][name] = dict(content)
+    tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
+    for family in families:
+        tables["runs"].setdefault(f"{name}-{family}", {"product": name, "family": family})
+    draft = path.with_name(f".params-{os.getpid()}.yaml")
+    try:
+        with draft.open("w", encoding="utf-8") as stream:
+            yaml.dump(tables, stream)
+        read_tables(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -60,12 +60,16 @@ class Dataset:
 
     def whole(self, split: Split, limit: int | None = None) -> Batch:
         """All rows of a split (or the first `limit`), in the order on disk; `UserError` if there are none."""
+        return self.tensors.batch(self.columns(split, limit))
+
+    def columns(self, split: Split, limit: int | None = None) -> dict[str, Tensor]:
+        """The same rows as the modality holds them in memory, with what a batch leaves out; raises `UserError`."""
         if not self.paths(split):
             raise UserError(
                 f"The dataset “{self.name}” has no {split} split; give it a share under “split” in params.yaml."
             )
         table = pa.concat_tables([pq.read_table(path) for path in self.paths(split)])
-        return self.tensors.batch(self.tensors.columns(table.slice(0, limit)))
+        return self.tensors.columns(table.slice(0, limit))
 
 
 def file_hash(path: Path) -> str:
@@ -153,6 +157,7 @@ class Batches:
         self, dataset: Dataset, split: Split, batch: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
         self.modality = dataset.tensors
+        self.draws = self.modality.random and split == "train"
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
         self.total = dataset.rows(split)
         if self.total == 0:
@@ -203,7 +208,7 @@ class Batches:
                 generator = _generator(self.seed, epoch, number + 1)
                 order = torch.randperm(rows, generator=generator)[skip:]
                 skip = 0
-                if self.modality.random:
+                if self.draws:
                     columns = columns | {DRAW: torch.randint(2**62, (rows,), generator=generator)}
                 # indexing chunk by chunk keeps the first batch from waiting for a whole window's shuffle
                 for chunk in torch.split(order, max(self.batch, 8192)):

@@ -1,22 +1,29 @@
-"""What a person's files look like: whether they are text, of which form, and where a document ends."""
+"""What a person's files look like: text of which form, or pictures with captions or in pairs."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from components.data.example import legible
 from components.data.folder import METADATA
+from components.data.paired import is_paired
 from components.data.texts import PLAIN, RECORDS, suffix, text_files
+from components.data.trees import Folder
 from components.errors import UserError
+from components.image_rows import FolderRow, ParquetRow
 from components.rows import Form, TextFilesRow
 
+CAPTIONS = ("caption", "text")
+"""What captions are called where nobody says it; Hugging Face's imagefolder calls them text."""
 SINGLE = 2**16
 """Bytes from which on a lone file of text is taken for one text to be cut in order."""
 
@@ -50,6 +57,57 @@ def describe_text(place: Path, where: str, options: Mapping[str, Any]) -> TextFi
     if not records and len(files) == 1 and files[0].stat().st_size >= SINGLE and "unit" not in options:
         unit = {"unit": "whole"}
     return TextFilesRow(source="text", path=where, modality="text", form=form, **unit, **options)
+
+
+def describe_pictures(place: Path, where: str, options: Mapping[str, Any]) -> FolderRow | ParquetRow:
+    """The row for the pictures at `place`, written as `where`: Parquet if there is some, else a folder.
+
+    Captions and pairs are recognised. Raises `UserError` for options that only Parquet has.
+    """
+    wanted = {
+        "size": (32, 32),
+        "channels": 3,
+        "fit": "crop",
+        **options,
+    }  # written out: a person sees what to change
+    tables = [place] if place.suffix == ".parquet" else sorted(place.rglob("*.parquet"))
+    if tables:
+        return ParquetRow(source="parquet", path=where, **{**_captioned(_texts(tables[0])), **wanted})
+    columns = sorted({"image", "label"} & options.keys())
+    if columns:
+        raise UserError(
+            f"{place} holds no Parquet file; leave out {' and '.join(f'--{name}' for name in columns)}."
+        )
+    if not place.is_dir():
+        return FolderRow(source="folder", path=where, **wanted)
+    files = Folder(place).files
+    if is_paired([file for file in files if Path(file).name != METADATA]):
+        return FolderRow(source="folder", path=where, form="pairs", **wanted)
+    tables = [place / file for file in files if Path(file).name == METADATA]
+    record = _first(tables[0]) if tables else None
+    found = (
+        [key for key, value in record.items() if isinstance(value, str)] if isinstance(record, dict) else []
+    )
+    return FolderRow(source="folder", path=where, **{**_captioned(found), **wanted})
+
+
+def _captioned(names: Sequence[str]) -> dict[str, str]:
+    """The field `caption` of a row, if one of these columns is called as captions are."""
+    found = [name for name in CAPTIONS if name in names]
+    return {"caption": found[0]} if found else {}
+
+
+def _texts(table: Path) -> list[str]:
+    """The columns of texts in a Parquet file, none if it cannot be read."""
+    try:
+        schema = pq.read_schema(table)
+    except (pa.ArrowException, OSError):
+        return []  # opening the source says what is wrong
+    return [
+        field.name
+        for field in schema
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+    ]
 
 
 def _form(file: Path, record: Any) -> Form:

@@ -55,7 +55,7 @@ def fetch(file: RemoteFile, settings: Settings, progress: Progress) -> Path:
 
 
 def _name(url: str) -> str:
-    return url.partition("?")[0].rpartition("/")[2]
+    return url.removeprefix("mirror:").partition("?")[0].rpartition("/")[2]
 
 
 def _candidates(name: str, mirrors: list[Path]) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +23,9 @@ def read_picture(data: Path | bytes, size: tuple[int, int], channels: int, fit: 
     return stacked(fitted(opaque(upright(data), channels), size, fit))
 
 
-def read_pair(
-    target: Path | bytes, source: Path | bytes, size: tuple[int, int], channels: int, fit: Fit
-) -> Pixels:
-    """What is wanted and what it is made of, one above the other: uint8 [2·channels, *size]; raises `NotAPicture`."""
-    return np.concatenate([read_picture(data, size, channels, fit) for data in (target, source)])
+def read_stack(pictures: Sequence[Path | bytes], size: tuple[int, int], channels: int, fit: Fit) -> Pixels:
+    """Several pictures, one above the other: uint8 [len(pictures)·channels, *size]; raises `NotAPicture`."""
+    return np.concatenate([read_picture(data, size, channels, fit) for data in pictures])
 
 
 def stacked(image: Image.Image) -> Pixels:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from components.data.dataset import Split
 from components.data.example import OFFICIAL, Dropped, Entry, Pixels, legible
-from components.data.images import read_pair
+from components.data.images import read_stack
 from components.data.trees import Tree
 from components.errors import UserError
 from components.image_rows import TreeRow
@@ -73,4 +73,5 @@ def _apart(file: str, official: bool | None = None) -> tuple[str, str, str]:
 
 
 def _read(tree: Tree, target: str, source: str, row: TreeRow) -> Pixels:
-    return read_pair(tree.content(target), tree.content(source), row.size, row.channels, row.fit)
+    pictures = [tree.content(file) for file in (target, source)]
+    return read_stack(pictures, row.size, row.channels, row.fit)

@@ -18,7 +18,7 @@ from components.data.archive import official
 from components.data.dataset import Split
 from components.data.example import OFFICIAL, Dropped, Entry, Progress, Source, legible
 from components.data.fetch import fetch
-from components.data.images import read_pair, read_picture
+from components.data.images import read_stack
 from components.errors import UserError, unknown
 from components.image_rows import ParquetRow
 from components.project import Project
@@ -91,8 +91,9 @@ class _Table:
     def _found(self, name: str, found: Mapping[str, Any], split: Split | None) -> Entry | Dropped:
         """One row as an entry, or why it is left out."""
         row = self.row
-        pictures = [_bytes(found[column]) for column in (row.image, row.origin) if column is not None]
-        if None in pictures:
+        cells = [_bytes(found[column]) for column in (row.image, row.origin) if column is not None]
+        pictures = [cell for cell in cells if cell is not None]
+        if len(pictures) < len(cells):
             return Dropped(name, "without the bytes of a picture")
         label = None if self.label is None else found[self.label]
         if self.label is not None and label is None:
@@ -104,8 +105,7 @@ class _Table:
         caption = None if row.caption is None else (found[row.caption] or "").strip()
         if caption == "":
             return Dropped(name, "without a caption")
-        read = read_pair if row.paired else read_picture
-        load = partial(read, *pictures, row.size, row.channels, row.fit)
+        load = partial(read_stack, pictures, row.size, row.channels, row.fit)
         return Entry(name, load, None if label is None else str(label), split, caption)
 
 

@@ -13,7 +13,7 @@ from components.data.example import Progress, silent
 from components.data.pictures import write_pictures
 from components.data.report import Written
 from components.data.sources import source_path
-from components.data.stages import Lines, ensure_stage, ensure_workspace, repro
+from components.data.stages import Lines, ensure_stage, ensure_workspace, repro, rows_of
 from components.data.text import write_text
 from components.data.unpaired import write_unpaired
 from components.errors import UserError
@@ -50,7 +50,7 @@ def reproduce(
 
     A dataset without a stage gets one, a project without a DVC workspace too. Raises the stage's `UserError`.
     """
-    for name in names:
+    for name in (found for one in names for found in rows_of(project, one)):
         row = project.dataset(name)
         if isinstance(row, FolderRow | ParquetRow | TextFilesRow) and row.path is not None:
             source_path(project, row.path)

@@ -85,7 +85,7 @@ def ensure_workspace(project: Project) -> None:
 def ensure_stage(project: Project, name: str) -> None:
     """Write the stage of a dataset into `dvc.yaml`, unless one is there that depends on all that it should."""
     wanted = _dependencies(project, name)
-    rows = {f"datasets.{row}" for row in _rows(project, name)}
+    rows = {f"datasets.{row}" for row in rows_of(project, name)}
     stage = _stages(project).get(stage_name(name)) or {}
     written = {path for dependency in stage.get("deps", []) for path in _paths(dependency)}
     if wanted <= written and rows <= {str(parameter) for parameter in stage.get("params", [])}:
@@ -180,7 +180,7 @@ def _paths(dependency: str | Mapping[str, Any]) -> list[str]:
     return [dependency] if isinstance(dependency, str) else list(dependency)
 
 
-def _rows(project: Project, name: str) -> list[str]:
+def rows_of(project: Project, name: str) -> list[str]:
     """The datasets whose rows and files decide the prepared data: its own and, of two domains, theirs."""
     row = project.dataset(name)
     return [name, row.target, row.origin] if isinstance(row, UnpairedRow) else [name]
@@ -188,7 +188,7 @@ def _rows(project: Project, name: str) -> list[str]:
 
 def _dependencies(project: Project, name: str) -> set[str]:
     """What decides the prepared data: the source's files, and the code if it stands in the project."""
-    rows = [project.dataset(one) for one in _rows(project, name)]
+    rows = [project.dataset(one) for one in rows_of(project, name)]
     modules = {"prepare", "report", "spool", "example"}.union(*(CODE[row.source] for row in rows))
     code = {f"components/data/{module}.py" for module in modules}
     code |= {"components/modalities/decoding.py"} if "images" in modules else set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from components.artifact import Model, load
 from components.data.dataset import Dataset
 from components.errors import UserError
-from components.evaluation.measurement import Subject, measurement_of
+from components.evaluation.measurement import WEIGHED, Extent, measurement_of
 from components.evaluation.report import Report, read_report, write_report
-from components.families.family import Batch
+from components.evaluation.subject import subject_of
+from components.families.family import Shape, Task
 
 
 class UnfitError(UserError):
@@ -31,22 +32,25 @@ def evaluate(
     cache: Path,
     samples: int | None = None,
     progress: Callable[[str], None] | None = None,
+    weighed: int = WEIGHED,
 ) -> Report:
     """Measure the model in `artifact` on the test split of `dataset`; write report and pictures to `folder`.
 
     A report that is there for the same artifact, revision and protocol is returned as it is. `cache` keeps
-    the fitted features. Raises `UserError` for an artifact that is altered or does not fit the dataset,
-    `FailedError` if the model gives values that are not finite.
+    the fitted features; of the first `weighed` rows the likelihood is estimated by importance weighting. Raises
+    `UserError` for an artifact that is altered or does not fit the dataset, `FailedError` if the model gives
+    values that are not finite.
     """
     started, say = time.perf_counter(), progress or _silent
     model = load(artifact)
     check_fit(model, dataset)
+    asked = dataclasses.replace(dataset, shape=_carried(model))
     with one_thread():
-        measurement = measurement_of(dataset.modality)(dataset, cache, samples, say)
+        measurement = measurement_of(dataset.modality)(asked, cache, Extent(samples, weighed), say)
         done = _done(folder, model, dataset, measurement.protocol)
         if done is not None:
             return done
-        measured = measurement.measure(_subject(model), say)
+        measured = measurement.measure(subject_of(model), say)
     for name, content in measured.files.items():
         _write(folder / name, content)
     report = Report(
@@ -78,21 +82,45 @@ def check_fit(model: Model, dataset: Dataset) -> None:
         raise UnfitError(
             f"The model makes rows of {ours} and the dataset “{dataset.name}” has {theirs}; {mend}"
         )
-    if not model.modality.agrees(dataset.tensors):
-        raise UnfitError(
-            f"The model has a vocabulary of {model.shape.vocabulary} tokens and the dataset “{dataset.name}” "
-            f"one of {dataset.shape.vocabulary} that is not the same; {mend}"
+    if not model.modality.agrees(dataset.tensors) and (how := _read_otherwise(model, dataset)):
+        raise UnfitError(f"{how}; {mend}")
+    for what, ours, theirs in _conditions(model, dataset):
+        if ours and ours != theirs:
+            raise UnfitError(
+                f"The model is asked by {what} {ours} and the dataset “{dataset.name}” has {theirs or 'none'}; {mend}"
+            )
+
+
+def _read_otherwise(model: Model, dataset: Dataset) -> str:
+    """How the model reads tokens, captions or sources otherwise than the dataset does; nothing if it uses none."""
+    shape = _carried(model)
+    if shape.vocabulary:
+        return (
+            f"The model has a vocabulary of {shape.vocabulary} tokens and the dataset “{dataset.name}” "
+            f"one of {dataset.shape.vocabulary} that is not the same"
         )
+    if shape.prompt or shape.source:
+        what = "reads captions" if shape.prompt else "was given sources"
+        return f"The model {what} that the dataset “{dataset.name}” now makes in another way"
+    return ""
 
 
-def _subject(model: Model) -> Subject:
-    """What a measurement may ask of `model`."""
+def _conditions(model: Model, dataset: Dataset) -> Iterator[tuple[str, str, str]]:
+    """What requests carry, for people: its name, the model's, the dataset's; empty where there is none."""
+    asked, given = _carried(model), dataset.shape
+    yield "classes", ", ".join(model.about.classes if asked.classes else ()), ", ".join(dataset.classes)
+    yield "captions of", _size(asked.prompt, " tokens of "), _size(given.prompt, " tokens of ")
+    yield "sources of", _size(asked.source, "×"), _size(given.source, "×")
 
-    def nats(batch: Batch) -> Tensor | None:
-        with torch.inference_mode():
-            return model.family.nats(model.networks, batch)
 
-    return Subject(model.sample, nats)
+def _size(shape: tuple[int, ...] | None, between: str) -> str:
+    return between.join(map(str, shape or ()))
+
+
+def _carried(model: Model) -> Shape:
+    """The model's shape with the conditions that its requests carry; old artifacts name classes that they ignore."""
+    classes = model.shape.classes if Task.LABEL in model.family.tasks else 0
+    return dataclasses.replace(model.shape, classes=classes)
 
 
 def _done(folder: Path, model: Model, dataset: Dataset, protocol: Mapping[str, Any]) -> Report | None:

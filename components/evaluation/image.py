@@ -19,8 +19,6 @@ NEIGHBOURS = 5
 RESAMPLES = 100
 CHUNK = 1000
 """Rows whose distances to all others are held at once."""
-PART = 64
-"""Pictures of the trivial model that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,8 @@ def eight_bit(data: Tensor) -> Tensor:
     return data.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().mul(2.0 / 255.0).sub(1.0)
 
 
-def independent_pixels(train: Iterable[Batch], count: int, seed: int) -> Iterator[Tensor]:
-    """The trivial model: `count` pictures, in parts [n, C, H, W], each value normal by itself, then clipped."""
+def independent_pixels(train: Iterable[Batch], sizes: Iterable[int], seed: int) -> Iterator[Tensor]:
+    """The trivial model: parts of `sizes` pictures [n, C, H, W], each value normal by itself, then clipped."""
     rows, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in train:
         values = batch.data.double()
@@ -157,6 +155,6 @@ def independent_pixels(train: Iterable[Batch], count: int, seed: int) -> Iterato
     mean = total / rows
     deviation = (squares / rows - mean.square()).clamp(min=0).sqrt()
     generator = torch.Generator().manual_seed(seed)
-    for first in range(0, count, PART):
-        noise = torch.randn(min(PART, count - first), *mean.shape, generator=generator)
+    for size in sizes:
+        noise = torch.randn(size, *mean.shape, generator=generator)
         yield eight_bit(noise.mul(deviation.float()).add(mean.float()))

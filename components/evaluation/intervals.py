@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from statistics import NormalDist
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+Interval: TypeAlias = tuple[float, float, float]
+"""A value, and where its 95% interval begins and ends."""
 LEVEL = 0.95
 Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
-def share(hits: Tensor) -> tuple[float, float, float]:
+def share(hits: Tensor) -> Interval:
     """The mean of `hits` [N], each in [0, 1], with Wilson's score interval (1927).
 
     Values between 0 and 1 vary less than hits and misses do, so for them the interval is too wide, never
@@ -23,14 +26,14 @@ def share(hits: Tensor) -> tuple[float, float, float]:
     return mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
-def average(values: Tensor) -> tuple[float, float, float]:
+def average(values: Tensor) -> Interval:
     """The mean of `values` [N], N > 1, with the normal interval by their standard error."""
     mean = float(values.double().mean())
     half = Z * float(values.double().std()) / len(values) ** 0.5
     return mean, mean - half, mean + half
 
 
-def resampled(value: float, draws: Tensor) -> tuple[float, float, float]:
+def resampled(value: float, draws: Tensor) -> Interval:
     """`value` with the 95% range of the bootstrap `draws` [B] moved so that their mean lies on `value`.
 
     A statistic that is biased by few rows (the Fréchet distance) is biased again in every resample; the move

@@ -1,14 +1,11 @@
 """The features on which images are compared: a small classifier's, or principal components of the pixels.
 
-Either is fitted on a dataset's train split, once for each revision, and kept in a cache folder as one
-safetensors file whose header holds, as JSON, what it is.
+Either is fitted on a dataset's train split, once for each revision, and kept in a cache folder.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,16 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from safetensors.torch import save as serialized
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from components.data.dataset import Batches, Dataset, Position, Split, file_hash
+from components.data.dataset import Batches, Dataset, Position, Split
+from components.evaluation.kept import About, kept
 from components.families.family import Batch, select
 
 VERSION = 1
@@ -67,13 +61,13 @@ class Classifier(Extractor):
         channels, height, width = shape
         patch = max(1, min(height, width) // SMALL_SIDE)
         size = 3 if patch == 1 else patch
-        layers = _convolution(channels, 16, size, patch)
+        layers = convolution(channels, 16, size, patch)
         side, inputs = math.ceil(min(height, width) / patch), 16
         while side > 4:
             outputs = min(2 * inputs, 64)
-            layers += _convolution(inputs, outputs, 3, 2)
+            layers += convolution(inputs, outputs, 3, 2)
             side, inputs = math.ceil(side / 2), outputs
-        layers += _convolution(inputs, 64, 3, 1)
+        layers += convolution(inputs, 64, 3, 1)
         layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, DIMENSION), nn.SiLU()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(DIMENSION, classes)
@@ -89,7 +83,7 @@ class Classifier(Extractor):
         return logits
 
 
-def _convolution(inputs: int, outputs: int, size: int, stride: int) -> list[nn.Module]:
+def convolution(inputs: int, outputs: int, size: int, stride: int) -> list[nn.Module]:
     """A convolution, group normalization (no row sees another), SiLU."""
     padding = 1 if size == 3 else 0
     return [nn.Conv2d(inputs, outputs, size, stride, padding), nn.GroupNorm(4, outputs), nn.SiLU()]
@@ -135,23 +129,33 @@ class Features:
         with torch.inference_mode():
             return self.network.raw(data).double() * self.network.scale.double()
 
+    def recognised(self, data: Tensor) -> Tensor:
+        """[N, C, H, W] in [−1, 1] → the class that the judge sees in each, int64 [N]; only a judge can say."""
+        assert isinstance(self.network, Classifier), "principal components know no classes"
+        with torch.inference_mode():
+            found: Tensor = self.network(data).argmax(1)
+        return found
+
 
 def features_for(dataset: Dataset, cache: Path, progress: Progress) -> Features:
     """The features for `dataset`: read from `cache`, or fitted and written there; one process fits them."""
     name = "judge" if len(dataset.classes) > 1 else "pca"
     path = cache / f"{name}-{VERSION}-{dataset.revision}.safetensors"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        found = _read(path, dataset)
-        if found is None:
-            _fit(path, name, dataset, progress)
-            found = _read(path, dataset)
-    assert found is not None
-    return found
+    found = kept(path, lambda: _fit(name, dataset, progress))
+    dimension = DIMENSION if name == "judge" else found.weights["components"].shape[1]
+    network: Extractor
+    with torch.device("meta"):  # no random numbers are drawn for weights that are replaced
+        if name == "judge":
+            network = Classifier(dataset.shape.data, len(dataset.classes))
+        else:
+            network = Projection(dataset.shape.data, dimension)
+    network.load_state_dict(found.weights, assign=True)
+    network.eval().requires_grad_(False)
+    return Features(name, dimension, found.about.get("accuracy"), found.digest, network)
 
 
-def _fit(path: Path, name: str, dataset: Dataset, progress: Progress) -> None:
-    """Fit the features and write them with what they are, atomically."""
+def _fit(name: str, dataset: Dataset, progress: Progress) -> tuple[Extractor, About]:
+    """Fit the features and say what they are."""
     about: dict[str, Any] = {"version": VERSION, "name": name, "revision": dataset.revision}
     network: Extractor
     if name == "judge":
@@ -160,30 +164,7 @@ def _fit(path: Path, name: str, dataset: Dataset, progress: Progress) -> None:
         progress("taking the principal components of the pixels")
         network = _project(dataset)
     network.scale = _scale(network, dataset)
-    weights = {key: value.contiguous() for key, value in network.state_dict().items()}
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_bytes(serialized(weights, metadata={"about": json.dumps(about, sort_keys=True)}))
-    draft.replace(path)
-
-
-def _read(path: Path, dataset: Dataset) -> Features | None:
-    """The features cached at `path`; None if there are none or the file is not whole."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["about"])
-        weights = load_file(path)
-    except (FileNotFoundError, SafetensorError):
-        return None
-    network: Extractor
-    if about["name"] == "judge":
-        network = Classifier(dataset.shape.data, len(dataset.classes))
-        dimension = DIMENSION
-    else:
-        dimension = weights["components"].shape[1]
-        network = Projection(dataset.shape.data, dimension)
-    network.load_state_dict(weights)
-    network.eval().requires_grad_(False)
-    return Features(about["name"], dimension, about.get("accuracy"), file_hash(path), network)
+    return network, about
 
 
 def rows(dataset: Dataset, split: Split, count: int, seed: int) -> Iterator[Batch]:
@@ -208,13 +189,14 @@ def _train(dataset: Dataset, progress: Progress) -> tuple[Classifier, float]:
         if step % (steps // 20) == 0:
             progress(f"training the judge … {round(100 * step / steps)}%")
         optimizer.zero_grad()
-        torch.autograd.backward(cross_entropy(network(batch.data), _labels(batch)))
+        torch.autograd.backward(cross_entropy(network(batch.data), labels(batch)))
         optimizer.step()
         schedule.step()
     return network, _accuracy(network.eval(), dataset)
 
 
-def _labels(batch: Batch) -> Tensor:
+def labels(batch: Batch) -> Tensor:
+    """The labels [N] of a batch that has them."""
     assert batch.label is not None, "a dataset with classes has labels"
     return batch.label
 
@@ -223,7 +205,7 @@ def _accuracy(network: Classifier, dataset: Dataset) -> float:
     right = seen = 0
     with torch.inference_mode():
         for batch in rows(dataset, "test", FITTED_ROWS, SEED):
-            right += int((network(batch.data).argmax(1) == _labels(batch)).sum())
+            right += int((network(batch.data).argmax(1) == labels(batch)).sum())
             seen += len(batch)
     return right / seen
 

@@ -16,7 +16,7 @@ from components.data.dataset import Dataset
 from components.errors import UserError
 from components.evaluation import corpus, ngram
 from components.evaluation.likelihood import likelihood
-from components.evaluation.measurement import Measured, Measurement, Say, Subject, enough, finite
+from components.evaluation.measurement import Extent, Measured, Measurement, Say, Subject, enough, finite
 from components.evaluation.overlap import Overlap, longest_overlaps
 from components.evaluation.report import Metric
 from components.evaluation.rouge import among, lead, rouge
@@ -57,9 +57,9 @@ class TextMeasurement(Measurement):
 
     name: ClassVar[str] = "text"
 
-    def __init__(self, dataset: Dataset, cache: Path, samples: int | None, say: Say) -> None:
+    def __init__(self, dataset: Dataset, cache: Path, extent: Extent, say: Say) -> None:
         _check(dataset)
-        enough(samples)
+        enough(extent.samples)
         self.dataset, self.tokenizer = dataset, corpus.text_of(dataset).tokenizer
         self.form = str(dataset.details["form"])
         self.pattern: str | None = dataset.details.get("pattern")
@@ -67,7 +67,7 @@ class TextMeasurement(Measurement):
         self.columns = corpus.columns_of(dataset, "test")
         self.test = dataset.tensors.batch(self.columns)
         read = dataset.shape.source[0] if dataset.shape.source else 0
-        wanted = samples or min(MOST, max(FEWEST, DRAWN // (self.most + read)))
+        wanted = extent.samples or min(MOST, max(FEWEST, DRAWN // (self.most + read)))
         self.sources, self.references = self._pairs(wanted)
         self.real = self._real(wanted)
         self.samples = len(self.references) or wanted

@@ -17,20 +17,45 @@ from components.evaluation.report import Metric
 from components.families.family import Batch, Requests
 
 Say = Callable[[str], None]
+Looked = tuple[Tensor, Tensor]
 LEAST = 100
 """The fewest samples that may be asked for."""
+WEIGHED = 100
+"""The held-out rows whose likelihood is estimated by importance weighting, which costs hundreds of draws a row."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured: samples (None leaves it to the measurement), and rows for importance weighting."""
+
+    samples: int | None = None
+    weighed: int = WEIGHED
+
+
+def _nothing(*_: object) -> None:
+    """What a model answers that cannot do what is asked."""
+    return
 
 
 @dataclass(frozen=True)
 class Subject:
-    """All that a measurement may ask of a model.
+    """All that a measurement may ask of a model; every answer but samples may be None.
 
     `sample` gives the finished outputs [N, …] of requests, computed `width` rows at a time (its second argument);
-    `nats` gives −log p of rows [N] or a bound on it, or None where the model has none.
+    `nats` gives −log p of rows [N] or a bound on it, `weighed` a tighter bound by so many importance-weighted draws
+    (its second argument); `binarized` says that both are of pictures whose values were drawn black or white by
+    their grey level, and not of 8-bit ones. `latents` gives the latents [N, L] from which requests would be drawn,
+    where the request's option `latent` may replace them; `encode` gives those of data. `looks` gives finished
+    outputs with the weights [N, places, seen] of an attention that made them.
     """
 
     sample: Callable[[Requests, int], Tensor]
     nats: Callable[[Batch], Tensor | None]
+    weighed: Callable[[Batch, int], Tensor | None] = _nothing
+    encode: Callable[[Tensor], Tensor | None] = _nothing
+    latents: Callable[[Requests], Tensor | None] = _nothing
+    looks: Callable[[Requests], Looked | None] = _nothing
+    binarized: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,8 +82,11 @@ class Measurement(ABC):
     protocol: Mapping[str, Any]
 
     @abstractmethod
-    def __init__(self, dataset: Dataset, cache: Path, samples: int | None, say: Say) -> None:
-        """Prepare what does not depend on the model; raises `UserError` where an evaluation makes no sense."""
+    def __init__(self, dataset: Dataset, cache: Path, extent: Extent, say: Say) -> None:
+        """Prepare what does not depend on the model; raises `UserError` where an evaluation makes no sense.
+
+        The shape of `dataset` holds the conditions that the model's requests carry, and no others.
+        """
 
     @abstractmethod
     def measure(self, subject: Subject, say: Say) -> Measured:

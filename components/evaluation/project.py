@@ -7,6 +7,7 @@ from pathlib import Path
 
 from components.data.dataset import open_dataset
 from components.evaluation.evaluate import evaluate
+from components.evaluation.measurement import WEIGHED
 from components.evaluation.report import Report
 from components.project import Project
 from components.promotion.registry import Registry, Version
@@ -15,11 +16,20 @@ Say = Callable[[str], None]
 
 
 def evaluate_artifact(
-    project: Project, product: str, artifact: Path, folder: Path, progress: Say | None = None
+    project: Project,
+    product: str,
+    artifact: Path,
+    folder: Path,
+    progress: Say | None = None,
+    weighed: int = WEIGHED,
 ) -> Report:
-    """Measure an artifact on its product's data as it is now; report and pictures go to `folder`."""
+    """Measure an artifact on its product's data as it is now; report and pictures go to `folder`.
+
+    Of the first `weighed` held-out rows the likelihood is estimated by importance weighting.
+    """
     dataset = open_dataset(project.prepared / project.product(product).dataset)
-    return evaluate(artifact, dataset, folder, project.settings.shared / "cache", progress=progress)
+    cache = project.settings.shared / "cache"
+    return evaluate(artifact, dataset, folder, cache, progress=progress, weighed=weighed)
 
 
 def evaluate_version(project: Project, version: Version, progress: Say | None = None) -> tuple[Report, Path]:

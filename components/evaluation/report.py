@@ -76,10 +76,16 @@ def sentence(report: Report) -> str:
             f"{protocol['tokens']:,} tokens of the test split of {report.dataset}; {protocol['samples']} samples "
             f"beside {protocol['reference']} held-out pieces (real); in brackets, 95% intervals."
         )
-    return (
-        f"{protocol['samples']} samples against {protocol['held_out']} rows of the test split of "
-        f"{report.dataset}; in brackets, 95% intervals; real: {protocol['reference']} training rows."
+    asked = protocol.get("asked", "nothing")
+    how = "" if asked == "nothing" else f", asked for by {asked},"
+    found = (
+        f"{protocol['samples']} samples{how} against {protocol['held_out']} rows of the test split of "
+        f"{report.dataset}; in brackets, 95% intervals"
     )
+    real = f"{protocol['reference']} training rows" if protocol["reference"] else ""
+    if asked.startswith(("labels", "captions")):
+        real += ", and the held-out rows where it is asked whether samples are what was asked for"
+    return f"{found}; real: {real}." if real else f"{found}."
 
 
 def _cell(metric: Metric | None) -> str:

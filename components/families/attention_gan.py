@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
@@ -14,7 +15,9 @@ from components.families.adversarial import Adversarial, Painter, accuracy
 from components.families.family import Batch, Losses, Shape, Task, bounded, tuned
 from components.families.layers.conditional import ClassNorm, Projection
 from components.families.layers.convolution import (
+    ChannelsLast,
     Crop,
+    Unflatten,
     base,
     doubled,
     halved,
@@ -25,23 +28,23 @@ from components.families.layers.convolution import (
 from components.families.layers.selfattention import SelfAttention
 from components.families.layers.spectral import spectral
 
-LARGEST_ATTENDED = 32
-"""Pixels of the longer side of a map whose places attend to each other; the paper found 32 and 64 best for 128."""
-
 
 def attended(data: tuple[int, ...]) -> int:
-    """The number of the first halving of [C, H, W], from 0, whose map is small enough for attention."""
-    sides = [max(data[1:]) // 2 ** (place + 1) for place in range(halvings(data))]
-    return next((place for place, side in enumerate(sides) if side <= LARGEST_ATTENDED), len(sides) - 1)
+    """The number of the halving of [C, H, W], from 0, whose places attend to each other: the second, if there is one.
+
+    At a quarter of the side the paper's Fréchet distance was least (table 1: 32 of 128).
+    """
+    return min(1, halvings(data) - 1)
 
 
 class Doubling(nn.Module):
-    """Batch norm by class, ReLU, and a transposed convolution under spectral norm."""
+    """Batch norm by class, ReLU, and a transposed convolution, under spectral norm if it is `bound`."""
 
-    def __init__(self, inputs: int, outputs: int, classes: int) -> None:
+    def __init__(self, inputs: int, outputs: int, classes: int, bound: bool) -> None:
         super().__init__()
         self.norm = ClassNorm(inputs, classes)
-        self.convolution = spectral(doubled(inputs, outputs))
+        convolution = doubled(inputs, outputs)
+        self.convolution = spectral(convolution) if bound else convolution
 
     def forward(self, inputs: Tensor, label: Tensor) -> Tensor:
         """[N, inputs, H, W] and classes [N] → [N, outputs, 2H, 2W]."""
@@ -56,9 +59,10 @@ class Generator(Painter):
         super().__init__(data)
         channels, size = widths(data, width)[::-1], base(data)
         self.project = spectral(nn.Linear(latent, channels[0] * size[0] * size[1]))
-        self.small = nn.Unflatten(1, (channels[0], *size))
-        pairs = pairwise([*channels, data[0]])
-        self.doublings = nn.ModuleList(Doubling(inputs, outputs, classes) for inputs, outputs in pairs)
+        self.small = Unflatten(channels[0], size)
+        doublings = [Doubling(inputs, outputs, classes, True) for inputs, outputs in pairwise(channels)]
+        # the last is not bound: a norm of 1 keeps pictures grey until the gains before it have grown
+        self.doublings = nn.ModuleList([*doublings, Doubling(channels[-1], data[0], classes, False)])
         self.place = len(channels) - 1 - attended(data)
         self.attention = SelfAttention(channels[self.place])
         self.crop = Crop(data)
@@ -78,7 +82,7 @@ class Discriminator(nn.Module):
     def __init__(self, data: tuple[int, ...], width: int, classes: int) -> None:
         super().__init__()
         channels = widths(data, width)
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [ChannelsLast()]
         for place, (inputs, outputs) in enumerate(pairwise([data[0], *channels])):
             layers += [spectral(halved(inputs, outputs)), nn.LeakyReLU(0.2)]
             layers += [SelfAttention(outputs)] if place == attended(data) else []
@@ -125,8 +129,8 @@ class AttentionGAN(Adversarial):
 
     def discriminator_loss(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> Losses:
         """max(0, 1 − D(x)) + max(0, 1 + D(G(z)))."""
-        asked = self.asked(batch)
-        real_logits, fake_logits = discriminator(batch.data, *asked), discriminator(fake, *asked)
+        rows, (label,) = torch.cat([batch.data, fake]), self.asked(batch)  # no batch norm: one call is faster
+        real_logits, fake_logits = discriminator(rows, torch.cat([label, label])).chunk(2)
         loss = relu(1.0 - real_logits).mean() + relu(1.0 + fake_logits).mean()
         return loss, {"accuracy": accuracy(real_logits, fake_logits)}
 

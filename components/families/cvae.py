@@ -11,35 +11,28 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from components.families.family import Networks, Shape, Task
-from components.families.vae import VAE, Autoencoder, autoencoder, centre
+from components.families.layers.autoencoder import Autoencoder
+from components.families.vae import VAE, autoencoder
 
 
 class ConditionalAutoencoder(Autoencoder):
     """The encoder sees one more channel, a learned picture of the class; the decoder also gets the class itself."""
 
-    def __init__(self, shape: Shape, family: VAE) -> None:
-        super().__init__(shape, family)
+    def __init__(self, shape: Shape, family: CVAE) -> None:
+        super().__init__(shape.data, *family.parts(shape.data, planes=1, told=shape.classes))
         self.classes = shape.classes
         self.plane = nn.Embedding(shape.classes, math.prod(shape.data[1:]))
 
-    def seen(self, shape: Shape) -> tuple[int, ...]:
-        """See `Autoencoder`."""
-        return (shape.data[0] + 1, *shape.data[1:])
-
-    def told(self, shape: Shape, latent: int) -> int:
-        """See `Autoencoder`."""
-        return latent + shape.classes
-
-    def encode(self, data: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """q(z|x, y); see `Autoencoder`."""
+    def features(self, data: Tensor, label: Tensor | None = None) -> Tensor:
+        """Of q(z|x, y); see `Autoencoder`."""
         assert label is not None, "a conditional family is always told the class"
-        plane = self.plane(label).view(-1, 1, *self.data[1:]).to(data.dtype)
-        return super().encode(torch.cat((data, plane), dim=1))
+        plane = self.plane(label).view(-1, 1, *self.data[1:])
+        return super().features(torch.cat((data, plane), dim=1))
 
     def slopes(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
-        """p(x|z, y); see `Autoencoder`."""
+        """Of p(x|z, y); see `Autoencoder`."""
         assert label is not None, "a conditional family is always told the class"
-        return super().slopes(torch.cat((latent, one_hot(label, self.classes).to(latent.dtype)), dim=1))
+        return super().slopes(torch.cat((latent, one_hot(label, self.classes)), dim=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +51,17 @@ class CVAE(VAE):
         return {"autoencoder": ConditionalAutoencoder(shape, self)}
 
     def encode(self, networks: Networks, data: Tensor) -> Tensor:
-        """The means of q(z|x, y), [N, latent], under the class y whose own reconstruction explains the row best.
+        """The means of q(z|x, y), [N, latent], under the class y whose own means explain the row best.
 
         The class is not asked for, because nobody can be sure that a stranger's picture has one of them.
         """
         network = autoencoder(networks)
         assert isinstance(network, ConditionalAutoencoder)
-        best, least = torch.empty(0), torch.full((len(data),), float("inf"), device=data.device)
+        every, costs = [], []
         for own in range(network.classes):
             label = torch.full((len(data),), own, device=data.device)
-            latent = centre(network, data, label)
-            cost = network.surprise(data, network.slopes(latent, label)) + 0.5 * latent.square().sum(1)
-            better = cost < least
-            best = latent if own == 0 else torch.where(better[:, None], latent, best)
-            least = torch.where(better, cost, least)
-        return best
+            explained = network.explain(network.features(data, label), label, spread=0.0)
+            every.append(explained.latent)
+            costs.append(network.surprise(data, explained.slopes) + explained.divergence.sum(1))
+        best = torch.stack(costs).argmin(0)
+        return torch.stack(every)[best, torch.arange(len(data), device=data.device)]

@@ -31,6 +31,9 @@ class CycleGAN(Translation):
     The generators' loss is adversarial + `cycle` · (|F(G(x)) − x| + |G(F(y)) − y|) + `identity` · (|G(y) − y| +
     |F(x) − x|); the last (section 5.2) where both domains have as many channels. The history of 50 generated
     pictures is left out: kept in a buffer it would be saved with the model, and averaged over workers.
+
+    Generators that correct the source, as pix2pix's does, stay at the identity on the contract test's pictures: the
+    discriminators win before these have moved. So they begin at random, as in the paper.
     """
 
     lr: float = tuned(2e-4, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from components.families.adversarial import Adversarial, Painter
 from components.families.family import Shape, tuned
 from components.families.layers.convolution import (
+    ChannelsLast,
     Crop,
+    Unflatten,
     base,
     doubled,
     halved,
@@ -33,7 +35,7 @@ class Generator(Painter):
         channels = widths(data, width)[::-1]
         height, across = base(data)
         project = nn.Linear(latent, channels[0] * height * across, bias=False)
-        layers: list[nn.Module] = [project, nn.Unflatten(1, (channels[0], height, across))]
+        layers: list[nn.Module] = [project, Unflatten(channels[0], (height, across))]
         layers += [nn.BatchNorm2d(channels[0]), nn.ReLU()]
         for inputs, outputs in pairwise(channels):
             layers += [doubled(inputs, outputs, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -54,7 +56,7 @@ class Features(nn.Sequential):
 
     def __init__(self, data: tuple[int, ...], width: int, norm: bool = True) -> None:
         channels = widths(data, width)
-        layers: list[nn.Module] = [halved(data[0], channels[0]), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [ChannelsLast(), halved(data[0], channels[0]), nn.LeakyReLU(0.2)]
         for inputs, outputs in pairwise(channels):
             layers.append(halved(inputs, outputs, bias=not norm))
             layers += [nn.BatchNorm2d(outputs)] if norm else []

@@ -131,7 +131,7 @@ class Diffusion(Family):
     """
 
     lr: float = tuned(1e-3, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
-    muon_lr: float = tuned(1e-2, low=1e-3, high=1e-1, log=True, least=1e-9, most=10.0)
+    muon_lr: float = tuned(2e-2, low=1e-3, high=1e-1, log=True, least=1e-9, most=10.0)
     optimizer: str = "muon"
     network: str = "unet"
     width: int = bounded(32, least=16, most=4096)

@@ -196,6 +196,11 @@ class Family(ABC):
         """Whether FSDP2 may shard the matrices: not where an optimizer or a part's method needs them whole."""
         return not self.double_backward
 
+    @property
+    def binarized(self) -> bool:
+        """Whether `nats` are of values that are drawn black or white by their grey level, not of 8-bit ones."""
+        return False
+
     @abstractmethod
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """The networks by name, in the order in which a step updates them."""

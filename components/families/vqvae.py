@@ -64,11 +64,14 @@ class Codec(nn.Module):
         return vectors
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes [N, S, D] → the values' means [N, *data] in [−1, 1]."""
+        """Codes [N, S, D] → the centres of the values' distributions, [N, *data]; they may lie outside of [−1, 1].
+
+        A hyperbolic tangent would end in the corner where everything is black and nothing has a gradient.
+        """
         grid: Tensor = self.decoder(codes.transpose(1, 2).reshape(len(codes), -1, *self.grid))
         for axis, side in enumerate(self.sides, start=2):
             grid = grid.narrow(axis, 0, side)
-        return grid.float().tanh().reshape(-1, *self.data)
+        return grid.float().reshape(-1, *self.data)
 
     def codes(self, data: Tensor) -> Tensor:
         """[N, *data] → the numbers of its codes, int64 [N, S]."""
@@ -162,7 +165,7 @@ class VQVAE(Family):
     def decode_codes(self, networks: Networks, codes: Tensor) -> Tensor:
         """Numbers of codes [N, S] → [N, *data] in [−1, 1]."""
         codec = codec_of(networks)
-        return codec.decode(codec.quantizer.codebook[codes])
+        return codec.decode(codec.quantizer.codebook[codes]).clamp(-1.0, 1.0)
 
     def code_use(self, networks: Networks) -> dict[str, float]:
         """How much of the codebook the training data use: its perplexity, and the share of codes in use."""

@@ -52,7 +52,8 @@ class WGANGP(Adversarial):
 
     def discriminator_loss(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> Losses:
         """D(G(z)) − D(x) + λ (‖∇D‖ − 1)²."""
-        distance = discriminator(batch.data).mean() - discriminator(fake).mean()
+        real_scores, fake_scores = discriminator(torch.cat([batch.data, fake])).chunk(2)
+        distance = real_scores.mean() - fake_scores.mean()
         slope = slopes_between(discriminator, batch.data, fake)
         loss = self.penalty * (slope - 1).square().mean() - distance
         return loss, {"wasserstein": distance.detach(), "slope": slope.mean().detach()}

@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image as Pillow
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from torch import Tensor
 
-from components.errors import UserError
 from components.families.family import Batch, Kind, Requests, Shape
 from components.modalities.conditions import ASSETS, Conditions, load_conditions
-from components.modalities.modality import DRAW, Direction, Modality
-
-LARGEST_SIDE = 2048
-"""The most pixels a side that a request may ask for."""
-
-
-class ImageRequest(BaseModel):
-    """The body of OpenAI's `POST /v1/images/generations`, with `seed` added.
-
-    The fields from `user` on are OpenAI's too; they are taken where their value asks for nothing else than
-    what is done anyway.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    model: str | None = None
-    prompt: str = ""
-    n: int = Field(default=1, ge=1, le=128)
-    size: str = Field(default="auto", pattern=r"^(auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$")
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
-    response_format: Literal["b64_json"] = "b64_json"
-    user: str | None = None
-    quality: Literal["auto", "standard"] = "auto"
-    background: Literal["auto", "opaque"] = "auto"
-    moderation: Literal["auto", "low"] = "auto"
-    output_format: Literal["png"] = "png"
-    stream: Literal[False] = False
+from components.modalities.drawing import ImageRequest, drawn, png, to_uint8, wanted_size
+from components.modalities.editing import (
+    ImageEditRequest,
+    ImageVariationRequest,
+    UploadBody,
+    blank_edit,
+    edited,
+    varied,
+)
+from components.modalities.modality import DRAW, Direction, Maker, Modality, Order
+from components.modalities.sources import beside
 
 
 class Image(Modality):
@@ -61,7 +42,15 @@ class Image(Modality):
         "recall": "higher",
         "density": "higher",
         "coverage": "higher",
+        "class_accuracy": "higher",
+        "caption_reciprocal_rank": "higher",
+        "psnr": "higher",
+        "ssim": "higher",
+        "hole_psnr": "higher",
         "negative_elbo_nats": "lower",
+        "importance_weighted_nats": "lower",
+        "binarized_negative_elbo_nats": "lower",
+        "binarized_importance_weighted_nats": "lower",
     }
     prefixes: ClassVar[tuple[str, ...]] = ("judge", "pca")
 
@@ -123,21 +112,48 @@ class Image(Modality):
         length = torch.full((len(data),), data.shape[1], dtype=torch.int64)
         return Batch(data=data, length=length, label=columns.get("label"), prompt=prompt, source=source)
 
-    def requests(self, body: Any, shape: Shape, classes: Sequence[str], seeds: Sequence[int]) -> Requests:
-        """Free requests; a prompt is refused, because these models take none."""
-        if body.prompt.strip():
-            raise UserError("This model draws without a prompt; leave “prompt” out or send an empty one.")
-        wanted_size(body.size, shape)
-        return Requests(seed=torch.tensor(list(seeds), dtype=torch.int64))
+    def requests(self, body: Any, model: Maker, seeds: Sequence[int]) -> Requests:
+        """The rows of `order`."""
+        return self.order(body, model, seeds).requests
+
+    def order(self, body: Any, model: Maker, seeds: Sequence[int]) -> Order:
+        """New pictures, pictures turned into others, or variations, as `body` says. Raises `UserError`."""
+        if isinstance(body, ImageEditRequest):
+            return edited(body, model, self.conditions, seeds)
+        if isinstance(body, ImageVariationRequest):
+            return varied(body, model, seeds)
+        requests = drawn(body, model, self.conditions.captions, seeds)
+        label = requests.label
+        return Order(
+            requests=requests,
+            seeds=seeds,
+            parts=[slice(place, place + 1) for place in range(len(seeds))],
+            encode=lambda _, rows: self.encode(rows, body)[0],
+            labels=[None] * len(seeds) if label is None else [model.classes[own] for own in label.tolist()],
+        )
+
+    def answers(self, body: Any) -> int:
+        """`n`, for each picture that is sent."""
+        return int(body.n) * (len(body.image) if isinstance(body, UploadBody) else 1)
+
+    def warm(self, shape: Shape) -> BaseModel:
+        """A picture; where one is turned into another, an empty one of the size of a row."""
+        return ImageRequest() if shape.source is None else blank_edit(shape, self.conditions)
 
     def encode(self, output: Tensor, body: Any) -> list[bytes]:
         """One PNG a row, enlarged by whole pixels if the request's `size` says so."""
         size = wanted_size(body.size, Shape(data=tuple(output.shape[1:])))
-        return [_png(picture, size) for picture in to_uint8(output)]
+        return [png(picture, size) for picture in to_uint8(output)]
 
     def picture(self, output: Tensor) -> bytes:
         """A grid, nearly square, small pictures enlarged until a person can see them."""
         return grid(output)
+
+    def progress(self, output: Tensor, requests: Requests) -> bytes:
+        """The grid, each picture behind its source where it has one."""
+        if requests.source is None:
+            return self.picture(output)
+        return grid(beside(requests.source, output), columns=2 * max(1, round(len(output) ** 0.5 / 2)))
 
 
 def _pictures(array: pa.FixedSizeBinaryArray, shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -150,41 +166,6 @@ def _pictures(array: pa.FixedSizeBinaryArray, shape: Sequence[int]) -> np.ndarra
 def floats(pictures: Tensor) -> Tensor:
     """uint8 levels as floats in [−1, 1]."""
     return pictures.to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
-
-
-def wanted_size(size: str, shape: Shape) -> tuple[int, int]:
-    """(width, height) in pixels for a request's `size`; `UserError` unless it is a whole enlargement."""
-    height, width = shape.data[1:]
-    if size == "auto":
-        return width, height
-    asked_width, asked_height = (int(part) for part in size.split("x"))
-    factor = asked_width // width
-    whole = factor >= 1 and (asked_width, asked_height) == (width * factor, height * factor)
-    if whole and max(asked_width, asked_height) <= LARGEST_SIDE:
-        return asked_width, asked_height
-    factors = [factor for factor in (1, 4, 8) if max(width, height) * factor <= LARGEST_SIDE]
-    choices = ", ".join(f"{width * factor}x{height * factor}" for factor in factors)
-    raise UserError(
-        f"The size {size} is no whole multiple of this model's {width}x{height} up to {LARGEST_SIDE} pixels "
-        f"a side; ask for {choices}, or leave “size” out."
-    )
-
-
-def to_uint8(data: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Floats in [−1, 1], [N, C, H, W], as uint8 [N, H, W, C], rounded to the nearest level."""
-    levels = data.detach().float().cpu().clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
-    array: np.ndarray[Any, np.dtype[np.uint8]] = levels.permute(0, 2, 3, 1).contiguous().numpy()
-    return array
-
-
-def _png(picture: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> bytes:
-    """One picture [H, W, C] as a PNG of `size` (width, height)."""
-    image = Pillow.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture)
-    if image.size != size:
-        image = image.resize(size, Pillow.Resampling.NEAREST)
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()
 
 
 def grid(data: Tensor, columns: int | None = None, target: int = 56) -> bytes:
@@ -201,7 +182,7 @@ def grid(data: Tensor, columns: int | None = None, target: int = 56) -> bytes:
         top, left = gap + place // across * cell_height, gap + place % across * cell_width
         large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
         sheet[top : top + large.shape[0], left : left + large.shape[1]] = large
-    return _png(sheet, (sheet.shape[1], sheet.shape[0]))
+    return png(sheet, (sheet.shape[1], sheet.shape[0]))
 
 
 def schema(

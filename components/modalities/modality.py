@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,13 +13,45 @@ import pyarrow as pa
 from pydantic import BaseModel
 from torch import Tensor
 
-from components.families.family import Batch, Kind, Requests, Shape
+from components.families.family import Batch, Family, Kind, Networks, Requests, Shape
 
 Direction = Literal["lower", "higher"]
 
 
 DRAW = "draw"
 """The column of random numbers, int64 [N], that a `random` modality gets beside its own when it trains."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The model that a request is for, and the names of its classes."""
+
+    family: Family
+    networks: Networks
+    shape: Shape
+    classes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Order:
+    """The rows that a request asks of a model, and how they become answers.
+
+    Answer i has the seed `seeds[i]` and is made of the rows `parts[i]` by `encode(i, rows)`, which gives a file;
+    `labels[i]` is its class by name, or None.
+    """
+
+    requests: Requests
+    seeds: Sequence[int]
+    parts: Sequence[slice]
+    encode: Callable[[int, Tensor], bytes]
+    labels: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def file(self, place: int, output: Tensor) -> bytes:
+        """Answer `place` out of the finished `output` of all rows."""
+        return self.encode(place, output[self.parts[place]])
 
 
 class Modality(ABC):
@@ -72,14 +105,26 @@ class Modality(ABC):
         """Rows of `columns` as a family sees them."""
 
     @abstractmethod
-    def requests(self, body: Any, shape: Shape, classes: Sequence[str], seeds: Sequence[int]) -> Requests:
-        """One row a seed out of a validated request `body`; raises `UserError` for what the model cannot do."""
+    def requests(self, body: Any, model: Maker, seeds: Sequence[int]) -> Requests:
+        """The rows of a validated request `body`; raises `UserError` for what the model cannot do."""
 
-    def rows(self, body: Any) -> int:
-        """How many rows a validated request `body` asks for."""
+    def order(self, body: Any, model: Maker, seeds: Sequence[int]) -> Order:
+        """An answer a seed to a validated request `body`, by default one row each. Raises `UserError`."""
+        parts = [slice(place, place + 1) for place in range(len(seeds))]
+
+        return Order(
+            requests=self.requests(body, model, seeds),
+            seeds=seeds,
+            parts=parts,
+            encode=lambda _, rows: self.encode(rows, body)[0],
+            labels=[None] * len(seeds),
+        )
+
+    def answers(self, body: Any) -> int:
+        """How many answers a validated request `body` asks for."""
         return int(body.n)
 
-    def warm(self) -> BaseModel:
+    def warm(self, shape: Shape) -> BaseModel:
         """A small request that takes the way of all others, by which a model is warmed before it serves."""
         return self.request()
 
@@ -90,6 +135,10 @@ class Modality(ABC):
     @abstractmethod
     def picture(self, output: Tensor) -> bytes:
         """All rows of `output` in one file for a person to look at."""
+
+    def progress(self, output: Tensor, requests: Requests) -> bytes:
+        """A picture of how training goes: rows of `output`, beside what they were asked for where that can be seen."""
+        return self.picture(output)
 
 
 def kind_of(name: str) -> type[Modality]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from components.errors import UserError
 from components.families.family import NOTHING, Batch, Kind, Requests, Shape
 from components.modalities.completion import CompletionRequest
-from components.modalities.modality import DRAW, Direction, Modality
+from components.modalities.modality import DRAW, Direction, Maker, Modality
 from components.modalities.prompting import to_requests
 from components.modalities.tokenizer import FILES, TextTokenizer, load_tokenizer
 
@@ -99,16 +99,16 @@ class Text(Modality):
         source = columns["source"].long() if "source" in columns else None
         return Batch(data=data, length=length.clamp(max=width), given=given, source=source)
 
-    def requests(self, body: Any, shape: Shape, classes: Sequence[str], seeds: Sequence[int]) -> Requests:
+    def requests(self, body: Any, model: Maker, seeds: Sequence[int]) -> Requests:
         """Each prompt `n` times; see components/modalities/prompting.py."""
-        return to_requests(self.tokenizer, body, shape, seeds)
+        return to_requests(self.tokenizer, body, model.shape, seeds)
 
-    def rows(self, body: Any) -> int:
+    def answers(self, body: Any) -> int:
         """`n` for each prompt; a chat is one prompt."""
         prompts = len(body.prompt) if isinstance(body, CompletionRequest) else 1
         return prompts * (body.n or 1)
 
-    def warm(self) -> BaseModel:
+    def warm(self, shape: Shape) -> BaseModel:
         """A short prompt and all ways of sampling, cut where the context is short."""
         return CompletionRequest(
             prompt=["Once"],

@@ -18,6 +18,7 @@ from ray.serve.config import BackpressureConfig, HTTPOptions
 
 from components.errors import FailedError
 from components.serving.catalog import Served, open_catalog
+from components.serving.follow import Follower
 from components.serving.keys import keyring
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
@@ -36,10 +37,16 @@ class Endpoint:
 
     def __init__(self, served: Sequence[Served], settings: Settings) -> None:
         self.catalog = open_catalog(served, settings)
+        self.follower = Follower(self.catalog, settings)
+        self.follower.start()
         self.access = Access(keyring(settings), required=settings.host not in LOOPBACK)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self.catalog, self.access)
+
+    def __del__(self) -> None:
+        """Ray Serve ends a replica so."""
+        self.follower.close()
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""

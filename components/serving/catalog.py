@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from pydantic import BaseModel
-from torch import Tensor
 
 from components.artifact import Model, load
-from components.families.family import Requests
+from components.modalities.modality import Maker, Order
 from components.serving.engine import Engine
 from components.settings import Settings
 
@@ -23,12 +24,16 @@ SEEDS = 2**52
 
 @dataclass(frozen=True)
 class Served:
-    """An immutable version of a product and the folder of its artifact; `created` in seconds since the epoch."""
+    """An immutable version of a product and the folder of its artifact; `created` in seconds since the epoch.
+
+    With `follows` it gives way to the product's next champion as soon as there is one.
+    """
 
     product: str
     version: int
     folder: Path
     created: int
+    follows: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,31 +44,55 @@ class Loaded:
     model: Model
     engine: Engine
 
-    def requests(self, body: Any) -> tuple[Requests, int]:
-        """The rows and the seed of the first; row i has seed + i, so it can be asked for alone.
+    def order(self, body: Any) -> Order:
+        """The rows of a request; answer i has the seed of the first + i, so it can be asked for alone.
 
         Raises `UserError` for what the model cannot do.
         """
+        model = self.model
         seed = secrets.randbelow(SEEDS) if body.seed is None else int(body.seed)
-        seeds = [(seed + place) % 2**63 for place in range(self.model.modality.rows(body))]
-        about = self.model.about
-        return self.model.modality.requests(body, self.model.shape, about.classes, seeds), seed
+        seeds = [(seed + place) % 2**63 for place in range(model.modality.answers(body))]
+        maker = Maker(model.family, model.networks, model.shape, model.about.classes)
+        with threads(self.engine.threads):
+            return model.modality.order(body, maker, seeds)
 
-    def encode(self, output: Tensor, body: Any) -> list[bytes]:
-        """The finished rows as files, as the request asks."""
-        return self.model.modality.encode(output, body)
+    def generate(self, body: BaseModel) -> tuple[list[bytes], Order]:
+        """The files of a request, computed here and now."""
+        order = self.order(body)
+        output = self.engine.submit(order.requests).result()
+        return [order.file(place, output) for place in range(len(order))], order
 
-    def generate(self, body: BaseModel) -> tuple[list[bytes], int]:
-        """Files and first seed of a request, computed here and now."""
-        requests, seed = self.requests(body)
-        return self.encode(self.engine.submit(requests).result(), body), seed
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute with `count` threads in this thread, on which the bits of a picture's latent depend."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Catalog:
-    """The loaded versions by product name; closing it ends their engines."""
+    """The loaded versions by product name; closing it ends their engines.
+
+    `loaded` is replaced and never changed, so who has read it goes on with what was there.
+    """
 
     def __init__(self, loaded: Mapping[str, Loaded]) -> None:
-        self.loaded = MappingProxyType(dict(loaded))
+        self.loaded: Mapping[str, Loaded] = MappingProxyType(dict(loaded))
+        self._all = list(loaded.values())
+
+    def put(self, product: str, loaded: Loaded) -> None:
+        """Answer with `loaded` from now on; the version before it stays open for those who use it still."""
+        if loaded not in self._all:
+            self._all.append(loaded)
+        self.loaded = MappingProxyType({**self.loaded, product: loaded})
+
+    def forget(self, loaded: Loaded) -> None:
+        """Let go of a version that was closed."""
+        self._all.remove(loaded)
 
     @property
     def healthy(self) -> bool:
@@ -72,7 +101,7 @@ class Catalog:
 
     def close(self) -> None:
         """End the engines."""
-        for loaded in self.loaded.values():
+        for loaded in self._all:
             loaded.engine.close()
 
 
@@ -85,7 +114,11 @@ def open_version(served: Served, settings: Settings) -> Loaded:
     """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and generate once to warm it."""
     model = load(_folder(served, settings))
     loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1))
-    loaded.generate(model.modality.warm())
+    try:
+        loaded.generate(model.modality.warm(model.shape))
+    except BaseException:
+        loaded.engine.close()
+        raise
     return loaded
 
 

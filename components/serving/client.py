@@ -17,11 +17,12 @@ from components.errors import FailedError, UserError
 
 @dataclass(frozen=True)
 class Answer:
-    """Files that were drawn, by which version, and the seed of the first; the next ones count up."""
+    """Files that were drawn, by which version, with the seed of each and its class, if the model has classes."""
 
     files: list[bytes]
     version: int
-    seed: int
+    seeds: list[int]
+    labels: list[str | None]
 
 
 Listed: TypeAlias = dict[str, Any]
@@ -57,12 +58,13 @@ def serves(url: str, product: str) -> int | None:
     return None if found is None else int(found["version"])
 
 
-def ask(url: str, body: Mapping[str, Any]) -> Answer:
+def ask(url: str, route: str, body: Mapping[str, Any]) -> Answer:
     """The pictures of one request; `UserError` for what the server refuses, `FailedError` if it fails."""
-    reply = post(url, "/v1/images/generations", body)
-    content = answer(reply)
-    files = [b64decode(item["b64_json"]) for item in content["data"]]
-    return Answer(files, int(reply.headers["x-genloom-version"]), int(reply.headers["x-genloom-seed"]))
+    reply = post(url, route, body)
+    data = answer(reply)["data"]
+    files = [b64decode(item["b64_json"]) for item in data]
+    seeds, labels = [int(item["seed"]) for item in data], [item.get("label") for item in data]
+    return Answer(files, int(reply.headers["x-genloom-version"]), seeds, labels)
 
 
 def post(url: str, route: str, body: Mapping[str, Any]) -> httpx.Response:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from components.errors import UserError
-from components.modalities.image import ImageRequest, grid
+from components.modalities.drawing import ImageRequest, PictureBody
+from components.modalities.editing import ImageEditRequest, ImageVariationRequest
+from components.modalities.image import grid
 from components.serving import client
 from components.serving.catalog import SEEDS
 from components.serving.place import Place
@@ -24,6 +27,12 @@ from components.serving.routes.errors import sentence
 
 AT_ONCE = 128
 """Pictures of one request."""
+DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
+BODIES: Mapping[str, type[PictureBody]] = {
+    DRAW: ImageRequest,
+    EDIT: ImageEditRequest,
+    VARY: ImageVariationRequest,
+}
 
 
 @dataclass(frozen=True)
@@ -36,13 +45,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Files in the order of their seeds, which count up from `seed`; `where` says who computed them."""
+    """Files with the name that each has in a folder, and its seed; `where` says who computed them."""
 
     product: str
-    files: list[bytes]
     version: int
-    seed: int
     where: str
+    files: list[bytes]
+    names: list[str]
+    seeds: list[int]
+    labels: list[str | None]
 
 
 def check_target(path: Path) -> Target:
@@ -58,28 +69,76 @@ def check_target(path: Path) -> Target:
     return Target(path, folder)
 
 
-def draw(place: Place, number: int, seed: int | None, size: str) -> Drawing:
-    """Draw `number` pictures. Raises `UserError` for a size or a seed that cannot be."""
+def draw(place: Place, number: int, seed: int | None, asked: Mapping[str, Any]) -> Drawing:
+    """Draw `number` pictures as `asked` says (size, label, prompt, options). Raises `UserError`."""
     first = secrets.randbelow(SEEDS) if seed is None else seed
-    bodies = [_body(place.product, *part, size) for part in _parts(number, first)]
-    if place.loaded is not None:
-        files = [file for body in bodies for file in place.loaded.generate(body)[0]]
-        return Drawing(place.product, files, place.version, first, place.where)
-    assert place.url is not None
-    answers = [client.ask(place.url, body.model_dump()) for body in bodies]
-    files = [file for answer in answers for file in answer.files]
-    return Drawing(place.product, files, answers[0].version, first, place.where)
+    bodies = [{**asked, "n": count, "seed": own} for count, own in _parts(number, first)]
+    answers = [ask(place, DRAW, body) for body in bodies]
+    drawing = _together(place, answers)
+    names = [f"{place.product}-{drawing.version}-{own}.png" for own in drawing.seeds]
+    drawing.names.extend(names)
+    return drawing
 
 
-def write(target: Target, drawing: Drawing) -> str:
+def edit(
+    place: Place, paths: Sequence[Path], number: int, seed: int | None, asked: Mapping[str, Any]
+) -> Drawing:
+    """Turn each of the pictures into `number` others, or vary it, whichever the model can. Raises `UserError`."""
+    route = VARY if VARY in place.about["routes"] else EDIT
+    first = secrets.randbelow(SEEDS) if seed is None else seed
+    given = {name: content(value) if isinstance(value, Path) else value for name, value in asked.items()}
+    answers = []
+    for turn, path in enumerate(paths):
+        own = (first + turn * number) % 2**63
+        answers.append(ask(place, route, {**given, "image": content(path), "n": number, "seed": own}))
+    drawing = _together(place, answers)
+    for path, answer in zip(paths, answers, strict=True):
+        several = [f"{path.stem}-{own}.png" for own in answer.seeds]
+        drawing.names.extend(several if number > 1 else [f"{path.stem}.png"])
+    return drawing
+
+
+def content(path: Path) -> str:
+    """A file as Base64, as requests carry it; raises `UserError`."""
+    try:
+        return b64encode(path.read_bytes()).decode("ascii")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); name a picture.") from error
+
+
+def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
+    """The answer to one request, checked here, whoever computes it. Raises `UserError`."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    body = _body(BODIES[route], given)
+    if place.loaded is None:
+        assert place.url is not None
+        return client.ask(place.url, route, {"model": place.product, **given})
+    files, order = place.loaded.generate(body)
+    return client.Answer(files, place.version, list(order.seeds), list(order.labels))
+
+
+def _together(place: Place, answers: Sequence[client.Answer]) -> Drawing:
+    return Drawing(
+        product=place.product,
+        version=answers[0].version,
+        where=place.where,
+        files=[file for answer in answers for file in answer.files],
+        names=[],
+        seeds=[own for answer in answers for own in answer.seeds],
+        labels=[label for answer in answers for label in answer.labels],
+    )
+
+
+def write(target: Target, drawing: Drawing) -> list[Path]:
     """Write the pictures, each file at once, and say which: one PNG, a grid, or files in a folder."""
     if not target.folder:
-        _replace(target.path, drawing.files[0] if len(drawing.files) == 1 else sheet(drawing.files))
-        return str(target.path)
+        replace(target.path, drawing.files[0] if len(drawing.files) == 1 else sheet(drawing.files))
+        return [target.path]
     target.path.mkdir(exist_ok=True)
-    for place, file in enumerate(drawing.files):
-        _replace(target.path / f"{drawing.product}-{drawing.version}-{drawing.seed + place}.png", file)
-    return f"{len(drawing.files)} files in {target.path}"
+    paths = [target.path / name for name in drawing.names]
+    for path, file in zip(paths, drawing.files, strict=True):
+        replace(path, file)
+    return paths
 
 
 def sheet(files: Sequence[bytes]) -> bytes:
@@ -95,15 +154,15 @@ def _parts(number: int, seed: int) -> Iterator[tuple[int, int]]:
         yield min(AT_ONCE, number - done), (seed + done) % 2**63
 
 
-def _body(product: str, number: int, seed: int, size: str) -> ImageRequest:
-    content: dict[str, Any] = {"model": product, "n": number, "seed": seed, "size": size}
+def _body(kind: type[PictureBody], given: Mapping[str, Any]) -> PictureBody:
     try:
-        return ImageRequest.model_validate(content)
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise UserError(sentence(dict(error.errors()[0]), ImageRequest)[0]) from error
+        raise UserError(sentence(dict(error.errors()[0]), kind)[0]) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
+    """Write a file at once, in the place of what was there."""
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         draft.write_bytes(content)

@@ -20,7 +20,7 @@ from components.artifact import Model
 from components.errors import FailedError
 from components.families.family import Requests, select
 from components.families.sampling import Slots
-from components.serving.listening import Listener, Span, progress, read
+from components.serving.listening import Glimpse, Listener, Look, Span, progress, read
 
 log = logging.getLogger(__name__)
 SICK = 3
@@ -49,6 +49,7 @@ class Job:
     requests: Requests
     left: int
     listen: Listener | None = None
+    look: Look | None = None
     entered: int = 0
     output: Tensor | None = None
     future: Future[Tensor] = field(default_factory=Future)
@@ -79,18 +80,21 @@ class Engine:
         self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
         self._thread.start()
 
-    def submit(self, requests: Requests, listen: Listener | None = None) -> Future[Tensor]:
+    def submit(
+        self, requests: Requests, listen: Listener | None = None, look: Look | None = None
+    ) -> Future[Tensor]:
         """The finished outputs [N,…] on the CPU, in the order of `requests`; cancelling frees their places.
 
-        `listen` hears of every row of tokens as it grows, on the engine's thread, and may end it; if it raises,
-        the request fails. Raises `QueueFullError` if not all rows find room in the queue, `FailedError` after `close`.
+        `listen` hears of every row of tokens as it grows, on the engine's thread, and may end it; `look` sees
+        rows of pictures on their way. If one of them raises, the request fails. Raises `QueueFullError` if not
+        all rows find room in the queue, `FailedError` after `close`.
         """
         with self._change:
             if self._closing:
                 raise FailedError("The engine is closed; ask again when the server is back.")
             if self.waiting + len(requests) > self.queue:
                 raise QueueFullError
-            job = Job(requests, left=len(requests), listen=listen)
+            job = Job(requests, left=len(requests), listen=listen, look=look)
             self._jobs.append(job)
             self._change.notify()
         return job.future
@@ -127,8 +131,8 @@ class Engine:
             except Exception as error:
                 log.exception("a step of %s failed", self.model.about.product)
                 self._slots = None
+                self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
                 self._fail(self._running(), _told(error))
-                self._failures += 1
         self._fail({*self._running(), *self._jobs}, FailedError("The engine was closed; ask again."))
         torch.set_num_threads(before)
 
@@ -188,6 +192,7 @@ class Engine:
         ended = self._tell(slots, length, finish)
         if ended:
             slots.clear(ended)
+        self._show(slots, done)
         finished = [
             place for place, taken in enumerate(self._places) if taken and (done[place] or place in ended)
         ]
@@ -230,6 +235,24 @@ class Engine:
                 log.exception("who listened to a request to %s failed", self.model.about.product)
                 self._fail({job}, _told(error))
         return ended
+
+    def _show(self, slots: Slots, done: list[int]) -> None:
+        """Give those who look at their rows what they want to see after this step."""
+        looked = [(place, *taken) for place, taken in enumerate(self._places) if taken and taken[0].look]
+        if not looked:
+            return
+        steps = slots.state.step.tolist()
+        for place, job, row in looked:
+            assert job.look is not None
+            final = bool(done[place])
+            if not final and steps[place] not in job.look.steps:
+                continue
+            try:
+                if self._places[place]:  # not where a row before this one made the job fail
+                    job.look.tell(Glimpse(row, slots.state.output[place].cpu().clone(), final))
+            except Exception as error:
+                log.exception("who looked at a request to %s failed", self.model.about.product)
+                self._fail({job}, _told(error))
 
     def _running(self) -> set[Job]:
         return {taken[0] for taken in self._places if taken}

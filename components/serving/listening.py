@@ -1,8 +1,8 @@
-"""What rows of tokens gained in a step, read from the state at one stroke, for those who listen to them."""
+"""What rows gained in a step, read from the state for those who follow them: tokens, or what a picture looks like."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -32,6 +32,26 @@ class News:
 
 Listener: TypeAlias = Callable[[News], bool]
 """Hears of one row after each step in which it grew or finished; True ends the row. Runs on the engine's thread."""
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What the request's row `row` looks like, `output` [C, H, W] on the CPU; `done` where that is final."""
+
+    row: int
+    output: Tensor
+    done: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """Who looks at a request's rows: `tell` gets each row after those of its steps that are in `steps`, and finished.
+
+    It runs on the engine's thread.
+    """
+
+    steps: Collection[int]
+    tell: Callable[[Glimpse], None]
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,28 @@ Both compute at the model's width with the same number of threads, so the same s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from components.serving import client, server
 from components.serving.catalog import Loaded, Served, open_version
+from components.serving.routes.models import describe
 from components.settings import Settings
 
 
 @dataclass(frozen=True)
 class Place:
-    """A version of a product and who computes it: the server at `url`, or `loaded` in this process."""
+    """A version of a product and who computes it: the server at `url`, or `loaded` in this process.
+
+    `about` is the model as `/v1/models` lists it.
+    """
 
     product: str
     version: int
     modality: str
+    about: Mapping[str, Any]
     url: str | None = None
     loaded: Loaded | None = None
 
@@ -50,10 +56,10 @@ def locate(settings: Settings, product: str, which: str | None) -> Iterator[Plac
         return
     loaded = open_version(Served(product, version.number, registry.fetch(version), 0), settings)
     try:
-        yield Place(product, version.number, loaded.model.about.modality, loaded=loaded)
+        yield Place(product, version.number, loaded.model.about.modality, describe(loaded), loaded=loaded)
     finally:
         loaded.engine.close()
 
 
 def _by_server(url: str, product: str, served: client.Listed) -> Place:
-    return Place(product, int(served["version"]), str(served["modality"]), url=url)
+    return Place(product, int(served["version"]), str(served["modality"]), served, url=url)

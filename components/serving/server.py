@@ -107,13 +107,16 @@ def start_detached(settings: Settings, port: int | None = None, host: str | None
             raise
 
 
-def deploy(settings: Settings, product: str, version: Version) -> str:
+def deploy(settings: Settings, product: str, version: Version, follows: bool = False) -> str:
     """Serve `version` of `product` beside the other products, without a gap, and return the server's URL.
+
+    With `follows` the replicas go on to each new champion by themselves.
 
     The same version already served is left as it is. Raises `UserError` if no server runs.
     """
     url = _url(settings)
-    if client.serves(url, product) == version.number:
+    serving = client.served(url, product)
+    if serving is not None and (serving["version"], serving["follows"]) == (version.number, follows):
         return url
     from components.promotion.registry import Registry
 
@@ -131,7 +134,7 @@ def deploy(settings: Settings, product: str, version: Version) -> str:
         running = find(settings)
         if running is not None:
             settings = settings.model_copy(update={"host": running.host})
-        app.roll_out([*others, Served(product, version.number, folder, created)], settings)
+        app.roll_out([*others, Served(product, version.number, folder, created, follows)], settings)
     return url
 
 

@@ -158,8 +158,8 @@ class Answer:
 
 def prepare(loaded: Loaded, body: TextBody) -> Answer:
     """Read the prompts of `body`, which takes time in proportion to them. Raises `UserError`."""
-    requests, seed = loaded.requests(body)
+    order = loaded.order(body)
     modality = loaded.model.modality
     assert isinstance(modality, Text)
-    writers = [Writer(modality.tokenizer, row, body.stop) for row in range(len(requests))]
-    return Answer(loaded, body, requests, seed, writers)
+    writers = [Writer(modality.tokenizer, row, body.stop) for row in range(len(order))]
+    return Answer(loaded, body, order.requests, order.seeds[0], writers)

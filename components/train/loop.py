@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import time
@@ -28,8 +29,8 @@ from components.train.runs import RunState, write_text
 from components.train.schedule import factor
 from components.train.step import Trainee, advance, build, networks_for, predicted
 
-PREVIEW = 64
-"""Samples in a picture of progress."""
+PREVIEW, PIXELS = 64, 2**19
+"""Samples in a picture of progress, and the most pixels that they have together."""
 LATE = 2**52
 """A step that no training reaches, and that a float64 holds."""
 
@@ -216,26 +217,37 @@ def _picture(plan: Plan, family: Family, networks: dict[str, nn.Module], dataset
     training = {name: network.training for name, network in networks.items()}
     for network in networks.values():
         network.eval()
-    output = sample(family, networks, preview(dataset), PREVIEW)
+    requests = preview(dataset)
+    output = sample(family, networks, requests, _at_once(dataset))
     for name, network in networks.items():
         network.train(training[name])
     target = plan.folder / "samples" / f"step-{step:09d}{dataset.tensors.suffix}"
     target.parent.mkdir(exist_ok=True)
     draft = target.with_suffix(".part")
-    draft.write_bytes(dataset.tensors.picture(output))
+    draft.write_bytes(dataset.tensors.progress(output, requests))
     draft.replace(target)
 
 
 def preview(dataset: Dataset) -> Requests:
-    """What progress is drawn from: all classes in turn, and the sources of the first held-out rows."""
-    seeds = torch.arange(PREVIEW)
-    label = seeds % dataset.shape.classes if dataset.shape.classes else None
-    source = None
-    if dataset.shape.source is not None:
-        held_out = dataset.whole("test", PREVIEW).source
-        assert held_out is not None
-        source = held_out[seeds % len(held_out)]
-    return Requests(seed=seeds, label=label, source=source)
+    """What progress is drawn from: all classes in turn, and the captions and sources of the first held-out rows."""
+    count, shape = _at_once(dataset), dataset.shape
+    seeds = torch.arange(count)
+    label = seeds % shape.classes if shape.classes else None
+    captioned = shape.prompt is not None and not shape.vocabulary
+    if shape.source is None and not captioned:
+        return Requests(seed=seeds, label=label)
+    held_out = dataset.whole("test", count)
+    rows = seeds % len(held_out)
+    prompt = held_out.prompt[rows] if captioned and held_out.prompt is not None else None
+    source = held_out.source[rows] if shape.source is not None and held_out.source is not None else None
+    return Requests(seed=seeds, label=label, prompt=prompt, source=source)
+
+
+def _at_once(dataset: Dataset) -> int:
+    """How many samples progress shows: fewer of large pictures."""
+    if dataset.shape.vocabulary:
+        return PREVIEW
+    return max(4, min(PREVIEW, PIXELS // math.prod(dataset.shape.data[1:])))
 
 
 def forget_after(path: Path, step: int) -> None:

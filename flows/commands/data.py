@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from components.errors import UserError
 from flows.commands.show import AsJson, facts, listing
+from flows.progress import Bars
 
 if TYPE_CHECKING:
     from components.data.dataset import Dataset
@@ -32,11 +20,11 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help="A dataset of params.yaml.", show_default=False)]
 Size = Annotated[str | None, typer.Option("--size", help="Pixels a side, or WIDTHxHEIGHT.")]
 Fit = Annotated[
-    str | None, typer.Option("--fit", help="How a picture takes that size: crop, pad or stretch.")
+    str | None, typer.Option("--fit", help="How a picture takes that size: crop, pad, stretch or cut.")
 ]
 Channels = Annotated[int | None, typer.Option("--channels", help="3 for colour, 1 for grey.")]
 CHOICES = {
-    "fit": ("crop", "pad", "stretch"),
+    "fit": ("crop", "pad", "stretch", "cut"),
     "tokenizer": ("characters", "bytes", "bpe"),
     "unit": ("document", "line", "whole"),
 }
@@ -86,6 +74,7 @@ def add_data(
     fit: Fit = None,
     image: Annotated[str | None, typer.Option("--image", help="The column of pictures in Parquet.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="The column of classes in Parquet.")] = None,
+    caption: Annotated[str | None, typer.Option("--caption", help="The column or key of captions.")] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="characters, bytes or bpe.")] = None,
     context: Annotated[int | None, typer.Option("--context", help="Tokens a row of text.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="document, line, or whole: one text.")] = None,
@@ -96,7 +85,7 @@ def add_data(
 
     project = open_project()
     given: dict[str, Any] = {"channels": channels, "fit": fit, "image": image, "label": label}
-    given |= {"size": None if size is None else _size(size)}
+    given |= {"caption": caption, "size": None if size is None else _size(size)}
     given |= {"tokenizer": tokenizer, "context": context, "unit": unit}
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
@@ -109,9 +98,12 @@ def add_data(
         print(f"{count} left out: {reason}")
     if found.ignored:
         print(f"columns not used: {', '.join(found.ignored)}")
-    runs = " and ".join(f"{name}-{family}" for family in goal(row)[1])
+    task, families = goal(row)
+    runs = " and ".join(f"{name}-{family}" for family in families)
+    drawn = {"prompt": " (task prompt)", "source": " (task source)"}.get(task, "")
+    beside = f" with the run{'s' if ' and ' in runs else ''} {runs}" if runs else ""
     print(
-        f"Added the dataset and product “{name}” with the run{'s' if ' and ' in runs else ''} {runs} to params.yaml, "
+        f"Added the dataset and product “{name}”{drawn}{beside} to params.yaml, "
         f"and the stage prepare-{name} to dvc.yaml.\nNext: genloom data prepare {name}"
     )
 
@@ -138,7 +130,7 @@ def prepare_datasets(
     from components.project import open_project
 
     project = open_project()
-    with _Bars() as bars:
+    with Bars() as bars:
         datasets = reproduce(project, names or list(project.tables.datasets), force, bars)
     for dataset in datasets:
         _say(dataset)
@@ -249,30 +241,3 @@ def _say(dataset: Dataset) -> None:
 def _preview(folder: Path) -> Path:
     """The picture or the text that shows what was prepared."""
     return next(iter(sorted(folder.glob("preview.*"))), folder / "preview.png")
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f}/s")
-
-
-class _Bars(AbstractContextManager["_Bars"]):
-    """A progress bar on the terminal for each thing that is being done, with rate and time left."""
-
-    def __init__(self) -> None:
-        what = TextColumn("{task.description}")
-        columns = (what, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=Console(stderr=True))
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Bars:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks[what], completed=done, total=total)

@@ -89,7 +89,7 @@ def _serve(project: Project) -> str:
 
     best = champion(project.settings, PRODUCT)
     assert best is not None, "two versions were judged just now"
-    url = server.deploy(project.settings, PRODUCT, best)
+    url = server.deploy(project.settings, PRODUCT, best, follows=True)
     say(f"serving    {PRODUCT}/{best.number} ({best.family}) at {url}")
     return url
 
@@ -100,7 +100,7 @@ def _draw(project: Project, output: Path) -> None:
     from components.serving.place import locate
 
     with locate(project.settings, PRODUCT, None) as place:
-        draw.write(draw.check_target(output), draw.draw(place, 64, 0, "auto"))
+        draw.write(draw.check_target(output), draw.draw(place, 64, 0, {}))
 
 
 def _farewell(url: str, output: Path, outcomes: list[Outcome], seconds: float) -> None:

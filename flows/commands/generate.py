@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -16,6 +16,7 @@ from components.errors import UserError
 from flows.commands.show import AsJson
 
 if TYPE_CHECKING:
+    from components.serving.draw import Drawing
     from components.serving.place import Place
 
 Product = Annotated[str, typer.Argument(help="A product of params.yaml.", show_default=False)]
@@ -41,7 +42,18 @@ Which = Annotated[
         "--version", help="A number, champion or challenger; by default what is served, or the champion."
     ),
 ]
-Prompt = Annotated[str | None, typer.Option(help="The text that the model continues, or turns into another.")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="The text that the model continues or turns into another; of pictures, a caption."),
+]
+Label = Annotated[str | None, typer.Option(help="Of pictures: the class, by name.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Of pictures by diffusion: how many steps.")]
+Guidance = Annotated[
+    float | None, typer.Option(help="Of pictures by diffusion: how much the class or caption weighs.")
+]
+Truncation = Annotated[
+    float | None, typer.Option(help="Of pictures by a style GAN: below 1, likelier and less varied.")
+]
 Temperature = Annotated[
     float | None, typer.Option(help="Of text: 0 always takes the likeliest token, 1 draws as the model says.")
 ]
@@ -67,6 +79,10 @@ def generate(
     top_p: TopP = None,
     max_tokens: Tokens = None,
     stop: Stops = None,
+    label: Label = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    truncation: Truncation = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw with a product's model and write PNG files, or write with it to the terminal as the text comes."""
@@ -75,33 +91,52 @@ def generate(
 
     project = open_project()
     project.product(product)
-    text = {
-        "prompt": prompt,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_tokens": max_tokens,
-        "stop": stop,
-    }
+    text = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop}
+    options = {"steps": steps, "guidance": guidance, "truncation": truncation}
+    pictures = {"size": size, "label": label, **options}
     with locate(project.settings, product, version) as place:
         if place.modality == "text":
-            if size is not None:
-                raise UserError(f"{product} writes text, which has no size; leave --size out.")
-            _write(place, {**text, "n": number or 1}, seed, out, as_json)
+            _without(pictures, f"{product} writes text, without")
+            _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
         else:
-            given = [name for name, value in text.items() if value]
-            if given or as_json:
-                option = (given or ["json"])[0].replace("_", "-")
-                raise UserError(f"{product} draws pictures, without --{option}; leave it out.")
-            _draw(place, number or 16, seed, size or "auto", out or Path("out.png"))
+            _without(text, f"{product} draws pictures, without")
+            asked = {**pictures, "prompt": prompt}
+            _draw(place, number or 16, seed, asked, out or Path("out.png"), as_json)
 
 
-def _draw(place: Place, number: int, seed: int | None, size: str, out: Path) -> None:
+def _without(options: Mapping[str, Any], sentence: str) -> None:
+    """Raise `UserError` for the first of `options` that is given."""
+    for name, value in options.items():
+        if value:
+            raise UserError(f"{sentence} --{name.replace('_', '-')}; leave it out.")
+
+
+def _draw(
+    place: Place, number: int, seed: int | None, asked: Mapping[str, Any], out: Path, as_json: bool
+) -> None:
     from components.serving import draw
 
     target = draw.check_target(out)
-    drawn = draw.draw(place, number, seed, size)
-    written = draw.write(target, drawn)
-    typer.echo(f"{place.product}/{drawn.version} drew {written} with seed {drawn.seed}, {drawn.where}.")
+    drawn = draw.draw(place, number, seed, asked)
+    say_drawn(drawn, draw.write(target, drawn), as_json)
+
+
+def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:
+    """Say what was drawn into which files, for a person or, with every seed and class, for a program."""
+    if as_json:
+        content = {
+            "product": drawn.product,
+            "version": drawn.version,
+            "seed": drawn.seeds[0],
+            "seeds": drawn.seeds,
+            "labels": drawn.labels,
+            "files": [str(path) for path in written],
+            "where": drawn.where,
+        }
+        print(json.dumps(content, ensure_ascii=False, indent=2))
+        return
+    where = str(written[0]) if len(written) == 1 else f"{len(written)} files in {written[0].parent}"
+    typer.echo(f"{drawn.product}/{drawn.version} drew {where} with seed {drawn.seeds[0]}, {drawn.where}.")
 
 
 def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | None, as_json: bool) -> None:

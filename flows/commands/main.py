@@ -23,6 +23,8 @@ MODULES = (
     "serve",
     "keys",
     "generate",
+    "edit",
+    "augment",
     "chat",
     "check",
     "doctor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 Product = Annotated[str | None, typer.Argument(help="A product of params.yaml.", show_default=False)]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="By default GENLOOM_PORT, or 8000.")]
 Host = Annotated[str | None, typer.Option(help="By default GENLOOM_HOST, or 127.0.0.1.", show_default=False)]
-Which = Annotated[str, typer.Option("--version", help="A number, champion, or challenger.")]
+CHAMPION = "champion"
+Which = Annotated[
+    str,
+    typer.Option("--version", help="champion, and each next one as it comes; or a number, or challenger."),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Leave the server in the background.")]
 Stop = Annotated[bool, typer.Option("--stop", help="End the server in the background.")]
 Status = Annotated[bool, typer.Option("--status", help="Say what runs and what it serves.")]
@@ -33,7 +38,7 @@ def serve(
     product: Product = None,
     port: Port = None,
     host: Host = None,
-    version: Which = "champion",
+    version: Which = CHAMPION,
     detach: Detach = False,
     stop: Stop = False,
     status: Status = False,
@@ -71,23 +76,23 @@ def _start(
             err=True,
         )
     if os.environ.get("RAY_ADDRESS"):
-        _say(version, server.deploy(_asked(settings, port, host), product, version))
+        _say(version, server.deploy(_asked(settings, port, host), product, version, which == CHAMPION))
         return
     if detach or server.find(settings) is not None:
-        _background(settings, product, version, port, host)
+        _background(settings, product, version, which == CHAMPION, port, host)
     else:
-        _foreground(_asked(settings, port, host), product, version)
+        _foreground(_asked(settings, port, host), product, version, which == CHAMPION)
 
 
 def _background(
-    settings: Settings, product: str, version: Version, port: int | None, host: str | None
+    settings: Settings, product: str, version: Version, follows: bool, port: int | None, host: str | None
 ) -> None:
     from components.serving import server
 
     before = server.find(settings)
     server.start_detached(settings, port, host)
     try:
-        url = server.deploy(settings, product, version)
+        url = server.deploy(settings, product, version, follows)
     except BaseException:
         if before is None:
             server.stop(settings)
@@ -96,12 +101,12 @@ def _background(
     typer.echo("It runs in the background; end it with genloom serve --stop.")
 
 
-def _foreground(settings: Settings, product: str, version: Version) -> None:
+def _foreground(settings: Settings, product: str, version: Version, follows: bool) -> None:
     from components.serving import server
 
     typer.echo(f"Starting Ray and {version.name} …")
     with server.hosting(settings, settings.host, settings.port):
-        _say(version, server.deploy(settings, product, version))
+        _say(version, server.deploy(settings, product, version, follows))
         typer.echo("End it with Ctrl-C.")
         server.wait_for_signal()
 
@@ -136,9 +141,15 @@ def _lines(product: str, url: str) -> list[str]:
     """What to try on a product, by what the server says of it."""
     from components.serving import client
 
-    routes = (client.served(url, product) or {}).get("routes", [])
+    about = client.served(url, product) or {}
+    routes = about.get("routes", [])
+    if routes == ["/v1/images/edits"]:
+        mask = " --mask MASK.png" if about["source"]["kind"] == "mask" else ""
+        return [f"genloom edit {product} PICTURE.png{mask} -o out.png"]
     if "/v1/completions" not in routes:
-        return [f"genloom generate {product} -n 16 -o out.png"]
+        label = f" --label {shlex.quote(about['classes'][0])}" if about.get("classes") else ""
+        prompt = ' --prompt "…"' if about.get("task") == "prompt" else ""
+        return [f"genloom generate {product}{label}{prompt} -n 16 -o out.png"]
     chats = "/v1/chat/completions" in routes
     route = "/v1/chat/completions" if chats else "/v1/completions"
     message = '"messages": [{"role": "user", "content": "Hello"}]'

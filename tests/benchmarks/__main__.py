@@ -19,6 +19,7 @@ from tests.benchmarks import (
     ingest,
     rerun,
     scaling,
+    serve,
     shakespeare,
     texts,
     throughput,
@@ -42,7 +43,8 @@ TEXT: dict[str, Benchmark] = {
     "decoding": decoding.run,
     "texts": texts.run,
 }
-TABLES = {"bench": SPEED, "bench-text": TEXT}
+SERVE: dict[str, Benchmark] = {"serve": serve.run}
+TABLES = {"bench": SPEED, "bench-text": TEXT, "bench-serve": SERVE}
 """The benchmarks of each target of the Makefile; each has a table of its own on the page."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 LARGEST_BASE = 7
@@ -43,6 +44,26 @@ def doubled(inputs: int, outputs: int, bias: bool = True) -> nn.ConvTranspose2d:
 def halved(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:
     """[N, inputs, H, W] → [N, outputs, H // 2, W // 2]."""
     return nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=bias)
+
+
+class Unflatten(nn.Module):
+    """Flat rows as pictures of `channels` and `size`, channels last in memory, which convolutions are faster on."""
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape = (*size, channels)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[N, H·W·C] → [N, C, H, W]."""
+        return inputs.view(-1, *self.shape).permute(0, 3, 1, 2)
+
+
+class ChannelsLast(nn.Module):
+    """The same values with the channels last in memory."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C, H, W]."""
+        return inputs.contiguous(memory_format=torch.channels_last)
 
 
 class Crop(nn.Module):

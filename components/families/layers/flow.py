@@ -52,6 +52,7 @@ class Flow(nn.Module):
 
     def __init__(self, latent: int, hidden: int, steps: int) -> None:
         super().__init__()
+        self.hidden = hidden
         self.steps = nn.ModuleList(Step(latent, hidden) for _ in range(steps))
 
     def forward(self, latent: Tensor, surprise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

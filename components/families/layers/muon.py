@@ -47,7 +47,9 @@ class Muon(Optimizer):
             for weight, update in zip(weights, self._momentum(group, weights), strict=True):
                 sizes = group["parts"] or (len(weight),)
                 for part, change in zip(
-                    weight.split_with_sizes(sizes), update.split_with_sizes(sizes), strict=True
+                    weight.flatten(1).split_with_sizes(sizes),
+                    update.flatten(1).split_with_sizes(sizes),
+                    strict=True,
                 ):
                     wide = change if len(change) <= change.shape[1] else change.mT
                     rate = group["lr"] * max(1.0, len(change) / change.shape[1]) ** 0.5

@@ -16,7 +16,7 @@ class Quantizer(nn.Module):
     `count` [K] and `total` [K, D] are moving averages, a training step each, of how many vectors a code takes and of
     their sum; the code is their quotient. Both are float buffers, so the ranks of a distributed training average them
     and all have one codebook. A dead code begins anew at a vector of the batch (Dhariwal et al. 2020,
-    arXiv:2005.00341, section 3.1).
+    arXiv:2005.00341, section 3.1), of several ranks at the mean of one vector of each.
     """
 
     count: Tensor

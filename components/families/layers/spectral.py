@@ -53,5 +53,6 @@ def spectral(module: Module) -> Module:
     """`module` with its weight under spectral norm; of transposed convolutions the outputs are the second axis."""
     axis = 1 if isinstance(module, nn.ConvTranspose2d) else 0
     assert isinstance(module.weight, Tensor)
-    register_parametrization(module, "weight", SpectralNorm(module.weight, axis))
+    # unsafe: the check would multiply, which networks on the meta device cannot
+    register_parametrization(module, "weight", SpectralNorm(module.weight, axis), unsafe=True)
     return module

@@ -41,6 +41,8 @@ def stretcher(dims: int, inputs: int, outputs: int, width: int, halvings: int, d
     """[N, inputs, *grid] → [N, outputs, *grid · 2^halvings]."""
     layers: list[nn.Module] = [CONVOLUTION[dims](inputs, width, 3, padding=1)]
     layers += [StridedResidual(dims, width) for _ in range(depth)]
-    for _ in range(halvings):
-        layers += [nn.ReLU(), TRANSPOSED[dims](width, width, 4, 2, 1)]
-    return nn.Sequential(*layers, nn.ReLU(), CONVOLUTION[dims](width, outputs, 3, padding=1))
+    for left in reversed(range(halvings)):
+        layers += [nn.ReLU(), TRANSPOSED[dims](width, width if left else outputs, 4, 2, 1)]
+    if not halvings:
+        layers += [nn.ReLU(), CONVOLUTION[dims](width, outputs, 1)]
+    return nn.Sequential(*layers)

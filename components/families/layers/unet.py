@@ -41,7 +41,8 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """`depth` blocks at each of `levels` sizes down, one in the middle, as many up, which see those going down.
 
-    Patches of `patch`² pixels become the channels of the largest size; at the smallest there is attention.
+    Patches of `patch`² pixels become the channels of the largest size. There is attention in the middle and on the way
+    up at the smallest size, where it costs little.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class UNet(nn.Module):
         for level, (above, own, below) in enumerate(triples([width, *widths, widths[-1]])):
             low = level == levels - 1
             down = [above, *[own] * (depth - 1)]
-            self.down.append(nn.ModuleList(Block(size, own, signal, context, low) for size in down))
+            self.down.append(
+                nn.ModuleList(Block(size, own, signal, context, attention=False) for size in down)
+            )
             up = [below + own, *[2 * own] * (depth - 1)]
             self.up.append(nn.ModuleList(Block(size, own, signal, context, low) for size in up))
         self.middle = Block(widths[-1], widths[-1], signal, context, attention=True)

@@ -13,7 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.modalities.completion import ChatRequest, CompletionRequest
-from components.modalities.image import ImageRequest
+from components.modalities.drawing import ImageRequest
+from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.serving.catalog import Catalog
 from components.serving.metrics import Metrics, Watched
 from components.serving.routes import chat, completions, health, images, metrics, models
@@ -22,12 +23,18 @@ from components.serving.routes.errors import answer, install
 
 BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/images/generations": ImageRequest,
+    "/v1/images/edits": ImageEditRequest,
+    "/v1/images/variations": ImageVariationRequest,
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
 }
 """What each route takes."""
 LARGEST_BODY = 2**20
 """Bytes of a request's body."""
+LARGEST_UPLOAD = 2**25
+"""Bytes of a body with pictures."""
+UPLOADS = frozenset({"/v1/images/edits", "/v1/images/variations"})
+"""The routes that take pictures."""
 
 
 def create_app(catalog: Catalog, access: Access | None = None) -> FastAPI:
@@ -56,7 +63,7 @@ def create_app(catalog: Catalog, access: Access | None = None) -> FastAPI:
 
 
 class BodyLimit:
-    """Answers 413 to a body of more than `LARGEST_BODY` bytes, whether or not it was announced."""
+    """Answers 413 to a body of more bytes than its route takes, whether or not it was announced."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -66,19 +73,20 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        most = LARGEST_UPLOAD if scope["path"] in UPLOADS else LARGEST_BODY
         announced = Headers(scope=scope).get("content-length", "")
-        too_large = announced.isdigit() and int(announced) > LARGEST_BODY
-        body, more = b"", not too_large
+        too_large = announced.isdigit() and int(announced) > most
+        body, more = bytearray(), not too_large
         while more:
             message = await receive()
             body += message.get("body", b"")
-            too_large = len(body) > LARGEST_BODY
+            too_large = len(body) > most
             more = bool(message.get("more_body")) and not too_large
         if too_large:
-            response = answer(413, f"The body is larger than {LARGEST_BODY} bytes; send less.", "too_large")
+            response = answer(413, f"The body is larger than {most} bytes; send less.", "too_large")
             await response(scope, receive, send)
             return
-        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def replay() -> Message:
             return whole.pop() if whole else await receive()

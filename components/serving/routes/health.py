@@ -1,4 +1,4 @@
-"""`GET /health`: 200 with the served versions, 503 while a model cannot answer."""
+"""`GET /health`: 200 with the served versions, 503 while a model cannot answer; `GET /ready` says the same in short."""
 
 from __future__ import annotations
 
@@ -20,5 +20,9 @@ def router(catalog: Catalog) -> APIRouter:
         ]
         status = "ok" if catalog.healthy else "unhealthy"
         return JSONResponse({"status": status, "models": models}, 200 if catalog.healthy else 503)
+
+    @routes.get("/ready")
+    async def ready() -> JSONResponse:
+        return JSONResponse({"ready": catalog.healthy}, 200 if catalog.healthy else 503)
 
     return routes

@@ -1,4 +1,4 @@
-"""`POST /v1/images/generations`, as OpenAI's clients call it."""
+"""`POST /v1/images/generations`, `/edits` and `/variations`, as OpenAI's clients call them."""
 
 from __future__ import annotations
 
@@ -8,39 +8,69 @@ from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 from torch import Tensor
 
-from components.modalities.image import ImageRequest
+from components.modalities.drawing import ImageRequest, PictureBody
+from components.modalities.editing import ImageEditRequest, ImageVariationRequest
+from components.modalities.modality import Order
 from components.serving.catalog import Catalog, Loaded
+from components.serving.routes.forms import read
 from components.serving.routes.models import find, headers
+from components.serving.routes.sketches import streamed
+
+DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 
 
 def router(catalog: Catalog) -> APIRouter:
     """The routes that draw with the models in `catalog`."""
     routes = APIRouter()
 
-    @routes.post("/v1/images/generations")
-    async def generate(body: ImageRequest) -> JSONResponse:
+    @routes.post(DRAW, response_model=None)
+    async def generate(body: ImageRequest) -> Response:
         """Draw `n` pictures; picture i has the seed of the request + i."""
-        loaded = find(catalog, body.model, "image")
-        requests, seed = loaded.requests(body)
-        output = await asyncio.wrap_future(loaded.engine.submit(requests))
-        files = [file async for file in encoded(loaded, output, body)]
-        data = [
-            {"b64_json": b64encode(file).decode("ascii"), "seed": own}
-            for file, own in zip(files, requests.seed.tolist(), strict=True)
-        ]
-        content: dict[str, Any] = {"created": int(time.time()), "data": data}
-        return JSONResponse(content, headers=headers(loaded, seed))
+        loaded = find(catalog, body.model, "image", DRAW)
+        return await respond(loaded, body, loaded.order(body), "image_generation")
+
+    @routes.post(EDIT, response_model=None)
+    async def edit(request: Request) -> Response:
+        """Turn each picture of a form or of JSON into another, `n` times."""
+        body = await read(request, ImageEditRequest)
+        loaded = find(catalog, body.model, "image", EDIT)
+        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_edit")
+
+    @routes.post(VARY, response_model=None)
+    async def vary(request: Request) -> Response:
+        """Draw `n` pictures near each picture of a form or of JSON."""
+        body = await read(request, ImageVariationRequest)
+        loaded = find(catalog, body.model, "image", VARY)
+        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_variation")
 
     return routes
 
 
-async def encoded(loaded: Loaded, output: Tensor, body: ImageRequest) -> AsyncIterator[bytes]:
+async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -> Response:
+    """The pictures of `order`, all at once or as a stream of `event`s. A client that leaves frees its rows."""
+    if body.stream:
+        return await streamed(loaded, body, order, event)
+    output = await asyncio.wrap_future(loaded.engine.submit(order.requests))
+    data = [described(order, place, file) async for place, file in encoded(loaded, order, output)]
+    content: dict[str, Any] = {"created": int(time.time()), "data": data}
+    return JSONResponse(content, headers=headers(loaded, order.seeds[0]))
+
+
+def described(order: Order, place: int, file: bytes) -> dict[str, Any]:
+    """A picture as OpenAI words it; seed and class are ours."""
+    named = {} if order.labels[place] is None else {"label": order.labels[place]}
+    return {"b64_json": b64encode(file).decode("ascii"), "seed": order.seeds[place], **named}
+
+
+async def encoded(loaded: Loaded, order: Order, output: Tensor) -> AsyncIterator[tuple[int, bytes]]:
     """The files, made beside the loop and a few at a time, so that a client who left costs no more than those."""
     width = loaded.engine.width
-    for first in range(0, len(output), width):
-        for file in await asyncio.to_thread(loaded.encode, output[first : first + width], body):
-            yield file
+    for first in range(0, len(order), width):
+        places = range(first, min(first + width, len(order)))
+        files = await asyncio.to_thread(lambda some: [order.file(place, output) for place in some], places)
+        for place, file in zip(places, files, strict=True):
+            yield place, file

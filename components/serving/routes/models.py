@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 
+from components.artifact import Model
 from components.errors import UserError, unknown
+from components.modalities.corruption import Corruption
+from components.modalities.drawing import options_of
+from components.modalities.editing import encodes
+from components.modalities.image import Image
 from components.modalities.text import Text
 from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.errors import UnknownModelError
@@ -27,16 +33,17 @@ def router(catalog: Catalog) -> APIRouter:
     return routes
 
 
-def find(catalog: Catalog, name: str | None, modality: str | None = None) -> Loaded:
-    """The model that a request names; without a name, the only one of the modality.
+def find(catalog: Catalog, name: str | None, modality: str | None = None, route: str | None = None) -> Loaded:
+    """The model that a request names; without a name, the only one of the modality, or that answers at `route`.
 
     Raises `UnknownModelError`, and `UserError` where the model is of another modality than the route.
     """
     known = catalog.loaded
     if name is None:
-        fitting = {
-            own: loaded for own, loaded in known.items() if modality in (None, loaded.model.about.modality)
+        kin = {
+            own: one for own, one in known.items() if modality in (None, one.model.about.modality)
         } or known
+        fitting = {own: one for own, one in kin.items() if route in routes_of(one)} or kin
         if len(fitting) != 1:
             raise UnknownModelError(f"Set “model” to one of the models that are served: {', '.join(known)}.")
         name = next(iter(fitting))
@@ -51,10 +58,12 @@ def find(catalog: Catalog, name: str | None, modality: str | None = None) -> Loa
 
 def routes_of(loaded: Loaded) -> list[str]:
     """The routes that a model answers at; a chat needs a template, or a model of pairs."""
-    modality = loaded.model.modality
+    model, modality = loaded.model, loaded.model.modality
     if not isinstance(modality, Text):
-        return ["/v1/images/generations"]
-    chats = modality.tokenizer.template is not None or loaded.model.shape.source is not None
+        if model.shape.source is not None:
+            return ["/v1/images/edits"]
+        return ["/v1/images/generations", *(["/v1/images/variations"] if encodes(model.family) else [])]
+    chats = modality.tokenizer.template is not None or model.shape.source is not None
     return ["/v1/completions", *(["/v1/chat/completions"] if chats else [])]
 
 
@@ -77,9 +86,11 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "created": served.created,
         "owned_by": "genloom",
         "version": served.version,
+        "follows": served.follows,
         "family": type(model.family).__module__.rpartition(".")[2],
         "modality": model.about.modality,
         "shape": list(model.shape.data),
+        **(pictured(model) if model.about.modality == "image" else {}),
         "routes": routes_of(loaded),
         "dataset": model.about.dataset,
         "licence": model.about.licence,
@@ -87,4 +98,21 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "digest": model.digest,
         "width": loaded.engine.width,
         "threads": loaded.engine.threads,
+    }
+
+
+def pictured(model: Model) -> dict[str, Any]:
+    """What can be asked of a model of pictures: its task, its classes, the options of sampling with their defaults.
+
+    `source` says what is wrong with the pictures that it mends: noise, mask, shrink, grey; or pairs, unpaired.
+    """
+    shape, modality = model.shape, model.modality
+    assert isinstance(modality, Image)
+    asked = {"source": shape.source, "prompt": shape.prompt, "label": shape.classes}
+    corruption = modality.conditions.corruption or Corruption("pairs")
+    return {
+        "task": next((task for task, there in asked.items() if there), "free"),
+        "classes": list(model.about.classes) if shape.classes else [],
+        "options": options_of(model.family, shape),
+        **({"source": asdict(corruption)} if shape.source else {}),
     }

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.data.add import describe, goal, survey
 from components.errors import UserError
-from components.image_rows import FolderRow
+from components.image_rows import FolderRow, ParquetRow
 from components.project import Project
 from components.rows import TextFilesRow
 
@@ -62,3 +64,50 @@ def test_a_first_record_that_cannot_be_read(bare: Bare, content: bytes) -> None:
     (project.root / "a.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.jsonl, line 1 is not valid JSON"):
         describe(project, project.root / "a.jsonl", {})
+
+
+def test_captions_are_recognised(bare: Bare, draw: Draw, png: Callable[[int], bytes]) -> None:
+    project = bare({})
+    folder = draw(project.root / "mine", range(2))
+    lines = [{"file_name": f"000{seed}.png", "text": "a dog", "label": "dog"} for seed in range(2)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    row = describe(project, folder, {})
+    assert isinstance(row, FolderRow)
+    assert row.caption == "text"
+    assert goal(row) == ("prompt", ("diffusion",))
+    assert survey(project, "mine", row).ignored == ()
+    table = pa.table({"image": [png(0)], "caption": ["a dog"], "text": ["?"], "label": [3]})
+    pq.write_table(table, project.root / "mine.parquet")
+    row = describe(project, project.root / "mine.parquet", {})
+    assert isinstance(row, ParquetRow)
+    assert row.caption == "caption"
+    row = describe(project, project.root / "mine.parquet", {"caption": "text"})
+    assert isinstance(row, ParquetRow)
+    assert row.caption == "text"
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_pairs_are_recognised(bare: Bare, draw: Draw, split: str) -> None:
+    project = bare({})
+    for end in ("source", "target"):
+        draw(project.root / "mine" / split / end, range(2) if end == "source" else range(3))
+    row = describe(project, project.root / "mine", {})
+    assert isinstance(row, FolderRow)
+    assert row.form == "pairs"
+    assert goal(row) == ("source", ("pix2pix",))
+    found = survey(project, "mine", row)
+    assert found.entries == 2
+    assert found.dropped == {"without a picture of its name in source": 1}
+    draw(project.root / "mine" / split / "other", range(1))
+    row = describe(project, project.root / "mine", {})
+    assert isinstance(row, FolderRow)
+    assert row.form == "pictures"
+
+
+def test_what_augment_writes_is_classes(bare: Bare, draw: Draw) -> None:
+    project = bare({})
+    for label in ("cat", "dog"):
+        draw(project.root / "more" / label, range(3) if label == "cat" else range(3, 6))
+    row = describe(project, project.root / "more", {})
+    assert goal(row) == ("free", ("vae", "gan"))
+    assert survey(project, "more", row).classes == {"cat": 3, "dog": 3}

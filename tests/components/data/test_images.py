@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from components.data.images import read_picture
-from components.modalities.decoding import NotAPicture
+from components.modalities.decoding import NotAPicture, decoded
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -74,6 +75,20 @@ def test_sixteen_bits_become_eight(kind: str) -> None:
         assert one_colour(encoded(Image.fromarray(np.full((4, 4), level, np.uint16)), kind), 1) == (wanted,)
 
 
+def test_a_sixteen_bit_level_that_stands_for_nothing_is_white() -> None:
+    image = Image.fromarray(np.full((4, 4), 300, np.uint16))
+    assert one_colour(encoded(image, transparency=300), 1) == (255,)
+    assert one_colour(encoded(image, transparency=301), 1) == (1,)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(first, kind, save_all=True, append_images=[second], **options)
+    assert one_colour(data) == (255, 0, 0)
+
+
 def test_a_photo_taken_sideways_is_turned() -> None:
     image = Image.new("RGB", (8, 4), "black")
     image.paste("white", (0, 0, 4, 4))  # the left half
@@ -132,3 +147,33 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyP
 def test_a_file_that_is_a_folder(tmp_path: Path) -> None:
     with pytest.raises(NotAPicture, match="a broken picture: Is a directory"):
         read_picture(tmp_path, (4, 4), 1, "crop")
+
+
+def test_the_middle_is_cut_at_its_own_scale_and_smaller_ones_are_left_out() -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (9, 12), np.uint8)
+    assert (read_picture(encoded(Image.fromarray(levels)), (5, 4), 1, "cut")[0] == levels[2:7, 4:8]).all()
+    for size in ((10, 4), (4, 13)):
+        with pytest.raises(NotAPicture, match="smaller than the size that is cut out of it"):
+            read_picture(encoded(Image.fromarray(levels)), size, 1, "cut")
+
+
+def test_a_clients_picture_keeps_its_own_size_and_is_read_by_the_same_rules() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = Image.new("RGBA", (8, 4), (9, 9, 9, 0))
+    found = decoded(encoded(clear, exif=exif), 3)
+    assert found.dtype == torch.uint8
+    assert found.shape == (3, 8, 4)
+    assert bool((found == 255).all())
+    assert decoded(encoded(Image.new("CMYK", (5, 7)), "JPEG"), 1).shape == (1, 7, 5)
+    levels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    assert (decoded(encoded(Image.fromarray(levels)), 3).numpy() == levels.transpose(2, 0, 1)).all()
+
+
+def test_a_clients_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    data = encoded(Image.new("L", (64, 64)))
+    assert decoded(data, 1, most=4096).shape == (1, 64, 64)
+    with pytest.raises(NotAPicture, match=r"a picture of more than 4,095 pixels"):
+        decoded(data[:60], 1, most=4095)  # only the header is looked at
+    with pytest.raises(NotAPicture, match="a broken picture"):
+        decoded(data[:60], 1)

@@ -271,7 +271,7 @@ def test_what_dvc_refuses_is_one_sentence(project: Path) -> None:
     (project / "dvc.yaml").write_text("stages: [")
     with pytest.raises(UserError, match=r"dvc\.yaml is not valid YAML"):
         reproduce(open_project(project), ["digits"])
-    with pytest.raises(UserError, match=r"There is no dataset “digit”; did you mean digits\?"):
+    with pytest.raises(UserError, match=r"There is no dataset “digit”; did you mean digits or "):
         reproduce(open_project(project), ["digit"])
 
 

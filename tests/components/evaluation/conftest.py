@@ -10,6 +10,8 @@ import torch
 
 from components.artifact import About, save
 from components.data.dataset import Batches, Dataset, Position, open_dataset
+from components.evaluation import by_prompt, captions
+from components.evaluation import judge as judges
 from components.evaluation.evaluate import one_thread
 from components.evaluation.judge import Features, features_for
 from components.families.vae import VAE
@@ -21,6 +23,16 @@ Train = Callable[[Path, int], Path]
 def calm() -> Iterator[None]:
     """One thread: on tensors this small, more of them only wait for each other."""
     with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """Judges of coloured shapes need fewer steps than those of real pictures."""
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(judges, "FEWEST_STEPS", 120)
+        patch.setattr(captions, "FEWEST_STEPS", 120)
+        patch.setattr(by_prompt, "LEARNED", 60)
         yield
 
 

@@ -16,7 +16,7 @@ from components.data.dataset import Dataset
 from components.errors import FailedError, UserError
 from components.evaluation import corpus, ngram
 from components.evaluation.measure_text import TextMeasurement
-from components.evaluation.measurement import Measured, Subject
+from components.evaluation.measurement import Extent, Measured, Subject
 from components.families.family import END, NOTHING, Batch, Requests
 from tests.components.evaluation.corpora import prepared
 
@@ -46,7 +46,7 @@ def subject_of(dataset: Dataset, order: ngram.Ngrams | None = None) -> Subject:
 
 
 def measured(dataset: Dataset, subject: Subject | None = None) -> tuple[TextMeasurement, Measured]:
-    measurement = TextMeasurement(dataset, Path(), 100, silent)
+    measurement = TextMeasurement(dataset, Path(), Extent(100), silent)
     return measurement, measurement.measure(subject or subject_of(dataset), silent)
 
 
@@ -87,7 +87,7 @@ def test_a_circle_of_windows_ends() -> None:
 
 
 def test_each_held_out_token_is_counted_once_and_each_character(long: Dataset) -> None:
-    measurement = TextMeasurement(long, Path(), None, silent)
+    measurement = TextMeasurement(long, Path(), Extent(), silent)
     assert measurement.protocol["tokens"] == long.details["tokens"]["test"] == 600 + 10 + 2
     assert measurement.protocol["characters"] == long.details["characters"]["test"] == 610
 
@@ -207,10 +207,10 @@ def test_answers_to_pairs_are_greedy_and_measured_by_rouge_beside_the_lead(pairs
 
 def test_what_makes_no_sense_is_refused(long: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="on 7 samples says nothing"):
-        TextMeasurement(long, Path(), 7, silent)
+        TextMeasurement(long, Path(), Extent(7), silent)
     small = prepared(tmp_path / "small", {"train": VERSES, "val": ["a"], "test": ["a cat"]}, 64)
     with pytest.raises(UserError, match="has 1 rows and evaluation needs at least 2; add data"):
-        TextMeasurement(small, Path(), None, silent)
+        TextMeasurement(small, Path(), Extent(), silent)
 
 
 def test_likelihoods_that_are_not_finite_are_named(long: Dataset) -> None:
@@ -221,7 +221,7 @@ def test_likelihoods_that_are_not_finite_are_named(long: Dataset) -> None:
 
 def test_progress_is_said_in_short_sentences(long: Dataset) -> None:
     said: list[str] = []
-    TextMeasurement(long, Path(), 100, said.append).measure(subject_of(long), said.append)
+    TextMeasurement(long, Path(), Extent(100), said.append).measure(subject_of(long), said.append)
     assert said[0] == "drawing samples … 0%"
     assert all(len(sentence) < 60 for sentence in said)
     assert any(re.search(r"likelihood .* 0%", sentence) for sentence in said)

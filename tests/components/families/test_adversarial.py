@@ -117,7 +117,7 @@ def test_the_penalty_of_a_linear_critic() -> None:
     distance = ((batch.data - fake).flatten(1) @ weight).mean()
     assert float(logged["wasserstein"]) == pytest.approx(distance.item(), rel=1e-5)
     assert float(logged["slope"]) == pytest.approx(float(weight.norm()), rel=1e-5)
-    assert float(loss) == pytest.approx(float(10 * (weight.norm() - 1) ** 2 - distance), rel=1e-5)
+    assert loss.item() == pytest.approx(float(10 * (weight.norm() - 1) ** 2 - distance), rel=1e-5)
 
 
 def test_the_critic_logs_no_accuracy_and_the_others_do() -> None:
@@ -207,8 +207,15 @@ def test_spectral_norm_needs_a_direction_only_and_leaves_it_alone_when_evaluated
     assert torch.equal(norm.direction, kept)
 
 
+@pytest.mark.parametrize(("family", "shape"), ALL)
+def test_networks_can_be_made_for_their_shapes_only(family: Family, shape: Shape) -> None:
+    with torch.device("meta"):
+        networks = family.networks(shape)
+    assert all(value.is_meta for network in networks.values() for value in network.state_dict().values())
+
+
 def test_attention_stands_at_a_middle_resolution_and_starts_as_nothing() -> None:
-    assert [attended((3, side, side)) for side in (8, 28, 64, 128)] == [0, 0, 0, 1]
+    assert [attended((3, side, side)) for side in (8, 28, 64, 128)] == [0, 1, 1, 1]
     generator = attention_gan.Generator(10, (3, 128, 128), 8, classes=2)
     assert (halvings((3, 128, 128)), generator.place) == (5, 3)
     inputs = torch.randn(2, 16, 5, 4)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from components.families.cyclegan import CycleGAN, Ways, judged
 from components.families.family import Batch, Requests, Shape
+from components.families.layers.muon import Muon
 from components.families.layers.patches import PatchDiscriminator
 from components.families.layers.resnet import ResNet
 from components.families.layers.restorer import Restorer
@@ -128,6 +129,31 @@ def test_noise_is_learned_away() -> None:
         batch = Batch(data=clean, length=torch.ones(16), source=clean + 0.2 * torch.randn_like(clean))
         logged = advance(trainee, batch, step)
     assert float(logged["loss/generator"]) < 0.2**2 / 5
+
+
+def test_muon_makes_the_update_of_a_kernel_orthogonal() -> None:
+    kernel = nn.Parameter(torch.zeros(4, 3, 3, 3))
+    kernel.grad = pictures(4, 3, 3, 3)
+    Muon([{"params": [kernel]}], lr=1.0, weight_decay=0.0).step()
+    stretches = torch.linalg.svdvals(kernel.detach().flatten(1))
+    assert stretches.min() > 0.5
+    assert stretches.max() < 1.5
+    assert float((kernel.detach() * kernel.grad).sum()) < 0
+
+
+def test_muon_has_the_kernels_of_the_blocks_and_adam_all_else() -> None:
+    for kind, expected in (("muon", 2), ("adam", 1)):
+        family = small(optimizer=kind)
+        networks = made(family, GREY)
+        optimizers = family.optimizers("generator", networks["generator"])
+        assert len(optimizers) == expected
+        own = [weight for found in optimizers for group in found.param_groups for weight in group["params"]]
+        assert len(own) == len({id(weight) for weight in own})
+        assert len(own) == len(list(networks["generator"].parameters()))
+        assert len(family.optimizers("discriminator", networks["discriminator"])) == 1
+        assert family.shardable == (kind == "adam")
+    with pytest.raises(ValueError, match=r"optimizer = 'sgd' is not one of"):
+        small(optimizer="sgd")
 
 
 def test_patches_are_judged_on_their_own() -> None:

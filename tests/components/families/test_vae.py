@@ -183,6 +183,28 @@ def test_a_flow_keeps_the_mass_that_it_moves() -> None:
     assert (jacobian != 0).sum() > 15, "after three steps every latent sees others"
 
 
+def test_the_posterior_behind_a_flow_still_has_mass_one() -> None:
+    """E[p(z)/q(z)] under q is the mass of p, which is one."""
+    _, networks = binarized(flow=2, latent=2)
+    network = autoencoder(networks)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        wide = torch.tensor([[0.3, -0.2, 2.0, 2.0]])  # wider than the prior, so that no weight is large
+        features = torch.cat((wide, torch.randn(1, 16)), dim=1).repeat(100_000, 1)
+        assert float(network.explain(features).log_ratio.exp().mean()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_log_ratio_is_the_divergence_on_average() -> None:
+    _, networks = binarized()
+    network = autoencoder(networks)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        features = network.features(black_and_white(2).data).repeat(20_000, 1)
+        explained = network.explain(features)
+    ratio = -explained.log_ratio.view(-1, 2).mean(0)
+    assert torch.allclose(ratio, explained.divergence.sum(1)[:2], atol=0.05)
+
+
 @pytest.mark.parametrize("data", [(1, 28, 28), (3, 13, 6)])
 def test_convolutions_take_any_sides(data: tuple[int, int, int]) -> None:
     flat = torch.randn(2, math.prod(data))
@@ -238,8 +260,10 @@ def test_a_conditional_model_makes_the_class_that_is_asked_and_finds_that_of_a_p
     again = Requests(seed=seeds[:3], label=three.label, options={"latent": latent})
     assert float((sample(family, networks, again, width=3) - three.data).abs().max()) < 0.3
     with torch.no_grad():
-        told, _, _ = autoencoder(networks).encode(three.data, three.label)
-        other, _, _ = autoencoder(networks).encode(three.data, three.label.roll(1))
+        network = autoencoder(networks)
+        told, other = (
+            network.features(three.data, label)[:, :4] for label in (three.label, three.label.roll(1))
+        )
     assert torch.allclose(latent, told)
     assert not torch.allclose(latent, other)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,19 +16,40 @@ from fastapi.testclient import TestClient
 
 from components.artifact import About, read_manifest, save
 from components.evaluation.report import Metric, Report, write_report
-from components.families.family import Shape
+from components.families.diffusion import Diffusion
+from components.families.family import Family, Shape
 from components.families.gpt import GPT
+from components.families.pix2pix import Pix2Pix
 from components.families.vae import VAE
+from components.modalities.conditions import Conditions
+from components.modalities.corruption import Corruption
 from components.modalities.tokenizer import train_tokenizer
+from components.modalities.views import View
 from components.project import open_project
 from components.serving import server
 from components.serving.catalog import Catalog, Served, open_version
 from components.serving.routes.application import create_app
 from components.settings import Settings
 from flows.commands import main
+from tests.components.serving.painter import written
 from tests.components.serving.parrot import parrot
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+PICTURES: Mapping[str, tuple[Family, Shape, Conditions]] = {
+    "kinds": (
+        Diffusion(width=16, depth=1, levels=1),
+        Shape(data=(1, 8, 8), classes=3),
+        Conditions(),
+    ),
+    "holes": (
+        Pix2Pix(**Pix2Pix.small),
+        Shape(data=(3, 16, 16), source=(4, 16, 16)),
+        Conditions(Corruption("mask", 0.4), view=View(crop=16)),
+    ),
+}
+"""Products of pictures by class, by diffusion, and with holes to be filled."""
 
 
 @pytest.fixture(scope="session")
@@ -93,10 +115,26 @@ def talker() -> Callable[[Path], Path]:
 
 @dataclass(frozen=True)
 class Site:
-    """A project with two versions of the digits, of which the first is the champion, and one of tales."""
+    """A project with two versions of the digits, of which the first is the champion, and one of the others."""
 
     root: Path
     settings: Settings
+
+
+def register(registry: Any, folder: Path, product: str, family: str) -> None:
+    """Make the artifact in `folder` the product's next version, with a report of one metric."""
+    evaluation = folder.with_name(f"evaluation-{folder.name}")
+    evaluation.mkdir()
+    report = Report(
+        artifact=str(read_manifest(folder)["digest"]),
+        family=family,
+        dataset=product,
+        revision="r1",
+        protocol={"samples": 1},
+        metrics={"distance": Metric(1.0, 0.9, 1.1, "lower")},
+    )
+    write_report(evaluation / "report.json", report)
+    registry.register(folder, evaluation, f"{product}-{family}-{folder.name}", "")
 
 
 @pytest.fixture(scope="session")
@@ -109,31 +147,22 @@ def site(
     root = tmp_path_factory.mktemp("site")
     tables = (ROOT / "params.yaml").read_text(encoding="utf-8")
     # what the product's versions were trained on does not matter to who serves them
-    tables = tables.replace("products:\n", "products:\n  tales: {dataset: digits, task: free}\n")
+    added = "".join(f"  {name}: {{dataset: digits, task: free}}\n" for name in ("tales", *PICTURES))
+    tables = tables.replace("products:\n", f"products:\n{added}")
     (root / "params.yaml").write_text(tables, encoding="utf-8")
     project = open_project(root)
     registry = Registry(project.settings)
 
-    def register(folder: Path, product: str, family: str) -> None:
-        evaluation = folder.with_name(f"evaluation-{folder.name}")
-        evaluation.mkdir()
-        metrics = {"distance": Metric(1.0, 0.9, 1.1, "lower")}
-        report = Report(
-            artifact=str(read_manifest(folder)["digest"]),
-            family=family,
-            dataset=product,
-            revision="r1",
-            protocol={"samples": 1},
-            metrics=metrics,
-        )
-        write_report(evaluation / "report.json", report)
-        registry.register(folder, evaluation, f"{product}-{family}-{folder.name}", "")
-
-    register(artifact(root / "artifact-1", seed=1), "digits", "vae")
+    register(registry, artifact(root / "artifact-1", seed=1), "digits", "vae")
     promote(project.settings, "digits", project.product("digits"))
-    register(artifact(root / "artifact-2", seed=2), "digits", "vae")
-    register(talker(root / "artifact-3"), "tales", "gpt")
+    register(registry, artifact(root / "artifact-2", seed=2), "digits", "vae")
+    register(registry, talker(root / "artifact-3"), "tales", "gpt")
     promote(project.settings, "tales", project.product("tales"))
+    for name, (family, shape, conditions) in PICTURES.items():
+        register(
+            registry, written(root / name, family, shape, conditions), name, type(family).__name__.lower()
+        )
+        promote(project.settings, name, project.product(name))
     return Site(root, project.settings)
 
 
@@ -160,6 +189,23 @@ def genloom(
         return Said(code, out, err)
 
     return call
+
+
+MORE = f"""
+from components import cluster
+from components.project import open_project
+from components.promotion.registry import Registry
+from components.serving import app
+from components.serving.catalog import Served
+
+settings = open_project().settings
+registry = Registry(settings)
+versions = [registry.version(name, "champion") for name in {[*PICTURES]}]
+cluster.connect(settings)
+more = [Served(found.product, found.number, registry.fetch(found), 0) for found in versions]
+app.roll_out([*app.served(), *more], settings)
+"""
+"""Serves the products of pictures at one stroke, in a process of its own."""
 
 
 def free_port() -> int:
@@ -202,6 +248,8 @@ def url(site: Site, port: int, elsewhere: Callable[..., Said]) -> Iterator[str]:
     assert said.code == 0, said.err
     assert f"curl -N http://127.0.0.1:{port}/v1/chat/completions" in said.out
     assert "genloom chat tales" in said.out
+    deployed = subprocess.run([sys.executable, "-c", MORE], cwd=site.root, check=False, timeout=300)
+    assert deployed.returncode == 0
     yield f"http://127.0.0.1:{port}"
     server.stop(site.settings)
 

@@ -146,7 +146,7 @@ def parrot(
     about = About(name, f"{name}-parrot", name, "0" * 16, "CC0", "text", (), "text", "", {}, "", False, 0)
     model = Model(family, family.networks(shape), shape, about, "d" * 64, 4, Text(folder))
     loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
-    loaded.generate(model.modality.warm())
+    loaded.generate(model.modality.warm(model.shape))
     return loaded
 
 

@@ -210,12 +210,18 @@ def test_options_of_the_other_modality_are_refused(
     url: str, genloom: Callable[..., Any], tmp_path: Path
 ) -> None:
     for arguments, said in (
-        (("generate", "tales", "--size", "8x8"), "leave --size out"),
+        (("generate", "tales", "--size", "8x8"), "writes text, without --size; leave it out"),
         (("generate", "tales", "--temperature", "-1"), "“temperature” is -1"),
         (("generate", "tales", "--prompt", "a" * 200), "201 > 127"),
         (("generate", "tales", "-o", tmp_path / "no" / "file"), "cannot be written"),
-        (("generate", "digits", "--prompt", "a cat"), "draws pictures, without --prompt"),
-        (("generate", "digits", "--json"), "draws pictures, without --json"),
+        (("generate", "tales", "--label", "cat"), "writes text, without --label; leave it out"),
+        (("generate", "digits", "--prompt", "a cat"), "draws without a prompt"),
+        (("generate", "digits", "--top-p", "0.5"), "draws pictures, without --top-p"),
+        (("edit", "tales", "a.png"), "writes text and edits no pictures"),
+        (
+            ("augment", "tales", "-o", tmp_path / "many"),
+            "writes text; genloom augment draws labelled pictures",
+        ),
         (("chat", "digits", "--once", "Hello"), "does not talk; ask it with genloom generate digits"),
     ):
         result = genloom(*arguments)

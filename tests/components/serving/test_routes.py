@@ -12,8 +12,8 @@ from PIL import Image
 
 from components.artifact import load
 from components.families.family import Requests
+from components.modalities.drawing import ImageRequest
 from components.modalities.image import Image as ImageModality
-from components.modalities.image import ImageRequest
 from components.serving.catalog import Catalog, Served, open_catalog
 from components.serving.routes.application import create_app
 from components.settings import Settings
@@ -89,8 +89,10 @@ def test_health_tells_the_versions(client: TestClient, catalog: Catalog) -> None
     answer = client.get("/health")
     assert answer.status_code == 200
     assert answer.json() == {"status": "ok", "models": [{"id": "digits", "version": 3, "waiting": 0}]}
+    assert client.get("/ready").json() == {"ready": True}
     catalog.close()
     assert client.get("/health").status_code == 503
+    assert client.get("/ready").status_code == 503
 
 
 def test_openai_fields_that_change_nothing_are_taken(client: TestClient) -> None:
@@ -115,7 +117,7 @@ BAD = [
     ({"prompt": ["a"]}, "prompt", '“prompt” is ["a"]'),
     ({"sede": 1}, "sede", "There is no field “sede”; did you mean seed"),
     ({"response_format": "url"}, "response_format", '“response_format” is "url"'),
-    ({"stream": True}, "stream", "“stream” is true"),
+    ({"stream": "yes"}, "stream", '“stream” is "yes"'),
     ([], None, "must be a JSON object"),
     ("digits", None, "must be a JSON object"),
     (None, None, "must be a JSON object"),

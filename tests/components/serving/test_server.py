@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from components.errors import UserError
-from components.modalities.image import ImageRequest
+from components.modalities.drawing import ImageRequest
 from components.promotion.registry import Registry
 from components.serving import server
 from components.serving.catalog import Served, open_version
@@ -37,11 +37,11 @@ HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=64))
 
 
 def ask(url: str, **body: Any) -> httpx.Response:
-    return HTTP.post(f"{url}/v1/images/generations", json=body)
+    return HTTP.post(f"{url}/v1/images/generations", json={"model": "digits", **body})
 
 
 def test_the_openai_client_works_unchanged(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["digits", "tales"]
+    assert [model.id for model in client.models.list()] == ["digits", "tales", "kinds", "holes"]
     answer = client.images.generate(model="digits", prompt="", n=4, size="auto", extra_body={"seed": 7})
     assert answer.data is not None
     pictures = [base64.b64decode(item.b64_json or "") for item in answer.data]
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_costs_no_more(url: str, site: Any) -> None:
     whole = settled(replica) - began
     for _ in range(8):
         with pytest.raises(httpx.TimeoutException):
-            HTTP.post(f"{url}/v1/images/generations", json=large, timeout=0.05)
+            HTTP.post(f"{url}/v1/images/generations", json={"model": "digits", **large}, timeout=0.05)
     assert settled(replica) - began - whole < 4 * whole
 
 
@@ -157,7 +157,12 @@ def test_generate_asks_the_server_and_writes_a_grid_or_files(
 def test_status_says_what_is_served(url: str, port: int, genloom: Callable[..., Any]) -> None:
     status = json.loads(genloom("serve", "--status", "--json").out)
     assert (status["running"], status["url"]) == (True, url)
-    assert [(model["id"], model["version"]) for model in status["models"]] == [("digits", 1), ("tales", 1)]
+    assert [(model["id"], model["version"]) for model in status["models"]] == [
+        ("digits", 1),
+        ("tales", 1),
+        ("kinds", 1),
+        ("holes", 1),
+    ]
     assert "digits/1 (vae)" in genloom("serve", "--status").out
 
 
@@ -251,7 +256,7 @@ def test_bad_use_is_one_sentence(genloom: Callable[..., Any], tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_host_beyond_loopback_is_warned_about(
+def test_a_host_beyond_loopback_wants_keys(
     genloom: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as taken:
@@ -259,4 +264,4 @@ def test_a_host_beyond_loopback_is_warned_about(
         taken.listen()
         said = genloom("serve", "digits", "--host", "0.0.0.0", "--port", taken.getsockname()[1])
     assert said.code == 2
-    assert "there are no keys yet" in said.err
+    assert "nobody is let in without a key, and there are none yet" in said.err

@@ -55,7 +55,7 @@ def test_an_image_is_not_asked_of_a_text_model(client: TestClient) -> None:
     assert nameless.status_code == 404
     assert client.post(CHAT, json={"model": "tails", "messages": HI}).status_code == 404
     routes = {model["id"]: model["routes"] for model in client.get("/v1/models").json()["data"]}
-    assert routes["digits"] == ["/v1/images/generations"]
+    assert routes["digits"] == ["/v1/images/generations", "/v1/images/variations"]
     assert routes["plain"] == [COMPLETE]
     assert routes["tales"] == [COMPLETE, CHAT]
 
@@ -159,7 +159,7 @@ def test_torch_is_left_alone(catalog: Catalog) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     loaded = catalog.loaded["tales"]
-    loaded.generate(loaded.model.modality.warm())
+    loaded.generate(loaded.model.modality.warm(loaded.model.shape))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -179,7 +179,7 @@ def test_every_family_of_tokens_answers_whole_as_streamed(name: str, tmp_path: P
     about = About(name, "", "", "", "", "", (), "text", "", {}, "", False, 0)
     model = Model(family, networks, shape, about, "d" * 64, 4, Text(tmp_path))
     loaded = Loaded(Served(name, 1, tmp_path, 0), model, Engine(model))
-    loaded.generate(model.modality.warm())
+    loaded.generate(model.modality.warm(model.shape))
     with TestClient(create_app(Catalog({name: loaded}))) as client:
         asked = {
             "model": name,

@@ -15,6 +15,8 @@ from flows.commands.runs import _sentence
 from flows.progress import training_bar
 
 LOW, HIGH = LEAST_SPREAD - 0.1, LEAST_SPREAD + 0.1
+LASTS = PATIENCE // 100
+"""The reports, 100 steps apart, for which a symptom must last."""
 
 
 def told(watch: Collapse, values: list[float], metric: str = "spread", first: int = 100) -> list[int]:
@@ -23,16 +25,15 @@ def told(watch: Collapse, values: list[float], metric: str = "spread", first: in
 
 
 def test_a_collapse_is_said_once_when_it_has_lasted() -> None:
-    lasts = PATIENCE // 100
-    assert told(Collapse(GAN(), "r"), [LOW] * 20) == [lasts]
-    assert told(Collapse(GAN(), "r"), [HIGH] * 20) == []
-    assert told(Collapse(GAN(), "r"), ([LOW] * lasts + [HIGH]) * 4) == [], "it never lasted"
+    assert told(Collapse(GAN(), "r"), [LOW] * 4 * LASTS) == [LASTS]
+    assert told(Collapse(GAN(), "r"), [HIGH] * 4 * LASTS) == []
+    assert told(Collapse(GAN(), "r"), ([LOW] * LASTS + [HIGH]) * 4) == [], "it never lasted"
 
 
 def test_a_second_onset_is_said_again_and_a_flicker_is_none() -> None:
-    lasts = PATIENCE // 100
-    assert told(Collapse(GAN(), "r"), [LOW] * 8 + [HIGH] * 3 + [LOW] * 8) == [lasts]
-    assert told(Collapse(GAN(), "r"), [LOW] * 8 + [HIGH] * 8 + [LOW] * 8) == [lasts, 16 + lasts]
+    low, high = [LOW] * (LASTS + 3), [HIGH] * (LASTS + 3)
+    assert told(Collapse(GAN(), "r"), [*low, *high[:3], *low]) == [LASTS]
+    assert told(Collapse(GAN(), "r"), [*low, *high, *low]) == [LASTS, len(low + high) + LASTS]
 
 
 def test_the_warning_says_what_to_change_by_what_the_family_has() -> None:
@@ -50,9 +51,9 @@ def test_the_warning_says_what_to_change_by_what_the_family_has() -> None:
 
 
 def test_a_discriminator_that_is_always_right_is_said() -> None:
-    assert told(Collapse(GAN(), "r"), [0.75] * 20, "accuracy") == []
-    assert told(Collapse(GAN(), "r"), [MOST_ACCURACY] * 20, "accuracy") == []
-    assert told(Collapse(GAN(), "r"), [1.0] * 20, "accuracy") == [PATIENCE // 100]
+    assert told(Collapse(GAN(), "r"), [0.75] * 4 * LASTS, "accuracy") == []
+    assert told(Collapse(GAN(), "r"), [MOST_ACCURACY] * 4 * LASTS, "accuracy") == []
+    assert told(Collapse(GAN(), "r"), [1.0] * 4 * LASTS, "accuracy") == [LASTS]
     watch = Collapse(AttentionGAN(), "r")
     for step in (0, PATIENCE):
         said = watch.see(step, {"accuracy": 1.0})
@@ -61,8 +62,8 @@ def test_a_discriminator_that_is_always_right_is_said() -> None:
 
 def test_a_training_that_goes_on_does_not_repeat_itself() -> None:
     watch = Collapse(GAN(), "r")
-    watch.replay({"step": 100 * number, "spread": LOW} for number in range(10))
-    assert told(watch, [LOW] * 20, first=1000) == []
+    watch.replay({"step": 100 * number, "spread": LOW} for number in range(2 * LASTS))
+    assert told(watch, [LOW] * 4 * LASTS, first=200 * LASTS) == []
 
 
 @pytest.mark.usefixtures("project")

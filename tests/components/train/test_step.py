@@ -173,7 +173,7 @@ def work(rank: int, name: str, port: int, folder: str) -> None:
         family, networks_for(family, shape, seed=rank), TrainOptions(), torch.device("cpu"), world=2
     )
     torch.manual_seed(100 + rank)
-    for step in range(3):
+    for step in range(5):  # by then every network was due
         advance(trainee, select(batch_of(shape, 8, step), slice(rank, None, 2)), step)
     averages = {f"average.{key}": value for key, value in flatten(trainee.sampled).items()}
     torch.save({**flatten(trainee.networks), **averages}, f"{folder}/{rank}.pt")
@@ -339,7 +339,8 @@ def test_bf16_trains(name: str) -> None:
     trainee = build(family, networks_for(family, shape, seed=0), options, torch.device("cpu"), world=1)
     losses = [advance(trainee, batch_of(shape, 8), step) for step in range(5)]
     assert all(value.isfinite() for logged in losses for value in logged.values())
-    assert all(value.dtype == torch.float32 for value in flatten(trainee.networks).values())
+    weights = [value for value in flatten(trainee.networks).values() if value.is_floating_point()]
+    assert all(value.dtype == torch.float32 for value in weights)
 
 
 def test_frozen_weights_stay_frozen() -> None:

@@ -77,9 +77,9 @@ def test_a_project_without_versions_says_how_to_make_one(root: Path, genloom) ->
     assert json.loads(genloom("models", "list", "other", "--json").out) == []
     assert genloom("ledger", "verify").code == 0
     for arguments, words in {
-        ("models", "list", "digit"): "“digit”; did you mean digits?",
+        ("models", "list", "digit"): "“digit”; did you mean digits",
         ("models", "show", "digits/1"): "no registered product “digits”",
-        ("promote", "digit"): "no product “digit”; did you mean digits?",
+        ("promote", "digit"): "no product “digit”; did you mean digits",
         ("rollback", "digits"): "no registered product “digits” yet; make one",
         ("ledger", "show", "digits"): "no ledger “digits”",
     }.items():

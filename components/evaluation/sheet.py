@@ -1,0 +1,35 @@
+"""Pictures for people: rows of a grid with a name left of each, or above each column."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+from torch import Tensor
+
+from components.modalities.image import grid
+
+LETTERS, SPACE, LONGEST = 14, 8, 48
+"""Pixels: the size of letters and the space around them; the most characters of a name."""
+
+
+def sheet(data: Tensor, names: Sequence[str], heads: Sequence[str] = ()) -> bytes:
+    """A PNG of pictures [R, K, C, H, W]: row r is named `names[r]` at its left, column k `heads[k]` above it."""
+    plain = Pillow.open(io.BytesIO(grid(data.flatten(0, 1), columns=data.shape[1])))
+    font = ImageFont.load_default(LETTERS)
+    short = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    left = round(max((font.getlength(name) for name in short), default=0)) + 2 * SPACE if names else 0
+    top = LETTERS + 2 * SPACE if heads else 0
+    page = Pillow.new("RGB", (left + plain.width, top + plain.height), "white")
+    page.paste(plain, (left, top))
+    draw = ImageDraw.Draw(page)
+    height, width = plain.height / data.shape[0], plain.width / data.shape[1]
+    for row, name in enumerate(short):
+        draw.text((SPACE, top + height * (row + 0.5)), name, "black", font, anchor="lm")
+    for column, name in enumerate(heads):
+        draw.text((left + width * (column + 0.5), top / 2), name, "black", font, anchor="mm")
+    stream = io.BytesIO()
+    page.save(stream, format="PNG")
+    return stream.getvalue()

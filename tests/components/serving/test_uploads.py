@@ -1,0 +1,186 @@
+"""What is sent and cannot be taken is one sentence; forms and JSON are read by the same rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image as Pillow
+
+from components.serving.catalog import Catalog, Served, open_version
+from components.serving.routes.application import create_app
+from components.serving.routes.forms import fields
+from components.settings import Settings
+from tests.components.serving.painter import masked, mirrors, picture, saved
+
+EDIT, VARY = "/v1/images/edits", "/v1/images/variations"
+
+
+@pytest.fixture(scope="module")
+def catalog(artifact: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    root = tmp_path_factory.mktemp("mirrors")
+    digits = open_version(Served("digits", 1, artifact(root / "vae"), 0), Settings(home=root))
+    return Catalog({**mirrors(root), "digits": digits})
+
+
+@pytest.fixture(scope="module")
+def client(catalog: Catalog) -> Iterator[TestClient]:
+    with TestClient(create_app(catalog), raise_server_exceptions=False) as client:
+        yield client
+
+
+def form(**changed: Any) -> dict[str, Any]:
+    """What a request sends; `None` leaves a field out."""
+    return {
+        "data": {"model": "photos"},
+        "files": {"image": ("a.png", saved(picture(16, 16)), "image/png")},
+    } | changed
+
+
+HOLE = (slice(2, 5), slice(2, 5))
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    (EDIT, {"data": {"model": "fill"}}, "nothing is marked to be filled"),
+    (
+        EDIT,
+        {
+            "data": {"model": "fill"},
+            "files": {
+                "image": ("a.png", saved(picture(16, 16)), "image/png"),
+                "mask": ("m.png", masked(20, 16, HOLE), "image/png"),
+            },
+        },
+        "The mask is 16x20 and the picture 16x16; send a mask of the same size",
+    ),
+    (
+        EDIT,
+        {
+            "files": {
+                "image": ("a.png", saved(picture(16, 16)), "image/png"),
+                "mask": ("m.png", masked(16, 16, HOLE), "image/png"),
+            }
+        },
+        "takes no mask; leave “mask” out",
+    ),
+    (EDIT, {"data": {"model": "noise"}}, "The picture has colours and this model knows grey ones only"),
+    (
+        EDIT,
+        {
+            "data": {"model": "noise"},
+            "files": {"image": ("a.gif", saved(Pillow.fromarray(picture(9, 9)).quantize(9)))},
+        },
+        "The picture has colours and this model knows grey ones only",
+    ),
+    (EDIT, {"data": {"model": "photos", "prompt": "a hat"}}, "edits without a prompt"),
+    (EDIT, {"data": {"model": "photos", "label": "cat"}}, "knows no classes"),
+    (EDIT, {"data": {"model": "photos", "steps": "4"}}, "draws without “steps”"),
+    (EDIT, {"data": {"model": "photos", "n": "many"}}, '“n” is "many"'),
+    (EDIT, {"data": {"model": "photos", "n": "0"}}, '“n” is "0"'),
+    (EDIT, {"data": {"model": "photos", "size": "17x17"}}, "no whole multiple of this answer's 16x16"),
+    (EDIT, {"data": {"model": "photos", "maks": "a"}}, "There is no field “maks”; did you mean mask"),
+    (EDIT, {"data": {"model": "animals"}}, "edits no picture; ask it at /v1/images/generations"),
+    (
+        EDIT,
+        {"files": {"image": ("a.png", saved(picture(9, 9))[:90])}},
+        "The picture cannot be taken (a broken picture",
+    ),
+    (EDIT, {"files": {"image": ("a.txt", b"hello")}}, "no picture in a format that can be read"),
+    (EDIT, {"files": {"mask": ("a.png", saved(picture(8, 8)))}}, "The field “image” is missing"),
+    (EDIT, {"files": {"image": ("a.png", saved(picture(2200, 16)))}}, "2200 and may have 2048 pixels a side"),
+    (
+        EDIT,
+        {"data": {"model": "enlarge"}, "files": {"image": ("a.png", saved(picture(1100, 16)))}},
+        "The answer would be 32x2200",
+    ),
+    (
+        EDIT,
+        {"files": {"image": ("a.png", saved(np.zeros((2000, 2000), dtype=np.uint8)))}},
+        "and a request may take 1024",
+    ),
+    (
+        EDIT,
+        {"files": {"image": ("a.png", saved(np.zeros((2100, 2100), dtype=np.uint8)))}},
+        "more than 4,194,304 pixels",
+    ),
+    (VARY, {"data": {"model": "animals"}}, "has no way back from a picture"),
+    (VARY, {"data": {"model": "photos"}}, "has no way back from a picture"),
+    (VARY, {"data": {"model": "digits", "strength": "2"}}, '“strength” is "2"'),
+    (VARY, {"data": {"model": "digits"}}, "The picture has colours"),
+]
+
+
+@pytest.mark.parametrize(("url", "changed", "said"), REFUSED, ids=[said[:40] for _, _, said in REFUSED])
+def test_what_cannot_be_done_is_one_sentence(
+    client: TestClient, url: str, changed: dict[str, Any], said: str
+) -> None:
+    answer = client.post(url, **form(**changed))
+    assert answer.status_code == 400, answer.text
+    message = answer.json()["error"]["message"]
+    assert said in message
+    assert message.endswith((".", "?"))
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "said"),
+    [
+        (b"", "multipart/form-data", "The form is not whole"),
+        (b"--x\r\nnothing", "multipart/form-data; boundary=x", "The form is not whole"),
+        (b"--x\r\n\r\na\r\n--x--", "multipart/form-data; boundary=x", "A part of the form has no name"),
+        (
+            b'--x\r\ncontent-disposition: form-data; name="n"\r\n\r\n\xff\r\n--x--',
+            "multipart/form-data; boundary=x",
+            "The field “n” of the form is no text",
+        ),
+        (b"{", "application/json", "The body is no valid JSON"),
+        (b"\xff", "application/json", "no JSON in UTF-8"),
+        (b"[" * 100_000, "application/json", "no JSON"),
+        (b"[]", "application/json", "must be a JSON object"),
+        (b"a=b", "application/x-www-form-urlencoded", "The body must be a form of files"),
+        (b'{"image": "%%"}', "application/json", "no file and no Base64"),
+        (b'{"image": []}', "application/json", "at least 1 item"),
+        (b'{"image": 3}', "application/json", "valid bytes"),
+    ],
+)
+def test_a_body_that_is_none_is_one_sentence(
+    client: TestClient, content: bytes, kind: str, said: str
+) -> None:
+    answer = client.post(EDIT, content=content, headers={"content-type": kind})
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json()["error"]["message"]
+
+
+def test_forms_carry_any_bytes() -> None:
+    """As httpx writes them, also where a file looks like a form."""
+    file = b"\r\n--x\r\n\x00\xff\r\n\r\n" * 3 + b"\n"
+    request = httpx.Request(
+        "POST",
+        "http://here",
+        data={"n": "2", "prompt": "größer"},
+        files=[("image[]", ("a", file)), ("image[]", ("b", b""))],
+    )
+    read = fields(request.read(), request.headers["content-type"])
+    assert read == {"n": "2", "prompt": "größer", "image": [file, b""]}
+
+
+def test_too_many_files_are_counted_and_not_repeated(client: TestClient) -> None:
+    file = ("image[]", ("a.png", bytes(2**20), "image/png"))
+    answer = client.post(EDIT, data={"model": "photos"}, files=[file] * 17)
+    assert answer.status_code == 400
+    assert '“image” is "17 files"' in answer.json()["error"]["message"]
+
+
+def test_uploads_may_be_larger_than_other_bodies(client: TestClient) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    file = saved(noise)
+    assert len(file) > 2**20
+    files = {"image": ("a.png", file, "image/png")}
+    said = client.post(EDIT, data={"model": "style"}, files=files)
+    assert said.status_code == 400
+    assert "colours" in said.json()["error"]["message"]
+    large = client.post(EDIT, data={"model": "style"}, files={"image": ("a.png", bytes(2**25 + 1))})
+    assert large.status_code == 413
