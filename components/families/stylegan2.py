@@ -18,23 +18,10 @@ from components.families.gan import squared_slope
 from components.families.layers.augment import Augment
 from components.families.layers.convolution import Crop, base, halvings, smallest
 from components.families.layers.diversity import spread
-from components.families.layers.modulation import (
-    GAIN,
-    SLOPE,
-    Convolution,
-    Linear,
-    Painted,
-    Styled,
-    deviation,
-    doubled,
-    normalized,
-)
+from components.families.layers.modulation import GAIN, SLOPE, Convolution, Linear, deviation
+from components.families.layers.style import Halving, Mapper, Size
 from components.families.sampling import LatentState, device_of, finish, from_latent, noise
 
-MAPPING_RATE = 0.01
-"""The learning rate of the mapping over that of the rest (Karras et al. 2019, arXiv:1812.04948, appendix C)."""
-MEAN_MEMORY = 5e-4
-"""The weight of one row in the mean style of its class: of 64 rows 3%."""
 PATH_MEMORY = 0.01
 """The weight of a step in the mean length of paths (appendix B)."""
 
@@ -42,80 +29,6 @@ PATH_MEMORY = 0.01
 def channels_of(data: tuple[int, ...], width: int, widest: int) -> list[int]:
     """The channels of each size from [C, H, W] to the smallest: `width`, doubled each time, `widest` at most."""
     return [min(width << place, widest) for place in range(halvings(data) + 1)]
-
-
-class Mapper(nn.Module):
-    """z, and perhaps a class, to the style w by linear layers of one width; keeps the mean of w.
-
-    The class enters by an embedding beside z, both normalised (Karras et al. 2020b, appendix C).
-    """
-
-    mean: Tensor
-    """The running mean of w, of each class where there are any, [classes or 1, style]."""
-
-    def __init__(self, latent: int, style: int, depth: int, classes: int) -> None:
-        super().__init__()
-        self.embedding = Linear(classes, style) if classes else None
-        sizes = [latent + (style if classes else 0), *[style] * depth]
-        self.layers = nn.ModuleList(
-            Linear(inputs, outputs, GAIN, MAPPING_RATE) for inputs, outputs in pairwise(sizes)
-        )
-        self.register_buffer("mean", torch.zeros(classes or 1, style))
-
-    def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
-        """[N, latent] and classes [N] → w [N, style], fp32; without classes the label says nothing."""
-        with torch.autocast(latent.device.type, enabled=False):
-            hidden = normalized(latent.float())
-            if self.embedding is not None:
-                hot = one_hot(self.place(label, len(latent)), len(self.mean)).float()
-                hidden = torch.cat([hidden, normalized(self.embedding(hot))], dim=1)
-            for layer in self.layers:
-                hidden = leaky_relu(layer(hidden), SLOPE)
-        return hidden
-
-    def truncated(self, style: Tensor, label: Tensor | None, share: Tensor) -> Tensor:
-        """`style` [N, style] moved to the mean of its class: all the way at a `share` [N] of 0, not at all at 1."""
-        mean, share = self.mean[self.place(label, len(style))], share[:, None]
-        return torch.where(share == 1.0, style, mean + share * (style - mean))
-
-    @torch.no_grad()
-    def follow(self, style: Tensor, label: Tensor | None) -> None:
-        """Move the means towards `style` [N, style], the further the more rows there are of a class."""
-        place = self.place(label, len(style))
-        counts = self.mean.new_zeros(len(self.mean)).index_add_(0, place, style.new_ones(len(style)))[:, None]
-        sums = torch.zeros_like(self.mean).index_add_(0, place, style)
-        self.mean.lerp_(sums / counts.clamp(min=1.0), 1.0 - (1.0 - MEAN_MEMORY) ** counts)
-
-    def place(self, label: Tensor | None, rows: int) -> Tensor:
-        """The row of `mean` of each class of `label` [N]."""
-        if self.embedding is None:
-            return torch.zeros(rows, dtype=torch.int64, device=self.mean.device)
-        assert label is not None, "a generator that draws by class needs one a row"
-        return label
-
-
-class Size(nn.Module):
-    """The layers of one size: a convolution that doubles (but for the first size), one that does not, a picture."""
-
-    def __init__(self, inputs: int, outputs: int, channels: int, style: int) -> None:
-        super().__init__()
-        self.enlarge = Styled(inputs, outputs, style, double=True) if inputs else None
-        self.keep = Styled(outputs, outputs, style)
-        self.painted = Painted(outputs, channels, style)
-
-    def forward(
-        self, maps: Tensor, picture: Tensor | None, styles: list[Tensor], noises: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Maps [N, inputs, H, W] and picture [N, channels, H, W] → both of twice the size.
-
-        `styles` holds a [N, style] for each convolution and for the picture, `noises` a [N, 1, H', W'] for each
-        convolution.
-        """
-        if self.enlarge is not None:
-            maps = self.enlarge(maps, styles[0], noises[0])
-        maps = self.keep(maps, styles[-2], noises[-1])
-        added: Tensor = self.painted(maps, styles[-1])
-        return maps, added if picture is None else doubled(picture) + added
 
 
 class Generator(Painter):
@@ -150,26 +63,22 @@ class Generator(Painter):
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         """[N, latent] and classes [N] → [N, *data], around [−1, 1], with fresh noise and mixed styles."""
-        styles = self.mixed(self.mapper(latent, label), label)
-        return self.paint(styles, torch.randn(len(latent), self.pixels, device=latent.device))
+        return self.paint(self.mixed(self.mapper(latent, label), label), self.fresh(len(latent)))
+
+    def fresh(self, rows: int) -> Tensor:
+        """Noise that training draws, [rows, pixels]."""
+        return torch.randn(rows, self.pixels, device=self.constant.device)
 
     def mixed(self, style: Tensor, label: Tensor | None) -> Tensor:
         """[N, style] → [N, places, style], where a share `mixing` of rows goes on with another w from some place."""
         rows, device = len(style), style.device
         if not self.mixing:
             return style[:, None].expand(-1, self.places, -1)
-        other = self.mapper(torch.randn(rows, self.latent, device=device), label)
+        other = self.mapper(torch.randn(rows, self.mapper.latent, device=device), label)
         cut = torch.randint(1, self.places, (rows,), device=device)
         cut = torch.where(torch.rand(rows, device=device) < self.mixing, cut, self.places)
         own = torch.arange(self.places, device=device) < cut[:, None]
         return torch.where(own[:, :, None], style[:, None], other[:, None])
-
-    @property
-    def latent(self) -> int:
-        """The numbers of a latent."""
-        first, embedding = self.mapper.layers[0], self.mapper.embedding
-        assert isinstance(first, Linear)
-        return first.weight.shape[1] - (0 if embedding is None else embedding.weight.shape[0])
 
     def paint(self, styles: Tensor, noises: Tensor) -> Tensor:
         """Styles [N, places, style] and noise [N, pixels] → [N, *data]."""
@@ -183,22 +92,6 @@ class Generator(Painter):
             place, begin = place + count, begin + count * height * width
         cropped: Tensor = self.crop(picture)
         return cropped.float()
-
-
-class Halving(nn.Module):
-    """Two convolutions, of which the second halves, beside a filtered one of 1×1 (figure 7c)."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.keep = Convolution(inputs, inputs, 3, GAIN)
-        # both ways are divided by √2, so that their sum is of unit size
-        self.halve = Convolution(inputs, outputs, 3, GAIN / math.sqrt(2.0), halve=True)
-        self.around = Convolution(inputs, outputs, 1, 1.0 / math.sqrt(2.0), halve=True, bias=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """[N, inputs, H, W] → [N, outputs, H // 2, W // 2]."""
-        around: Tensor = self.around(inputs)
-        return around + leaky_relu(self.halve(leaky_relu(self.keep(inputs), SLOPE)), SLOPE)
 
 
 class Discriminator(nn.Module):
@@ -302,18 +195,17 @@ class StyleGAN2(Adversarial):
 
     def _generator_loss(self, networks: Networks, batch: Batch, step: int) -> Losses:
         generator, discriminator = _generator(networks), _discriminator(networks)
-        latent, asked = self._draw(batch), self.asked(batch)
-        fake = generator(latent, *asked)
-        generator.mapper.follow(generator.mapper(latent, *asked or (None,)), *asked or (None,))
-        logits = discriminator(discriminator.augment(fake), *asked)
+        latent, label = self._draw(batch), batch.label
+        style = generator.mapper(latent, label)
+        generator.mapper.follow(style, label)
+        fake = generator.paint(generator.mixed(style, label), generator.fresh(len(batch)))
+        logits = discriminator(discriminator.augment(fake), label)
         loss = softplus(-logits).mean() + self._uniformity(networks, batch, fake, latent)
         if not self.path or step % self.path_every:
             return loss, {}
         penalty = self._path_penalty(generator, batch)
-        return loss + self.path * self.path_every * penalty, {
-            "path": penalty.detach(),
-            "path_length": generator.path.clone(),
-        }
+        logged = {"path": penalty.detach(), "path_length": generator.path.clone()}
+        return loss + self.path * self.path_every * penalty, logged
 
     def _path_penalty(self, generator: Generator, batch: Batch) -> Tensor:
         """(‖Jᵀy‖ − a)² on half of the rows, a scalar (equation 4); y is noise in the picture, a the mean length."""
@@ -321,8 +213,7 @@ class StyleGAN2(Adversarial):
         label = None if batch.label is None else batch.label[:rows]
         latent = self._draw(batch)[:rows]
         styles = generator.mixed(generator.mapper(latent, label), label)
-        noises = torch.randn(rows, generator.pixels, device=latent.device)
-        picture = generator.paint(styles, noises)
+        picture = generator.paint(styles, generator.fresh(rows))
         direction = torch.randn_like(picture) / math.sqrt(math.prod(picture.shape[2:]))
         (slope,) = torch.autograd.grad((picture * direction).sum(), styles, create_graph=True)
         lengths = slope.float().square().sum(2).mean(1).sqrt()
@@ -332,20 +223,18 @@ class StyleGAN2(Adversarial):
 
     def _discriminator_loss(self, networks: Networks, batch: Batch, step: int) -> Losses:
         generator, discriminator = _generator(networks), _discriminator(networks)
-        asked = self.asked(batch)
-        fake = generator(self._draw(batch), *asked).detach()
+        fake, label = generator(self._draw(batch), batch.label).detach(), batch.label
         due = bool(self.r1) and step % self.r1_every == 0
         real = discriminator.augment(batch.data).detach().requires_grad_(due)
         real_logits, fake_logits = (
-            discriminator(real, *asked),
-            discriminator(discriminator.augment(fake), *asked),
+            discriminator(data, label) for data in (real, discriminator.augment(fake))
         )
         loss = softplus(-real_logits).mean() + softplus(fake_logits).mean()
         discriminator.augment.adjust(real_logits)
-        shown = asked if discriminator.embedding is not None else ()
+        shown = label if discriminator.embedding is not None else None
         logged = {
             "accuracy": accuracy(real_logits, fake_logits),
-            "spread": spread(fake, batch.data, *shown),
+            "spread": spread(fake, batch.data, shown),
             "augment": discriminator.augment.probability.clone(),
         }
         if due:

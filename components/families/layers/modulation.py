@@ -7,7 +7,6 @@ the factor stands before it, in what the layer multiplies anyway: `gain`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -188,8 +187,3 @@ def deviation(inputs: Tensor, group: int = 4) -> Tensor:
 def normalized(inputs: Tensor) -> Tensor:
     """x / rms(x) over the last axis."""
     return inputs * (inputs.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
-
-
-def pixels(sizes: Sequence[tuple[int, int]]) -> int:
-    """How many pixels maps of these heights and widths have together."""
-    return sum(height * width for height, width in sizes)
