@@ -119,8 +119,8 @@ class Discriminator(nn.Module):
             if self.embedding is None:
                 return logits
             assert label is not None, "a discriminator that judges by class needs one a row"
-            wanted = self.embedding(one_hot(label, self.embedding.weight.shape[1]).float())
-            return logits + (wanted * features).sum(1) / math.sqrt(features.shape[1])
+            wanted: Tensor = self.embedding(one_hot(label, self.embedding.weight.shape[1]).float())
+            return torch.add(logits, (wanted * features).sum(1) / math.sqrt(features.shape[1]))
 
 
 @dataclass(kw_only=True)
