@@ -7,7 +7,7 @@ import getpass
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -147,6 +147,11 @@ def verify(path: Path) -> int:
             "the next promotion sets it aside."
         )
     return len(lines)
+
+
+def last_move(lines: Sequence[Line]) -> str:
+    """The hash of the line that made the present champion so; nothing if there is none."""
+    return next((line.hash for line in reversed(lines) if line.event != "refuse"), "")
 
 
 def standing(lines: Iterable[Line]) -> Standing:

@@ -65,18 +65,19 @@ def promote(
 
 
 def rollback(
-    settings: Settings, product_name: str, to: int | None = None, why: str = "", leaving: int | None = None
+    settings: Settings, product_name: str, to: int | None = None, why: str = "", leaving: str | None = None
 ) -> Decision:
     """Make the champion before the present one, or `to`, champion again; it must have been champion once.
 
-    Where another version than `leaving` is champion by now, nothing is changed. The version that is left is
-    refused by the gate from then on. Raises `UserError` if there is none to go to.
+    With `leaving`, the hash of a ledger line, nothing is changed unless that is the last move. The version that is
+    left is refused by the gate from then on. Raises `UserError` if there is none to go to.
     """
     registry = Registry(settings)
     with ledger.locked(settings, product_name):
-        standing = ledger.standing(settle(registry, product_name))
-        if leaving is not None and standing.champion is not None and standing.champion != leaving:
-            said = f"{product_name}/{leaving} is champion no more."
+        lines = settle(registry, product_name)
+        standing = ledger.standing(lines)
+        if leaving is not None and standing.champion is not None and ledger.last_move(lines) != leaving:
+            said = "The champion has moved since."
             return Decision(product_name, standing.champion, True, (said,), standing.champion)
         number = _target(product_name, standing, to)
         version = registry.version(product_name, number)

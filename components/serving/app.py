@@ -17,15 +17,15 @@ from ray.experimental import internal_kv
 from ray.serve.config import BackpressureConfig, HTTPOptions
 
 from components.errors import FailedError
-from components.serving.catalog import Served, open_catalog
-from components.serving.follow import Follower
+from components.serving.catalog import Served
+from components.serving.follow import Follower, open_champions
 from components.serving.keys import keyring
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.settings import LOOPBACK, Settings
 
 NAME = "genloom"
-SERVED = "served"
+SERVED, HOST = "served", "host"
 IN_FLIGHT = 2048
 """Requests in one replica; more than its engines' queues hold, so that the engine is the one that refuses."""
 TIMEOUT = 300.0
@@ -36,17 +36,13 @@ class Endpoint:
     """One replica."""
 
     def __init__(self, served: Sequence[Served], settings: Settings) -> None:
-        self.catalog = open_catalog(served, settings)
+        self.catalog = open_champions(served, settings)
         self.follower = Follower(self.catalog, settings)
         self.follower.start()
         self.access = Access(keyring(settings), required=settings.host not in LOOPBACK)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self.catalog, self.access)
-
-    def __del__(self) -> None:
-        """Ray Serve ends a replica so."""
-        self.follower.close()
+        return create_app(self.catalog, self.access, self.follower.close)
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
@@ -57,6 +53,8 @@ class Endpoint:
 def open_proxy(host: str, port: int) -> None:
     """Start Ray Serve's controller and its HTTP proxy, with nothing to serve yet."""
     _hush()
+    if internal_kv._internal_kv_get(HOST, namespace=NAME) is None:
+        internal_kv._internal_kv_put(HOST, host.encode(), namespace=NAME)
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=host, port=port, request_timeout_s=TIMEOUT),
@@ -108,6 +106,10 @@ def _hush() -> None:
 
 
 def _application(versions: Sequence[Served], settings: Settings) -> Any:
+    """The deployment of `versions`; who is let in is decided by where the proxy listens, whoever deploys."""
+    host = internal_kv._internal_kv_get(HOST, namespace=NAME)
+    if host is not None:
+        settings = settings.model_copy(update={"host": host.decode()})
     deployment = serve.deployment(
         serve.ingress()(Endpoint),
         name="endpoint",

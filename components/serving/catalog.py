@@ -107,7 +107,14 @@ class Catalog:
 
 def open_catalog(served: Sequence[Served], settings: Settings) -> Catalog:
     """Load and warm the versions; the artifacts' hashes are checked. Raises `UserError`."""
-    return Catalog({one.product: open_version(one, settings) for one in served})
+    loaded: dict[str, Loaded] = {}
+    try:
+        for one in served:
+            loaded[one.product] = open_version(one, settings)
+    except BaseException:
+        Catalog(loaded).close()
+        raise
+    return Catalog(loaded)
 
 
 def open_version(served: Served, settings: Settings) -> Loaded:

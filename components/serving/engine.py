@@ -115,6 +115,11 @@ class Engine:
         """Whether the thread runs and its last steps were not all failures."""
         return self._thread.is_alive() and self._failures < SICK
 
+    @property
+    def sick(self) -> bool:
+        """Whether its steps keep failing or its thread has died; one that was closed is not."""
+        return self._failures >= SICK or not (self._closing or self._thread.is_alive())
+
     def close(self) -> None:
         """End the thread; what is not finished fails."""
         with self._change:

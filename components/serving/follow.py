@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Event, Thread
 
@@ -17,26 +18,60 @@ import torch
 from components.artifact import read_manifest
 from components.errors import FailedError, UserError
 from components.promotion import ledger
-from components.serving.catalog import Catalog, Loaded, Served, open_version
+from components.serving.catalog import Catalog, Loaded, Served, open_catalog, open_version
 from components.settings import Settings
 
 log = logging.getLogger(__name__)
 EVERY = 0.25
 """Seconds between two looks."""
-LINGER = 10.0
+LINGER = 60.0
 """Seconds without a row after which a version that gave way is taken out of memory."""
 PROBATION = 60.0
-"""Seconds in which a new version whose engine turns unhealthy gives way to the one before it."""
+"""Seconds in which a new version whose engine turns sick gives way to the one before it."""
+PATIENCE = 120.0
+"""Seconds that a new version may take to generate for the first time."""
+TRIES = 2
+"""How often a version is loaded before it is given up."""
+SLOWEST = 60.0
+"""The most seconds between two tries; they begin with one and double."""
+
+
+class NotNowError(Exception):
+    """The version could not be tried, which is no fault of its own: storage, the registry, memory."""
 
 
 @dataclass
 class Change:
-    """A version that has taken over, the one before it, and when; `idle` is since when the old one computes nothing."""
+    """A version that has taken over, the one before it, and when; `idle` is since when the old one computes nothing.
+
+    `turn` is the hash of the ledger's line that made the new one champion.
+    """
 
     new: Loaded
     old: Loaded
+    turn: str
     at: float = field(default_factory=time.monotonic)
     idle: float | None = None
+
+
+@dataclass
+class Course:
+    """How far a replica is with one product: what it saw of the ledger, and what it tries again, and when.
+
+    `given_up` are the lines that made versions champion which cannot be served, each with the reason until the
+    ledger has it.
+    """
+
+    seen: tuple[int, int] | None = None
+    failures: int = 0
+    again: float = 0.0
+    given_up: dict[str, str] = field(default_factory=dict)
+
+    def later(self) -> None:
+        """Look again, after twice the time of the last failure."""
+        self.seen = None
+        self.again = time.monotonic() + min(SLOWEST, 2.0**self.failures)
+        self.failures += 1
 
 
 class Follower:
@@ -44,118 +79,167 @@ class Follower:
 
     def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self.catalog, self.settings = catalog, settings
-        self._seen: dict[str, tuple[int, int]] = {}
-        self._given_up: set[tuple[str, int]] = set()
+        self._courses: dict[str, Course] = {}
         self._changes: list[Change] = []
         self._over = Event()
         self._thread = Thread(target=self._run, name="follower", daemon=True)
 
     def start(self) -> None:
         """Look for the first time, so that a replica never begins with an old version, then go on beside the routes."""
-        self._look_safely()
+        self.look()
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; call it before the catalog is closed."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
         while not self._over.wait(EVERY):
-            self._look_safely()
-
-    def _look_safely(self) -> None:
-        try:
             self.look()
-        except Exception:  # what is served goes on, whatever a ledger or a registry says
-            log.exception("following the champions failed")
 
     def look(self) -> None:
         """Take over what the ledgers have moved, give back what does not answer, forget what nobody needs."""
         for product, loaded in list(self.catalog.loaded.items()):
-            if loaded.served.follows and self._moved(product):
-                self._follow(product)
+            course = self._courses.setdefault(product, Course())
+            try:
+                if loaded.served.follows and self._moved(product, course):
+                    self._follow(product, course)
+            except Exception:  # what is served goes on, whatever a ledger or a registry says
+                log.exception("following the champion of %s failed", product)
+                course.later()
         for change in list(self._changes):
             self._watch(change)
 
-    def _moved(self, product: str) -> bool:
+    def _moved(self, product: str, course: Course) -> bool:
+        """Whether the ledger is another than at the last look; a look that failed counts as none."""
+        if time.monotonic() < course.again:
+            return False
         try:
             found = ledger.path_of(self.settings, product).stat()
         except FileNotFoundError:
             return False
-        seen = (found.st_mtime_ns, found.st_size)
-        if self._seen.get(product) == seen:
-            return False
-        self._seen[product] = seen
-        return True
+        before, course.seen = course.seen, (found.st_mtime_ns, found.st_size)
+        return course.seen != before
 
-    def _follow(self, product: str) -> None:
-        standing = ledger.standing(ledger.read(ledger.path_of(self.settings, product)))
-        old = self.catalog.loaded[product]
+    def _follow(self, product: str, course: Course) -> None:
+        lines = ledger.read(ledger.path_of(self.settings, product))
+        standing, old = ledger.standing(lines), self.catalog.loaded[product]
         if not standing.champions or standing.champion == old.served.version:
             return
-        number, digest = standing.champions[-1]
-        if (product, number) in self._given_up:
+        turn = ledger.last_move(lines)
+        if turn in course.given_up:
+            self._give_up(product, course, turn, len(standing.champions) > 1)
             return
         try:
-            new = open_checked(self._served(product, number, digest), self.settings)
-        except (
-            Exception
-        ) as error:  # a damaged artifact, no memory, a model that raises: all are no reason to end
-            log.exception("%s/%s cannot be served", product, number)
-            self._give_up(product, number, f"it could not be loaded and warmed: {error}")
+            new = self._open(product, *standing.champions[-1])
+        except NotNowError as error:
+            log.warning("%s/%s cannot be tried now: %s", product, standing.champion, error.__cause__)
+            course.later()
             return
+        except Exception as error:  # a damaged file, a model that raises or hangs: all are the version's own
+            log.exception("%s/%s cannot be served", product, standing.champion)
+            if course.failures + 1 >= TRIES:
+                course.given_up[turn] = f"it could not be loaded and warmed: {error}"
+                self._give_up(product, course, turn, len(standing.champions) > 1)
+            else:
+                course.later()
+            return
+        course.failures = 0
         self.catalog.put(product, new)
-        self._changes.append(Change(new, old))
-        log.info("%s/%s took over from %s/%s", product, number, product, old.served.version)
+        self._changes.append(Change(new, old, turn))
+        log.info("%s/%s took over from %s/%s", product, new.served.version, product, old.served.version)
 
-    def _served(self, product: str, number: int, digest: str) -> Served:
-        """The version with the folder of its artifact, fetched unless an intact copy is there."""
-        folder = self.settings.home / "models" / product / str(number)
+    def _open(self, product: str, number: int, digest: str) -> Loaded:
+        """The version, loaded and checked; raises `NotNowError` for what may be otherwise the next time."""
         try:
-            if read_manifest(folder)["digest"] == digest:
-                return Served(product, number, folder, int(time.time()), follows=True)
-        except UserError:
-            pass  # not there or not whole: the registry's is taken
-        from components.promotion.registry import Registry
-
-        registry = Registry(self.settings)
-        folder = registry.fetch(registry.version(product, number))
-        return Served(product, number, folder, int(time.time()), follows=True)
+            served = intact(self.settings, product, number, digest)
+        except Exception as error:
+            raise NotNowError from error
+        try:
+            return open_checked(served, self.settings)
+        except (OSError, MemoryError) as error:
+            raise NotNowError from error
 
     def _watch(self, change: Change) -> None:
-        """Give back to the old version if the new one does not answer; close the old one when it is idle for long."""
+        """Give back to the old version if the new one is sick; close the old one when it is idle for long."""
         now, product = time.monotonic(), change.new.served.product
         current = self.catalog.loaded.get(product) is change.new
-        if current and not change.new.engine.healthy and now - change.at < PROBATION:
-            self.catalog.put(product, change.old)
-            self._changes.remove(change)
-            self._changes.append(Change(change.old, change.new))
-            self._give_up(product, change.new.served.version, "its engine kept failing after it took over")
+        probation = current and now - change.at < PROBATION
+        if probation and change.new.engine.sick and change.old.engine.healthy and not self._over.is_set():
+            self._back(product, change)
             return
         if change.old.engine.busy:
             change.idle = None
         elif change.idle is None:
             change.idle = now
-        probation = current and now - change.at < PROBATION
         if change.idle is not None and now - change.idle >= LINGER and not probation:
             self._changes.remove(change)
             if self.catalog.loaded.get(product) is not change.old:
                 change.old.engine.close()
                 self.catalog.forget(change.old)
 
-    def _give_up(self, product: str, number: int, cause: str) -> None:
-        """Write into the ledger that the version gave way, unless another replica has done so."""
-        self._given_up.add((product, number))
-        from components.promotion.promote import rollback
+    def _back(self, product: str, change: Change) -> None:
+        """Answer with the old version again, and have the ledger say so at the next look."""
+        self.catalog.put(product, change.old)
+        self._changes.remove(change)
+        self._changes.append(Change(change.old, change.new, change.turn))
+        course = self._courses.setdefault(product, Course())
+        course.given_up[change.turn] = "its engine kept failing after it took over"
+        course.seen = None
 
-        try:
-            rollback(self.settings, product, why=f"rolled back by the server: {cause}", leaving=number)
-        except (
-            UserError
-        ) as error:  # there is no champion before it: what is served stays, and the log says so
-            log.error("%s/%s stays champion and is not served: %s", product, number, error)
+    def _give_up(self, product: str, course: Course, turn: str, way_back: bool) -> None:
+        """Write into the ledger that the version gave way, unless another replica has done so; again if that fails."""
+        why = course.given_up[turn]
+        if not why:
+            return
+        if way_back:
+            from components.promotion.promote import rollback
+
+            try:
+                rollback(self.settings, product, why=f"rolled back by the server: {why}", leaving=turn)
+            except Exception:  # the ledger or the registry is away: the reason is kept until they are back
+                log.exception("the rollback of %s could not be written", product)
+                course.later()
+                return
+        else:
+            log.error("%s has no champion before this one, which cannot be served: %s", product, why)
+        course.given_up[turn], course.failures = "", 0
+
+
+def intact(settings: Settings, product: str, number: int, digest: str) -> Served:
+    """The version with the folder of its artifact, fetched unless an intact copy is there."""
+    folder = settings.home / "models" / product / str(number)
+    try:
+        if read_manifest(folder)["digest"] == digest:
+            return Served(product, number, folder, int(time.time()), follows=True)
+    except UserError:
+        pass  # not there or not whole: the registry's is taken
+    from components.promotion.registry import Registry
+
+    registry = Registry(settings)
+    folder = registry.fetch(registry.version(product, number))
+    return Served(product, number, folder, int(time.time()), follows=True)
+
+
+def open_champions(served: Sequence[Served], settings: Settings) -> Catalog:
+    """The versions with those that follow at their present champion; as they were given if those cannot be had.
+
+    A replica that Ray replaces after weeks must not depend on the version of the day it was deployed.
+    """
+    try:
+        return open_catalog([_present(one, settings) for one in served], settings)
+    except Exception:
+        log.exception("the present champions cannot be opened; the versions of the deployment are")
+        return open_catalog(served, settings)
+
+
+def _present(served: Served, settings: Settings) -> Served:
+    champions = ledger.standing(ledger.read(ledger.path_of(settings, served.product))).champions
+    if not served.follows or not champions or champions[-1][0] == served.version:
+        return served
+    return intact(settings, served.product, *champions[-1])
 
 
 def open_checked(served: Served, settings: Settings) -> Loaded:
@@ -163,7 +247,7 @@ def open_checked(served: Served, settings: Settings) -> Loaded:
     loaded = open_version(served, settings)
     try:
         body = loaded.model.modality.warm(loaded.model.shape).model_copy(update={"seed": 0})
-        output = loaded.engine.submit(loaded.order(body).requests).result()
+        output = loaded.engine.submit(loaded.order(body).requests).result(PATIENCE)
         if output.is_floating_point() and not bool(torch.isfinite(output).all()):
             raise FailedError("it generates numbers that are not finite")
     except BaseException:

@@ -99,6 +99,8 @@ class Keyring:
         except FileNotFoundError:
             self._read, self._keys = None, {}
             return self._keys
+        except OSError as error:
+            raise UserError(f"The file of keys, {self.path}, cannot be read ({error.strerror}).") from error
         seen = (found.st_mtime_ns, found.st_size, found.st_ino)
         if seen != self._read:
             self._keys, self._read = _parse(self.path), seen

@@ -129,6 +129,9 @@ class Watched:
         with metrics.running.track_inprogress():
             try:
                 await self.app(scope, receive, seen)
+            except Exception:
+                status = "500"  # what nobody foresaw is answered further out
+                raise
             finally:
                 metrics.requests.labels(*labels, status).inc()
                 metrics.latency.labels(*labels).observe(time.perf_counter() - began)

@@ -40,12 +40,11 @@ PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Server:
-    """A running server; `started` is its process's start in seconds since the epoch, `host` where it listens."""
+    """A running server; `started` is its process's start in seconds since the epoch."""
 
     url: str
     pid: int
     started: float
-    host: str = "127.0.0.1"
 
 
 def find(settings: Settings) -> Server | None:
@@ -131,9 +130,6 @@ def deploy(settings: Settings, product: str, version: Version, follows: bool = F
         if os.environ.get("RAY_ADDRESS"):
             app.open_proxy(settings.host, settings.port)
         others = [one for one in app.served() if one.product != product]
-        running = find(settings)
-        if running is not None:
-            settings = settings.model_copy(update={"host": running.host})
         app.roll_out([*others, Served(product, version.number, folder, created, follows)], settings)
     return url
 
@@ -175,7 +171,7 @@ def hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
         raise UserError("Another server of this project is just starting; see genloom serve --status.")
     try:
         app.open_proxy(host, port)
-        server = Server(_at(host, port), os.getpid(), psutil.Process().create_time(), host)
+        server = Server(_at(host, port), os.getpid(), psutil.Process().create_time())
         draft = _record(settings).with_suffix(".draft")
         draft.write_text(json.dumps(asdict(server)), encoding="utf-8")
         draft.replace(_record(settings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -37,12 +37,18 @@ UPLOADS = frozenset({"/v1/images/edits", "/v1/images/variations"})
 """The routes that take pictures."""
 
 
-def create_app(catalog: Catalog, access: Access | None = None) -> FastAPI:
-    """The routes over `catalog`, which is closed when the application ends; `access` says who is let in."""
+def create_app(
+    catalog: Catalog, access: Access | None = None, closing: Callable[[], None] = lambda: None
+) -> FastAPI:
+    """The routes over `catalog`, which is closed when the application ends; `access` says who is let in.
+
+    `closing` is called before the catalog is closed.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        closing()
         catalog.close()
 
     # The interactive pages load scripts from elsewhere; /openapi.json is enough.
@@ -79,6 +85,8 @@ class BodyLimit:
         body, more = bytearray(), not too_large
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return
             body += message.get("body", b"")
             too_large = len(body) > most
             more = bool(message.get("more_body")) and not too_large

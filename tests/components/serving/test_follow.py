@@ -60,6 +60,13 @@ def version(catalog: Catalog) -> int:
     return catalog.loaded["digits"].served.version
 
 
+def again(follower: Follower) -> None:
+    """Look without waiting for the time of the next try."""
+    for course in follower._courses.values():
+        course.again = 0.0
+    follower.look()
+
+
 def move(settings: Settings, number: int) -> None:
     assert promote(settings, "digits", ROW, number, force=True).accepted
 
@@ -102,14 +109,79 @@ def test_a_version_that_cannot_be_loaded_gives_way_here_and_in_the_ledger(
 
     monkeypatch.setattr(follow, "open_version", broken)
     follower.look()
+    assert ledger.standing(ledger.read(ledger.path_of(settings, "digits"))).champion == 2, (
+        "once is not enough"
+    )
+    again(follower)
     assert version(follower.catalog) == 1
     lines = ledger.read(ledger.path_of(settings, "digits"))
     assert ledger.standing(lines).champion == 1
     assert (lines[-1].event, lines[-1].version) == ("rollback", 1)
     assert "rolled back by the server: it could not be loaded and warmed: no memory" in lines[-1].why
     count = len(lines)
-    follower.look()
+    again(follower)
     assert len(ledger.read(ledger.path_of(settings, "digits"))) == count
+    monkeypatch.undo()
+    move(settings, 2)
+    again(follower)
+    assert version(follower.catalog) == 2, "who forces it again is obeyed"
+
+
+def test_what_is_no_fault_of_the_version_is_tried_again(
+    follower: Follower, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move(settings, 2)
+
+    def away(*_: object) -> None:
+        raise ConnectionError("the storage is away")
+
+    monkeypatch.setattr(follow, "intact", away)
+    for _ in range(4):
+        again(follower)
+    assert version(follower.catalog) == 1
+    assert ledger.standing(ledger.read(ledger.path_of(settings, "digits"))).champion == 2
+    monkeypatch.undo()
+    again(follower)
+    assert version(follower.catalog) == 2
+
+
+def test_a_rollback_that_cannot_be_written_is_written_later(
+    follower: Follower, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move(settings, 3)
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(follow, "open_version", fails)
+    with monkeypatch.context() as patch:
+        patch.setattr("components.promotion.promote.rollback", fails)
+        for _ in range(3):
+            again(follower)
+    assert ledger.standing(ledger.read(ledger.path_of(settings, "digits"))).champion == 3
+    again(follower)
+    assert ledger.standing(ledger.read(ledger.path_of(settings, "digits"))).champion == 1
+
+
+def test_an_end_within_the_probation_writes_nothing(follower: Follower, settings: Settings) -> None:
+    move(settings, 2)
+    follower.start()
+    before = len(ledger.read(ledger.path_of(settings, "digits")))
+    with TestClient(create_app(follower.catalog, closing=follower.close)):
+        assert version(follower.catalog) == 2
+    follower.look()
+    assert len(ledger.read(ledger.path_of(settings, "digits"))) == before
+    assert version(follower.catalog) == 2
+
+
+def test_a_replica_that_is_replaced_begins_with_the_present_champion(
+    follower: Follower, settings: Settings
+) -> None:
+    move(settings, 3)
+    gone = Served("digits", 1, settings.home / "nowhere", 0, follows=True)
+    catalog = follow.open_champions([gone], settings)
+    assert version(catalog) == 3
+    catalog.close()
 
 
 def test_a_version_that_answers_no_more_gives_way(follower: Follower, settings: Settings) -> None:
@@ -125,6 +197,7 @@ def test_a_version_that_answers_no_more_gives_way(follower: Follower, settings: 
         with pytest.raises(Exception, match="failed while it generated"):
             engine.submit(Requests(seed=torch.arange(2))).result()
     follower.look()
+    again(follower)
     assert version(catalog) == 1
     assert catalog.healthy
     assert ledger.read(ledger.path_of(settings, "digits"))[-1].event == "rollback"

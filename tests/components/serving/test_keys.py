@@ -187,6 +187,19 @@ def test_the_command_makes_lists_and_revokes(
     assert main.run(["keys", "revoke", "shp"]) == 2
 
 
+def test_what_nobody_foresaw_counts_as_an_error_of_the_server(
+    catalog: Catalog, ring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("components.serving.routes.images.find", fails)
+    with client_of(catalog, ring, required=False) as client:
+        assert client.post(DRAW, json={}).status_code == 500
+        text = client.get("/metrics").text
+    assert f'genloom_requests_total{{model="",route="{DRAW}",status="500",version=""}} 1.0' in text
+
+
 def test_metrics_count_by_model_version_and_status(catalog: Catalog, ring: Keyring) -> None:
     with client_of(catalog, ring, required=False) as client:
         client.post(DRAW, json={"n": 3})
