@@ -172,6 +172,26 @@ def test_a_server_that_runs_elsewhere_is_not_moved(url: str, site: Any) -> None:
     assert server.start_detached(site.settings).url == url
 
 
+def test_a_moved_champion_reaches_the_server_and_a_rollback_too(
+    url: str, elsewhere: Callable[..., Any]
+) -> None:
+    def followed(number: int) -> bool:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if ask(url, model="digits", seed=1).headers["x-genloom-version"] == str(number):
+                return True
+            time.sleep(0.1)
+        return False
+
+    first = ask(url, model="digits", seed=1).json()["data"]
+    assert elsewhere("promote", "digits", "--version", "2", "--force", "--why", "a test").code == 0
+    assert followed(2)
+    assert ask(url, model="digits", seed=1).json()["data"] != first
+    assert elsewhere("rollback", "digits").code == 0
+    assert followed(1)
+    assert ask(url, model="digits", seed=1).json()["data"] == first
+
+
 def test_another_version_takes_over_without_a_gap(url: str, elsewhere: Callable[..., Any]) -> None:
     over = threading.Event()
     seen: list[tuple[int, str | None]] = []
