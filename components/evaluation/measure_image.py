@@ -14,7 +14,7 @@ from components.errors import UserError
 from components.evaluation.asked import PART, Rows
 from components.evaluation.by_label import ByLabel
 from components.evaluation.by_prompt import ByPrompt
-from components.evaluation.by_source import by_source
+from components.evaluation.by_source import by_source, unpaired
 from components.evaluation.condition import Condition, Free, Values, gathered, summed
 from components.evaluation.explore import explored
 from components.evaluation.image import (
@@ -81,8 +81,8 @@ class ImageMeasurement(Measurement):
         self.features = features_for(dataset, cache, say)
         self.test = Rows(dataset, "test", count, SEED)
         self.samples, self.held_out = count, len(self.test)
-        # the features of a dozen pictures that are wanted as they are say nothing
-        self.compares = dataset.shape.source is None or self.held_out >= LEAST
+        # the features of a dozen pictures that are wanted as they are say nothing; of two domains nothing else does
+        self.compares = dataset.shape.source is None or unpaired(dataset) or self.held_out >= LEAST
         self.reference = min(count, dataset.rows("train")) if self.compares else 0
         self.weighed = min(extent.weighed, self.held_out)
         self.width = _width(dataset)
