@@ -150,14 +150,22 @@ class Batches:
 
     Row groups are visited in a new order each epoch and shuffled inside windows of at most `WINDOW` bytes;
     global batch b holds the rows [b·batch, (b+1)·batch) of that stream, and rank r of w takes every w-th. An
-    epoch's end falls inside a batch, so no row is left out. `position` is all that resuming needs.
+    epoch's end falls inside a batch, so no row is left out. `position` is all that resuming needs. If `plain`, rows
+    of training are seen as held-out ones are, and nothing is drawn for them.
     """
 
     def __init__(
-        self, dataset: Dataset, split: Split, batch: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        dataset: Dataset,
+        split: Split,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        plain: bool = False,
     ) -> None:
         self.modality = dataset.tensors
-        self.draws = self.modality.random and split == "train"
+        self.draws = self.modality.random and split == "train" and not plain
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
         self.total = dataset.rows(split)
         if self.total == 0:

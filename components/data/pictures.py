@@ -38,7 +38,8 @@ def write_pictures(project: Project, name: str, row: ImageRow, folder: Path, pro
     """Read the pictures of `row` and write the splits and `preview.png` into `folder`; raises `UserError`."""
     source = open_source(project, row, progress)
     check_shape(name, row, source.shape)
-    with Spool(folder / "spool", spooled(source)) as spool:
+    target = source.shape[0] if source.paired else None
+    with Spool(folder / "spool", spooled(source), target) as spool:
         tally = read(name, source, spool, progress)
         splits = spool.splits(row.split)
         check_splits(name, row, splits, tally)

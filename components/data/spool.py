@@ -31,23 +31,26 @@ HELD_OUT: dict[Split | None, int] = {None: 0, "train": 0, "val": 1, "test": 2}
 
 @dataclass(slots=True)
 class _Place:
-    """Where a picture's bytes stand in the file, and what the source says of it."""
+    """Where a picture's bytes stand in the file, and what the source says of it; `share` decides its split."""
 
     index: int
     label: str | None
     split: Split | None
     caption: str | None
+    share: str
 
 
 @dataclass
 class Spool:
     """Pictures of one `shape` [C, H, W] in one flat file at `path`, with an index by content in memory.
 
-    Used as a context; a row costs its bytes on disk and about 300 bytes of memory.
+    Of pairs, the first `target` channels are what is wanted: pairs of one target stand in one split, whatever
+    they are made of. Used as a context; a row costs its bytes on disk and about 300 bytes of memory.
     """
 
     path: Path
     shape: tuple[int, int, int]
+    target: int | None = None
     _places: dict[str, _Place] = field(default_factory=dict)
 
     def __enter__(self) -> Spool:
@@ -70,7 +73,8 @@ class Spool:
         key = content_id(image)
         place = self._places.get(key)
         if place is None:
-            self._places[key] = _Place(len(self._places), label, split, caption)
+            share = key if self.target is None else content_id(image[: self.target])
+            self._places[key] = _Place(len(self._places), label, split, caption, share)
             self._file.write(image.data)
             return None
         same = place.label == label
@@ -89,12 +93,23 @@ class Spool:
         """The contents of each split, sorted, which is a shuffled order that only the contents decide.
 
         Official splits are kept; those that the source lacks are cut from the rest by hash alone, so a picture
-        stays in its split whatever is added.
+        stays in its split whatever is added. Of a target in two official splits all pairs go to the held-out one.
         """
         official = {place.split for place in self._places.values()}
+        held_out = self._held_out()
         found: dict[Split, list[str]] = {split: [] for split in SPLITS}
         for key in sorted(self._places):
-            found[split_of(key, self._places[key].split, official, shares)].append(key)
+            share = self._places[key].share
+            found[split_of(share, held_out[share], official, shares)].append(key)
+        return found
+
+    def _held_out(self) -> dict[str, Split | None]:
+        """The official split of each share: the most held out that one of its pictures has."""
+        found: dict[str, Split | None] = {}
+        for place in self._places.values():
+            known = found.setdefault(place.share, place.split)
+            if HELD_OUT[place.split] > HELD_OUT[known]:
+                found[place.share] = place.split
         return found
 
     def label(self, key: str) -> str | None:

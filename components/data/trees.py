@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import posixpath
 import tarfile
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
 from components.errors import UserError
+from components.modalities.decoding import NotAPicture
 
 Place = tuple[int, int] | str
 """Where a member of an archive is: where its bytes begin and how many they are, or its name there."""
+BROKEN = (zipfile.BadZipFile, RuntimeError, zlib.error, lzma.LZMAError, EOFError)
+"""What `zipfile` raises for a member that is damaged, encrypted, or packed in a way that it does not know."""
 
 
 class Tree(ABC):
@@ -29,11 +34,16 @@ class Tree(ABC):
 
     @abstractmethod
     def content(self, file: str) -> Path | bytes:
-        """A file's content, or where it stands on disk."""
+        """A file's content, or where it stands on disk; raises `NotAPicture` if it cannot be unpacked."""
 
     def lines(self, file: str) -> list[bytes]:
-        """The lines of a file."""
-        found = self.content(file)
+        """The lines of a file; raises `UserError` if it cannot be unpacked."""
+        try:
+            found = self.content(file)
+        except NotAPicture as reason:
+            raise UserError(
+                f"{self.place(file)} cannot be read ({reason}); pack the archive again."
+            ) from reason
         return (found.read_bytes() if isinstance(found, Path) else found).splitlines()
 
     def place(self, file: str) -> str:
@@ -103,11 +113,14 @@ class Archive(Tree):
         return sorted(name.removeprefix(self._start) for name in self._members)
 
     def content(self, file: str) -> bytes:
-        """The bytes of a file; threads may ask at the same time."""
+        """The bytes of a file; threads may ask at the same time. Raises `NotAPicture` if it cannot be unpacked."""
         place = self._members[self._start + file]
         if isinstance(place, str):
             assert self._zip is not None
-            return self._zip.read(place)
+            try:
+                return self._zip.read(place)
+            except BROKEN as error:
+                raise NotAPicture("a member of the zip that cannot be unpacked") from error
         with self.path.open("rb") as stream:
             stream.seek(place[0])
             return stream.read(place[1])

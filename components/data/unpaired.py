@@ -111,9 +111,10 @@ def _beside(
     def labels(keys: Sequence[str]) -> pa.Array:
         return origin.spool.labels([partners[key] for key in keys], classes)
 
+    shared = set(classes) & set(origin.classes)
     return Beside(
         conditions=conditions(row),
-        columns={"source": pictures, **({"source_label": labels} if classes and origin.classes else {})},
+        columns={"source": pictures, **({"source_label": labels} if shared else {})},
         source=origin.spool.shape,
         rows=[[key, partner, origin.spool.label(partner)] for key, partner in partners.items()],
         facts={"origin": _facts(origin, len(set(partners.values())))},

@@ -77,10 +77,13 @@ class Free(Condition):
 def summed(values: Values, held_out: int) -> dict[str, Metric]:
     """The metrics of pictures that were asked for by `held_out` rows in turn.
 
-    Pictures that one row asks for depend on each other, so of means the interval is over rows.
+    Pictures that one row asks for depend on each other, so of means the interval is over rows. What no picture has a
+    value of is left out.
     """
     found = {}
     for name, each in values.items():
+        if len(each) == 0:
+            continue
         interval = share(each) if name in SHARES else average(_by_row(each.double(), held_out))
         found[name] = Metric(*interval, Image.metrics[name])
     return found

@@ -167,10 +167,13 @@ def _fit(name: str, dataset: Dataset, progress: Progress) -> tuple[Extractor, Ab
     return network, about
 
 
-def rows(dataset: Dataset, split: Split, count: int, seed: int) -> Iterator[Batch]:
-    """`count` different rows of a split (at most all) in an order drawn by `seed`, 64 at a time."""
+def rows(dataset: Dataset, split: Split, count: int, seed: int, plain: bool = False) -> Iterator[Batch]:
+    """`count` different rows of a split (at most all) in an order drawn by `seed`, 64 at a time.
+
+    Rows of training are seen as training sees them, or, if `plain`, as held-out rows are.
+    """
     count = min(count, dataset.rows(split))
-    stream = Batches(dataset, split, PART, seed).from_position(Position())
+    stream = Batches(dataset, split, PART, seed, plain=plain).from_position(Position())
     for number, (part, _) in enumerate(islice(stream, math.ceil(count / PART))):
         yield select(part, slice(0, count - number * PART))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +15,7 @@ from components.errors import UserError
 from components.evaluation.asked import PART, Rows
 from components.evaluation.by_label import ByLabel
 from components.evaluation.by_prompt import ByPrompt
-from components.evaluation.by_source import by_source
+from components.evaluation.by_source import by_source, unpaired
 from components.evaluation.condition import Condition, Free, Values, gathered, summed
 from components.evaluation.explore import explored
 from components.evaluation.image import (
@@ -40,9 +41,10 @@ from components.evaluation.measurement import (
 from components.evaluation.memorization import nearest_picture
 from components.evaluation.nats import DRAWS, likelihoods
 from components.evaluation.report import Metric
+from components.families.family import Batch
 from components.families.sampling import mix
 
-VERSION = 2
+VERSION = 3
 """Raised when anything changes the numbers for the same model and data."""
 SEED = 0
 PIXELS, WIDEST = 2**16, 64
@@ -81,8 +83,8 @@ class ImageMeasurement(Measurement):
         self.features = features_for(dataset, cache, say)
         self.test = Rows(dataset, "test", count, SEED)
         self.samples, self.held_out = count, len(self.test)
-        # the features of a dozen pictures that are wanted as they are say nothing
-        self.compares = dataset.shape.source is None or self.held_out >= LEAST
+        # the features of a dozen pictures that are wanted as they are say nothing; of two domains nothing else does
+        self.compares = dataset.shape.source is None or unpaired(dataset) or self.held_out >= LEAST
         self.reference = min(count, dataset.rows("train")) if self.compares else 0
         self.weighed = min(extent.weighed, self.held_out)
         self.width = _width(dataset)
@@ -124,7 +126,7 @@ class ImageMeasurement(Measurement):
         trivial, test = self._trivial(), Column()
         for asked, _ in self.test.parts():
             test.add(self.features.of(asked.data), self.condition.real(asked), asked.data)
-        train = [self.features.of(batch.data) for batch in rows(self.dataset, "train", self.reference, SEED)]
+        train = [self.features.of(batch.data) for batch in self._train(self.reference)]
         say("comparing samples with the test split")
         real = held_out(torch.cat(test.features), SEED) if self.compares else None
         metrics, baseline = self._metrics(real, drawn), self._metrics(real, trivial)
@@ -154,7 +156,7 @@ class ImageMeasurement(Measurement):
     def _trivial(self) -> Column:
         """As many pictures of the trivial model, asked for in the same way."""
         found = Column()
-        train = rows(self.dataset, "train", TRAIN_ROWS, SEED)
+        train = self._train(TRAIN_ROWS)
         sizes = [min(PART, self.samples - first) for first in range(0, self.samples, PART)]
         noise = independent_pixels(train, sizes, mix(SEED, 2))
         for (asked, _), pixels in zip(self.test.parts(self.samples), noise, strict=True):
@@ -162,6 +164,10 @@ class ImageMeasurement(Measurement):
             pictures = pixels if answer is None else answer
             found.add(self.features.of(pictures), self.condition.obeyed(pictures, asked), pictures)
         return found
+
+    def _train(self, count: int) -> Iterator[Batch]:
+        """Training rows, seen as the held-out ones are."""
+        return rows(self.dataset, "train", count, SEED, plain=True)
 
     def _metrics(self, real: HeldOut | None, column: Column) -> dict[str, Metric]:
         """All metrics of one column; the first is the primary one."""
@@ -172,7 +178,7 @@ class ImageMeasurement(Measurement):
         return own | of_features if self.condition.leads else of_features | own
 
     def _pictures(self, subject: Subject, shown: Tensor) -> dict[str, bytes]:
-        near = nearest_picture(shown, rows(self.dataset, "train", TRAIN_ROWS, SEED))
+        near = nearest_picture(shown, self._train(TRAIN_ROWS))
         return {**self.condition.pictures(subject, shown), "nearest.png": near}
 
 

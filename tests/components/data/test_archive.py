@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from components.data.example import Dropped, Entry, Source, silent
 from components.data.prepare import prepare
 from components.data.sources import open_source
 from components.errors import UserError
-from components.project import Project
+from components.project import Project, open_project
 
 Bare = Callable[[dict[str, Any]], Project]
 Png = Callable[[int], bytes]
@@ -124,6 +125,42 @@ def test_what_is_no_archive(
         UserError, match=r"^mirror:all\.tar is no whole tar or zip file \(.*\); correct its row\.$"
     ):
         opened(project)
+
+
+def spoil(project: Project, name: str) -> None:
+    """Change the checksum of a member in the zip that the dataset `pets` names, and its row’s hash to fit."""
+    path = project.root / "params.yaml"
+    zipped = Path(os.environ["GENLOOM_MIRROR"]) / "all.zip"
+    data = bytearray(zipped.read_bytes())
+    before = hashlib.sha256(data).hexdigest()
+    entry = data.rindex(name.encode()) - 46  # where its line in the list of contents begins
+    assert data[entry : entry + 4] == b"PK\x01\x02"
+    data[entry + 16] ^= 1
+    zipped.write_bytes(data)
+    path.write_text(path.read_text().replace(before, hashlib.sha256(data).hexdigest()))
+
+
+def test_a_member_that_cannot_be_unpacked_is_left_out(archived: Callable[..., Project], png: Png) -> None:
+    project = archived({"all": ("zip", {f"pets/{seed}.png": png(seed) for seed in range(40)})})
+    spoil(project, "pets/7.png")
+    project = open_project(project.root)
+    dataset = prepare(project, "pets", project.prepared / "pets")
+    report = json.loads((dataset.folder / "report.json").read_text())
+    assert report["kept"] == 39
+    assert report["dropped"] == {
+        "a member of the zip that cannot be unpacked": {"count": 1, "files": ["7.png"]}
+    }
+
+
+def test_metadata_that_cannot_be_unpacked(archived: Callable[..., Project], png: Png) -> None:
+    lines = b'{"file_name": "0.png", "label": "a"}'
+    project = archived({"all": ("zip", {"pets/0.png": png(0), "pets/metadata.jsonl": lines})})
+    spoil(project, "pets/metadata.jsonl")
+    with pytest.raises(
+        UserError,
+        match=r"^mirror:all\.zip/metadata\.jsonl cannot be read \(a member .*\); pack the archive again\.$",
+    ):
+        opened(open_project(project.root))
 
 
 def test_an_empty_archive(archived: Callable[..., Project]) -> None:

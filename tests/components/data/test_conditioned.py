@@ -100,6 +100,20 @@ def test_a_crop_is_stored_whole_and_seen_in_part(bare: Bare) -> None:
     assert (to_uint8(seen.data) == stored[:, :, 1:7, 1:7].permute(0, 2, 3, 1).numpy()).all()
 
 
+def test_plain_rows_of_training_are_seen_as_held_out_ones(bare: Bare) -> None:
+    (dataset,) = prepared(bare, part={"source": "digits", "crop": 6, "flip": True, "corrupt": {"noise": 25}})
+    rows = dataset.rows("train")
+    whole = dataset.whole("train")
+    ((plain, _),) = islice(Batches(dataset, "train", rows, 0, plain=True).from_position(Position()), 1)
+    ((drawn, _),) = islice(Batches(dataset, "train", rows, 0).from_position(Position()), 1)
+    held = _by_content(whole.data, whole.source)
+    assert _by_content(plain.data, plain.source).keys() == held.keys()
+    assert _by_content(drawn.data, drawn.source).keys() != held.keys()
+    assert plain.source is not None
+    assert whole.source is not None
+    assert {row.numpy().tobytes() for row in plain.source} == {row.numpy().tobytes() for row in whole.source}
+
+
 def test_a_task_narrows_what_the_artifact_asks_and_the_conditions_go_with_it(
     bare: Bare, tmp_path: Path
 ) -> None:

@@ -178,6 +178,15 @@ def test_two_domains_of_another_size_and_channels(bare: Bare, draw: Draw) -> Non
     assert torch.equal(data[:, 0], data[:, 1])
 
 
+def test_sources_of_other_classes_have_no_label(bare: Bare, draw: Draw) -> None:
+    project = two(bare, draw)
+    (project.root / "raw" / "3").rename(project.root / "raw" / "y")
+    dataset = prepare(project, "both", project.prepared / "both")
+    assert dataset.details["origin_classes"] == ["x", "y"]
+    assert "source_label" not in dataset.columns("test")
+    assert "label" in dataset.columns("test")
+
+
 def test_a_domain_with_too_few_pictures_is_named(bare: Bare, draw: Draw) -> None:
     project = two(bare, draw)
     for path in sorted((project.root / "raw").rglob("*.png"))[1:]:

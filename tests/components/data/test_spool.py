@@ -66,6 +66,28 @@ def test_a_content_in_two_official_splits_stays_in_the_held_out_one(tmp_path: Pa
     assert not (tmp_path / "spool").exists()
 
 
+def test_pairs_of_one_target_stand_in_one_split(tmp_path: Path) -> None:
+    targets, sources = pictures(50), iter(pictures(150, seed=1))
+    with Spool(tmp_path / "spool", (2, 4, 4), target=1) as spool:
+        for target in targets:
+            for _ in range(3):
+                assert spool.add(np.concatenate([target, next(sources)]), None, None) is None
+        splits = spool.splits(Shares(val=0.2, test=0.2))
+        assert {len(keys) % 3 for keys in splits.values()} == {0}
+        assert sum(len(keys) for keys in splits.values()) == 150
+        found = [{picture[0].tobytes() for picture in spool.pictures(keys)} for keys in splits.values()]
+    assert all(found)
+    assert sum(map(len, found)) == 50, "no target stands in two splits"
+
+
+def test_pairs_of_a_target_in_two_official_splits_are_all_held_out(tmp_path: Path) -> None:
+    target, *sources = pictures(4)
+    with Spool(tmp_path / "spool", (2, 4, 4), target=1) as spool:
+        for source, split in zip(sources, ("train", "test", "train"), strict=True):
+            assert spool.add(np.concatenate([target, source]), None, split) is None  # type: ignore[arg-type]
+        assert [len(keys) for keys in spool.splits(Shares()).values()] == [0, 0, 3]
+
+
 def test_classes_that_are_numbers_are_in_order_of_size(tmp_path: Path) -> None:
     with Spool(tmp_path / "spool", SHAPE) as spool:
         for image, label in zip(pictures(4), ["10", "9", "a", "2"], strict=True):

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image as Pillow
@@ -115,6 +117,21 @@ def test_a_converted_picture_should_keep_its_class(tmp_path: Path, cache: Path) 
     assert next(iter(found.metrics)) == "judge_frechet_distance"
     picture = Pillow.open(io.BytesIO(found.files["before_after.png"]))
     assert picture.width == 4 * 2 * (4 * 12 + 2) + 2
+
+
+def test_two_domains_without_a_class_in_common_are_compared_by_features_alone(
+    tmp_path: Path, cache: Path
+) -> None:
+    dataset = spoilt(tmp_path, Corruption("unpaired"), test=24, judged=True)
+    (path,) = dataset.paths("test")
+    table = pq.read_table(path)
+    place = table.column_names.index("source_label")
+    none = pa.array([-1] * len(table), pa.int32())
+    pq.write_table(table.set_column(place, table.schema.field(place), none), path)
+    found = measured(dataset, cache, lambda source: -source)
+    for column in (found.metrics, found.baseline, found.reference):
+        assert next(iter(column)) == "judge_frechet_distance"
+    assert "class_accuracy" not in found.metrics
 
 
 def test_sources_are_shown_as_pictures() -> None:
