@@ -79,14 +79,24 @@ def explored(subject: Subject, condition: Condition, test: Rows, width: int, see
     if first is None or last is None:
         return Inside(files)
     files["interpolation.png"] = sheet(explorer.drawn(between(first, last), torch.arange(DOWN)), ())
-    rows = test.at(torch.arange(min(ENCODED, len(test))))
-    means = subject.encode(rows.data)
+    means = _encoded(subject, test)
     if means is None or means.dim() != 2 or means.shape[1] != first.shape[1]:
         return Inside(files)
-    files["variations.png"] = _variations(explorer, rows, means)
+    files["variations.png"] = _variations(explorer, test.at(torch.arange(min(DOWN, len(test)))), means)
     files["traversal.png"] = _traversal(explorer, means)
     active = float((means.double().var(0) > ACTIVE).sum())
     return Inside(files, {"active_latents": {"model": active}})
+
+
+def _encoded(subject: Subject, test: Rows) -> Tensor | None:
+    """The latents [N, L] of the first held-out rows, in parts, as large pictures together fill a memory."""
+    found = []
+    for rows, _ in test.parts(min(ENCODED, len(test))):
+        means = subject.encode(rows.data)
+        if means is None:
+            return None
+        found.append(means)
+    return torch.cat(found)
 
 
 def between(first: Tensor, last: Tensor) -> Tensor:
@@ -115,7 +125,7 @@ def _traversal(explorer: Explorer, means: Tensor) -> bytes:
 
 def _variations(explorer: Explorer, rows: Asked, means: Tensor) -> bytes:
     """A line for each of the first held-out pictures: it, what is made of its latents, and of latents near them."""
-    down = min(DOWN, len(rows))
+    down = len(rows)
     steps = torch.arange(ACROSS - 2).repeat(down)
     seeds = torch.arange(down).repeat_interleave(ACROSS - 2) + explorer.seed
     moves = noise(seeds, steps, (means.shape[1],)).view(down, ACROSS - 2, -1) * NEAR

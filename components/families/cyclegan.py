@@ -11,7 +11,7 @@ from torch.optim import Adam, Optimizer
 
 from components.families.family import Batch, Losses, Networks, Shape, bounded, tuned
 from components.families.layers.patches import PatchDiscriminator
-from components.families.layers.resnet import ResNet
+from components.families.layers.resnet import HALVINGS, ResNet
 from components.families.layers.translator import Translator
 from components.families.translation import Translation
 
@@ -47,9 +47,14 @@ class CycleGAN(Translation):
     small: ClassVar[dict[str, Any]] = {"width": 8, "blocks": 1, "patch_width": 16, "lr": 1e-3}
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
-        """Two discriminators, updated first, and two generators."""
+        """Two discriminators, updated first, and two generators; ValueError for pictures that are too small."""
         assert shape.source is not None, "the dataset has pictures of another domain"
         source, data, sides = shape.source[0], shape.data[0], shape.data[1:]
+        if min(sides) <= (least := 2**HALVINGS):  # one pixel has no mirrored edge
+            raise ValueError(
+                f"pictures of {sides[0]}×{sides[1]} pixels are too small to be halved twice; cyclegan needs more than "
+                f"{least} pixels a side, so make size or crop larger"
+            )
         judges = [PatchDiscriminator(channels, sides, self.patch_width) for channels in (data, source)]
         makers = [ResNet(*ends, self.width, self.blocks) for ends in ((source, data), (data, source))]
         return {"discriminators": Ways(*judges), "generators": Ways(*makers)}

@@ -41,6 +41,8 @@ from components.families.layers.muon import optimizers_of
 from components.families.layers.unet import UNet
 from components.families.sampling import blank, device_of, noise
 
+SEEN = 1000
+"""The batches whose mean is taken from the pictures: of the first so many evenly, later of about the last so many."""
 LONGEST = 1000
 """The most steps that a row can have."""
 
@@ -92,7 +94,10 @@ class Denoiser(nn.Module):
         sizes = (inputs, shape.data, signal, signal if shape.prompt else 0)
         self.network = family.backbone(*sizes)
         self.register_buffer("centre", torch.zeros(shape.data))
+        self.register_buffer("seen", torch.zeros(()))
         self.centre: Tensor
+        self.seen: Tensor
+        """How many batches `centre` is the mean of; kept with it, so that a later training goes on from there."""
 
     def forward(self, noisy: Tensor, sigma: Tensor, given: Given) -> Tensor:
         """Pictures [N,C,H,W] with noise of level `sigma` [N] → the expected clean ones."""
@@ -104,6 +109,12 @@ class Denoiser(nn.Module):
             inputs = torch.cat((inputs, given.source), 1)
         estimate: Tensor = self.centre + skip * centred + out * self.network(inputs, signal, context)
         return estimate
+
+    @torch.no_grad()
+    def follow(self, data: Tensor) -> None:
+        """Take a batch [N,C,H,W] into the mean picture."""
+        self.centre.lerp_(data.mean(0), 1 / (1 + self.seen))
+        self.seen.add_(1).clamp_(max=SEEN - 1)
 
     def given(self, rows: Batch | Requests | DiffusionState) -> Given:
         """What `rows` carry of what the shape asks for."""
@@ -193,8 +204,7 @@ class Diffusion(Family):
     def loss(self, name: str, networks: Networks, batch: Batch, step: int) -> Losses:
         """λ(σ) ‖D(y + n; σ) − y‖² a value (equation 8), about 1 in the beginning."""
         denoiser, rows = _denoiser(networks), len(batch)
-        # the mean of all rows so far; later of about a thousand batches
-        denoiser.centre.lerp_(batch.data.mean(0), max(1e-3, 1 / (1 + step)))
+        denoiser.follow(batch.data)
         sigma = training_levels(rows, self.level_mean, self.level_spread, batch.data.device)
         noisy = batch.data + over(sigma, batch.data) * torch.randn_like(batch.data)
         dropped = torch.rand(rows, device=batch.data.device) < self.drop

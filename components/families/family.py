@@ -183,6 +183,8 @@ class Family(ABC):
     kinds: ClassVar[frozenset[Kind]]
     tasks: ClassVar[frozenset[Task]]
     double_backward: ClassVar[bool] = False
+    unclipped: ClassVar[bool] = False
+    """Whether its loss has rare and large parts, which clipping gradients would cut off."""
     private: ClassVar[frozenset[str]] = frozenset()
     small: ClassVar[Mapping[str, Any]] = {}
     """Hyperparameters with which a family is quick to try on tiny data, as the contract test does."""

@@ -139,11 +139,11 @@ class StyleGAN2(Adversarial):
     (Mescheder et al. 2018, as the discriminator sees them: augmented) and every `path_every` steps the generator
     that on the length of paths (section 3.2), each times its interval, which keeps its weight (lazy
     regularization, appendix B). As a penalty is added to the loss of its step, Adam needs no other settings;
-    `train.clip` would cut it off, so leave that at 0.
+    `train.clip` would cut it off, so it has to be 0.
 
     With classes, the style depends on the class, and the discriminator projects on it. `augment` is the r at which
     the augmentation's probability stands still, over `ramp` pictures it goes from 0 to 1; 1 never changes a picture.
-    The option `truncation` of a request (ψ) draws its style to the mean of its class, at 0 all the way.
+    `truncation` (ψ) draws the style of a request that does not say it to the mean of its class, at 0 all the way.
     """
 
     lr: float = tuned(2.5e-3, low=1e-4, high=1e-2, log=True, least=1e-9, most=10.0)
@@ -161,9 +161,11 @@ class StyleGAN2(Adversarial):
     path_every: int = bounded(8, least=1, most=10_000)
     augment: float = bounded(0.6, least=0.0, most=1.0)
     ramp: float = bounded(500_000.0, least=1.0, most=1e12)
+    truncation: float = bounded(1.0, least=0.0, most=2.0)
 
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE, Task.LABEL})
     double_backward: ClassVar[bool] = True
+    unclipped: ClassVar[bool] = True
     # eight pictures are no mixtures of styles, and paths between them are not smooth
     small: ClassVar[Mapping[str, Any]] = {
         "latent": 16,
@@ -244,11 +246,12 @@ class StyleGAN2(Adversarial):
         return loss, logged
 
     def start(self, networks: Networks, requests: Requests) -> State:
-        """One step makes everything out of the rows' latents; ψ is 1 where a request does not say."""
+        """One step makes everything out of the rows' latents; ψ is `truncation` where a request does not say."""
         begun = from_latent(requests, _generator(networks).data, self.latent, device_of(networks))
         asked = requests.options.get("truncation")
-        share = torch.ones_like(begun.latent[:, 0]) if asked is None else asked.to(begun.latent)
-        return StyleState(**vars(begun), truncation=share)
+        if asked is None:
+            asked = torch.full((len(requests),), self.truncation)
+        return StyleState(**vars(begun), truncation=asked.to(begun.latent))
 
     def advance(self, networks: Networks, state: State) -> State:
         """The picture of the row's latent, with noise by its seed."""

@@ -20,6 +20,7 @@ from components.families.family import (
     State,
     Task,
     bounded,
+    select,
     tuned,
 )
 from components.families.layers.autoencoder import Autoencoder, Explained
@@ -28,8 +29,8 @@ from components.families.layers.grid import grid_decoder, grid_encoder
 from components.families.layers.perceptron import perceptron
 from components.families.sampling import LatentState, device_of, finish, from_latent
 
-PIECE = 4096
-"""Rows times draws whose likelihoods are computed at once."""
+PIECE = 2**22
+"""Values, of rows times draws, whose likelihoods are computed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +124,15 @@ class VAE(Family):
 
     def importance_nats(self, networks: Networks, batch: Batch, draws: int) -> Tensor:
         """−log of the mean of p(x, z)/q(z|x) over `draws` z of each row, [N] (Burda et al. 2016, arXiv:1509.00519)."""
+        most = max(1, PIECE // math.prod(batch.data.shape[1:]))
+        firsts = range(0, len(batch), most)
+        pieces = [select(batch, slice(first, first + most)) for first in firsts]
+        return torch.cat([self._weighted(networks, piece, draws, most // len(piece)) for piece in pieces])
+
+    def _weighted(self, networks: Networks, batch: Batch, draws: int, share: int) -> Tensor:
+        """`importance_nats`, with `share` draws of all rows at once."""
         network, data = autoencoder(networks), self._observed(batch.data)
-        features, share = network.features(data, batch.label), max(1, PIECE // len(batch))
-        parts = []
+        features, parts = network.features(data, batch.label), []
         for first in range(0, draws, share):
             count = min(share, draws - first)
             repeated = data.repeat(count, *[1] * (data.dim() - 1))

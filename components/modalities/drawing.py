@@ -27,8 +27,6 @@ OPTIONS: Mapping[str, torch.dtype] = {
     "truncation": torch.float32,
 }
 """What a request may set of the sampling, where the family has a field of that name."""
-UNNAMED: Mapping[str, Mapping[str, float]] = {"stylegan2": {"truncation": 1.0}}
-"""Options of families that have no field for them, with what changes nothing."""
 LABELS = 2**32
 """The step whose randomness draws a class, far behind those that draw noise."""
 
@@ -138,8 +136,7 @@ def options_of(family: Family, shape: Shape) -> dict[str, float]:
     """
     conditional = bool(shape.classes or shape.prompt)
     names = [name for name in OPTIONS if conditional or name != "guidance"]
-    own = {name: getattr(family, name) for name in names if hasattr(family, name)}
-    return {**own, **UNNAMED.get(type(family).__module__.rpartition(".")[2], {})}
+    return {name: getattr(family, name) for name in names if hasattr(family, name)}
 
 
 def options_for(body: PictureBody, model: Maker, rows: int) -> dict[str, Tensor]:

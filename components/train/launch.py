@@ -32,6 +32,7 @@ from components.train.plan import (
     check_options,
     check_rows,
     check_run,
+    check_shape,
     check_start,
     check_task,
     key_of,
@@ -129,8 +130,9 @@ def plan_of(project: Project, run: str, overrides: Sequence[str] = ()) -> Wanted
     product = project.product(row.product)
     task = Task(product.task)
     dataset = open_dataset(project.prepared / product.dataset, task)
-    check_options(run, row, family, dataset)
     check_task(run, row, task, dataset)
+    check_shape(run, family, dataset.shape)
+    check_options(run, row, family, dataset)
     start = starting_point(project, row, family, dataset)
     if start is not None:
         check_start(run, row, family, dataset, start)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from components.artifact import WEIGHTS, About, read_manifest
 from components.data.dataset import Dataset
 from components.errors import UserError, unknown
-from components.families.family import Family, Task, kind_of, names
+from components.families.family import Family, Shape, Task, kind_of, names
 from components.image_rows import ImageRow
 from components.modalities.modality import kind_of as modality_kind
 from components.modalities.modality import modality_of
@@ -168,6 +168,15 @@ def check_task(name: str, row: RunRow, task: Task, dataset: Dataset) -> None:
     )
 
 
+def check_shape(name: str, family: Family, shape: Shape) -> None:
+    """Refuse data of a shape that the family, as it is set, cannot model."""
+    try:
+        with torch.device("meta"):
+            family.networks(shape)
+    except ValueError as error:
+        raise UserError(f"In run {name}, {error}.") from error
+
+
 def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> None:
     """Refuse a way of training that the family or this machine cannot do."""
     options, kind = row.train, f"the family {row.family}"
@@ -180,6 +189,11 @@ def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> N
         raise UserError(
             f"In run {name}, train.adapters trains additions to weights that are there already, on whole copies; "
             "set init to where they are, and train.distribute to ddp."
+        )
+    if family.unclipped and options.clip:
+        raise UserError(
+            f"In run {name}, train.clip is {options.clip:g} and {kind} has penalties that come rarely and weigh much, "
+            "which clipping would cut off; set train.clip to 0."
         )
     if family.double_backward and options.compile:
         raise UserError(

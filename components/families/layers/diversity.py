@@ -27,13 +27,14 @@ def spread(fake: Tensor, real: Tensor, label: Tensor | None = None) -> Tensor:
     """The mean distance between two generated rows over that between two real ones, a scalar; 1: as the data.
 
     `fake` and `real` are [N, …]. With the `label` [N] of both, only pairs of one class count, because samples of
-    different classes are far apart even where each class has collapsed onto one.
+    different classes are far apart even where each class has collapsed onto one; where no class has two rows, all do.
     """
     fake, real = fake[:SPREAD_ROWS].float().flatten(1), real[:SPREAD_ROWS].float().flatten(1)
     pairs = torch.ones(len(fake), len(fake), device=fake.device).tril(-1)
     if label is not None:
         label = label[:SPREAD_ROWS]
-        pairs = pairs * (label[:, None] == label)
+        own = pairs * (label[:, None] == label)
+        pairs = torch.where(own.any(), own, pairs)
     with torch.autocast(fake.device.type, enabled=False):
         made, given = (torch.cdist(rows, rows).mul(pairs).sum() for rows in (fake, real))
     return (made + EPSILON) / (given + EPSILON)

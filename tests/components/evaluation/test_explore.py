@@ -78,6 +78,21 @@ def test_a_traversal_moves_the_latents_that_vary_most(rows: Rows) -> None:
     assert len(set(still)) == 1, "the last line moves the knob that does nothing"
 
 
+def test_rows_are_encoded_in_parts_and_all_of_them(rows: Rows) -> None:
+    knobs, seen = Knobs(), []
+    whole = explored(knobs.subject(), Free(), rows, 64, 0)
+
+    def encode(data: Tensor) -> Tensor:
+        seen.append(len(data))
+        return knobs.encode(data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("components.evaluation.asked.PART", 7)
+        found = explored(dataclasses.replace(knobs.subject(), encode=encode), Free(), rows, 64, 0)
+    assert seen == [7, 7, 7, 7, 7, 5]
+    assert found == whole
+
+
 def test_variations_lie_around_the_picture_and_its_reconstruction(rows: Rows) -> None:
     found = explored(Knobs().subject(), Free(), rows, 64, 0)
     seen = rows.at(torch.arange(8)).data

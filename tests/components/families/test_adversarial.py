@@ -273,4 +273,10 @@ def test_spread_by_class_sees_classes_that_have_collapsed_each() -> None:
     real = centres[label] + torch.randn(64, 64)
     assert float(spread(centres[label], real)) > 0.9
     assert float(spread(centres[label], real, label)) < 0.01
-    assert float(spread(real, real, torch.arange(64))) == 1.0, "no class has two rows"
+
+
+def test_spread_takes_all_pairs_where_no_class_has_two_rows() -> None:
+    real, each = torch.randn(8, 64), torch.arange(8)
+    assert float(spread(real, real, each)) == 1.0
+    assert float(spread(real[:1].expand(8, 64), real, each)) < 0.01
+    assert float(spread(0.5 * real, real, each)) == pytest.approx(0.5, abs=0.01)

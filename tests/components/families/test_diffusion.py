@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.families.diffusion import Denoiser, Diffusion, Given
+from components.families.diffusion import SEEN, Denoiser, Diffusion, Given
 from components.families.family import NOTHING, Requests, Shape, select
 from components.families.layers.condition import Condition
 from components.families.layers.edm import (
@@ -22,7 +22,8 @@ from components.families.layers.edm import (
     training_levels,
 )
 from components.families.sampling import Slots, sample
-from components.train.step import networks_for
+from components.project import TrainOptions
+from components.train.step import advance, build, networks_for
 from tests.components.families.rows import batch_of, requests_of, stirred
 
 LABELS = Shape(data=(1, 8, 8), classes=3)
@@ -229,3 +230,32 @@ def test_what_cannot_be_built_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="30×28 pixels cannot be cut into 4×4"):
         Diffusion().networks(Shape(data=(1, 30, 28)))
     assert isinstance(Diffusion(patch=1).networks(Shape(data=(1, 30, 28)))["denoiser"], Denoiser)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_mean_picture_is_of_all_rows_seen_also_before_this_training(accumulate: int) -> None:
+    family = Diffusion(**Diffusion.small)
+    networks = networks_for(family, LABELS, seed=0)
+    options = TrainOptions(accumulate=accumulate, ema=0.5)
+    batches = [batch_of(LABELS, 8, seed) for seed in range(6)]
+    for half in (batches[:3], batches[3:]):  # the second training begins at the weights of the first
+        trainee = build(family, networks, options, torch.device("cpu"), world=1)
+        for step, batch in enumerate(half):
+            advance(trainee, batch, step)
+    denoiser, averaged = networks["denoiser"], trainee.sampled["denoiser"]
+    assert isinstance(denoiser, Denoiser)
+    assert isinstance(averaged, Denoiser)
+    rows = torch.cat([batch.data for batch in batches])
+    assert torch.allclose(denoiser.centre, rows.mean(0), atol=1e-5)
+    assert float(denoiser.seen) == 6 * accumulate
+    assert 3 * accumulate < float(averaged.seen) <= 6 * accumulate, "the averages know it too"
+
+
+def test_the_mean_picture_forgets_slowly() -> None:
+    denoiser = Diffusion(**Diffusion.small).networks(LABELS)["denoiser"]
+    assert isinstance(denoiser, Denoiser)
+    denoiser.seen.fill_(1e6)
+    denoiser.seen.clamp_(max=SEEN - 1)
+    denoiser.follow(torch.ones(2, 1, 8, 8))
+    denoiser.follow(torch.ones(2, 1, 8, 8))
+    assert float(denoiser.centre.max()) == pytest.approx(2 / SEEN, rel=0.01)

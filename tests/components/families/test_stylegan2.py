@@ -153,6 +153,8 @@ def test_truncation_draws_to_the_mean_style() -> None:
     apart = sample(SMALL, networks, mixed, width=4)
     assert torch.equal(apart[2], drawn(1.0)[2])
     assert torch.equal(apart[3], drawn(0.5)[3])
+    usual = dataclasses.replace(SMALL, truncation=0.5)
+    assert torch.equal(sample(usual, networks, Requests(seed=seed), width=4), drawn(0.5))
 
 
 def test_a_truncated_class_stays_itself() -> None:

@@ -208,3 +208,13 @@ def test_domains_of_different_channels_have_no_identity() -> None:
     batch = Batch(data=pictures(2, 3, 8, 8), length=torch.ones(2), source=pictures(2, 1, 8, 8))
     _, logged = family.loss("generators", made(family, shape), batch, 0)
     assert set(logged) == {"adversarial", "cycle"}
+
+
+def test_cyclegan_refuses_pictures_that_two_halvings_leave_nothing_of_and_draws_the_next_larger() -> None:
+    family = CycleGAN(**CycleGAN.small)
+    with pytest.raises(ValueError, match="pictures of 4×9 pixels are too small"):
+        family.networks(Shape(data=(1, 4, 9), source=(1, 4, 9)))
+    shape = Shape(data=(1, 5, 9), source=(1, 5, 9))
+    networks = evaluated(made(family, shape))
+    asked = Requests(seed=torch.arange(2), source=pictures(2, 1, 5, 9))
+    assert sample(family, networks, asked, 2).shape == (2, 1, 5, 9)

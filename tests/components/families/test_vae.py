@@ -105,10 +105,28 @@ def test_draws_in_pieces_are_the_same_bound_as_draws_at_once(monkeypatch: pytest
     torch.manual_seed(0)
     with torch.no_grad():
         whole = family.importance_nats(networks, batch, 400)
-        monkeypatch.setattr("components.families.vae.PIECE", 333)
-        pieces = family.importance_nats(networks, batch, 400)
+        found = []
+        for piece in (7 * 50 * 64, 64 * 20, 1):  # seven draws of all rows; one of a part of them; of one row
+            monkeypatch.setattr("components.families.vae.PIECE", piece)
+            found.append(family.importance_nats(networks, batch, 400))
     # a piece that is lost, or weighed by its own number of draws, is an error of log 2 or more
-    assert abs(float(whole.median() - pieces.median())) < 0.3
+    for pieces in found:
+        assert pieces.shape == (50,)
+        assert abs(float(whole.median() - pieces.median())) < 0.3
+
+
+def test_no_more_values_are_computed_at_once_however_large_the_pictures_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("components.families.vae.PIECE", 1000)
+    family, shape = VAE(**SMALL), Shape(data=(1, 16, 16))
+    networks = evaluated(networks_for(family, shape, seed=0))
+    sizes: list[int] = []
+    autoencoder(networks).decoder.register_forward_hook(lambda *seen: sizes.append(seen[2].numel()))
+    with torch.no_grad():
+        family.importance_nats(networks, batch_of(shape, 5), 4)
+    assert max(sizes) <= 1000
+    assert sum(sizes) == 5 * 4 * 256
 
 
 def test_the_bound_is_the_exact_likelihood_where_the_posterior_is_exact() -> None:

@@ -8,14 +8,18 @@ import pytest
 
 from components import artifact
 from components.errors import UserError
-from components.families.family import Task
+from components.families.cyclegan import CycleGAN
+from components.families.diffusion import Diffusion
+from components.families.family import Family, Shape, Task, kind_of, names
 from components.families.gpt import GPT
 from components.families.seq2seq import Seq2Seq
-from components.project import RunRow, TrainOptions
-from components.train.plan import check_options, check_start, check_task
+from components.families.stylegan2 import StyleGAN2
+from components.project import RunRow, TrainOptions, open_project
+from components.train.launch import plan_of
+from components.train.plan import check_options, check_shape, check_start, check_task
 from components.train.step import networks_for
 from tests.components.evaluation.corpora import prepared
-from tests.components.families.rows import an_about
+from tests.components.families.rows import an_about, shapes_of
 
 ROW = RunRow(product="d", family="gpt", init="d/1")
 SMALL = GPT(layers=1, heads=2, width=16)
@@ -67,3 +71,52 @@ def test_what_cannot_be_sharded_or_adapted_is_refused(tmp_path: Path) -> None:
     adapted = RunRow(product="d", family="gpt", train=TrainOptions(adapters=4))
     with pytest.raises(UserError, match="set init to where they are"):
         check_options("r", adapted, GPT(), dataset)
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "said"),
+    [
+        (
+            Diffusion(),
+            Shape(data=(3, 50, 50)),
+            r"^In run r, pictures of 50×50 pixels cannot be cut into 4×4; lower patch or levels\.$",
+        ),
+        (Diffusion(levels=4), Shape(data=(1, 28, 28)), "cut into 16×16; lower patch or levels"),
+        (
+            CycleGAN(),
+            Shape(data=(1, 32, 4), source=(1, 32, 4)),
+            "32×4 pixels are too small .* more than 4 pixels a side",
+        ),
+        (Seq2Seq(), Shape(data=(9,), vocabulary=7, prompt=(9, 7)), "rows that have a source"),
+    ],
+    ids=["sides", "levels", "small", "source"],
+)
+def test_a_shape_that_a_family_cannot_model_is_refused(family: Family, shape: Shape, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_shape("r", family, shape)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_shapes_of_the_contract_fit(name: str) -> None:
+    """So networks can be made on the meta device, of every family."""
+    for shape in shapes_of(name):
+        check_shape("r", kind_of(name)(**kind_of(name).small), shape)
+
+
+def test_a_shape_is_refused_before_training_and_a_task_before_the_shape(project: Path) -> None:
+    params, wrong = project / "params.yaml", ["model.levels=6", "train.distribute=fsdp2"]
+    params.write_text(params.read_text().replace("product: mnist\n", "product: digits-classes\n"))
+    with pytest.raises(UserError, match="In run mnist-diffusion, pictures of 8×8 pixels cannot be cut"):
+        plan_of(open_project(), "mnist-diffusion", wrong)
+    params.write_text(params.read_text().replace("task: label", "task: prompt"))
+    with pytest.raises(UserError, match="the dataset digits holds no captions"):
+        plan_of(open_project(), "mnist-diffusion", wrong)
+
+
+def test_clipping_is_refused_where_it_would_cut_rare_penalties_off(tmp_path: Path) -> None:
+    dataset = prepared(tmp_path / "text", texts("abcd"))
+    row = RunRow(product="d", family="stylegan2")
+    with pytest.raises(UserError, match=r"train\.clip is 1 and .*; set train\.clip to 0\.$"):
+        check_options("r", row, StyleGAN2(), dataset)
+    check_options("r", row.model_copy(update={"train": TrainOptions(clip=0)}), StyleGAN2(), dataset)
+    check_options("r", RunRow(product="d", family="diffusion"), Diffusion(), dataset)
