@@ -14,6 +14,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Pillow
 
+from components.families.family import Shape
+from components.modalities.canvas import Easel
+from components.modalities.corruption import Corruption
 from components.serving.catalog import Catalog, Served, open_version
 from components.serving.routes import forms
 from components.serving.routes.application import create_app
@@ -109,6 +112,32 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"files": {"image": ("a.png", saved(np.zeros((2100, 2100), dtype=np.uint8)))}},
         "more than 4,194,304 pixels",
     ),
+    (
+        EDIT,
+        {"files": {"image": ("a.eps", saved(Pillow.fromarray(picture(9, 9)), format="EPS"))}},
+        "no picture in a format that can be read: PNG, JPEG, WEBP, GIF, BMP, TIFF",
+    ),
+    (
+        EDIT,
+        {
+            "data": {"model": "whole", "n": "9"},
+            "files": {
+                "image": ("a.png", saved(picture(2000, 2000)), "image/png"),
+                "mask": ("m.png", masked(2000, 2000, HOLE), "image/png"),
+            },
+        },
+        "The answers would have 36,000,000 pixels (9 of each of 4,000,000) and may have 33,554,432",
+    ),
+    (EDIT, {"data": {"model": "photos", "size": "1600x1600", "n": "14"}}, "35,840,000 pixels"),
+    (EDIT, {"data": {"model": "photos", "prompt": "a" * 4097}}, "at most 4096 characters"),
+    (
+        VARY,
+        {
+            "data": {"model": "digits", "n": "128"},
+            "files": [("image[]", ("a.png", saved(picture(8, 8, channels=1)), "image/png"))] * 16,
+        },
+        "This takes 2048 tiles of the model's size, and a request may take 1024",
+    ),
     (VARY, {"data": {"model": "animals"}}, "has no way back from a picture"),
     (VARY, {"data": {"model": "photos"}}, "has no way back from a picture"),
     (VARY, {"data": {"model": "digits", "strength": "2"}}, '“strength” is "2"'),
@@ -167,6 +196,24 @@ def test_a_body_that_is_none_is_one_sentence(
     answer = client.post(EDIT, content=content, headers={"content-type": kind})
     assert answer.status_code == 400, answer.text
     assert said in answer.json()["error"]["message"]
+
+
+def test_pictures_are_counted_before_they_are_read(
+    monkeypatch: pytest.MonkeyPatch, client: TestClient
+) -> None:
+    """Eight that are few tiles each and too many together; not one is decoded."""
+    monkeypatch.setattr(Easel, "canvas", None)
+    file = ("image[]", ("a.png", saved(picture(200, 200)), "image/png"))
+    answer = client.post(EDIT, data={"model": "photos"}, files=[file] * 8)
+    assert answer.status_code == 400
+    assert "This takes 2312 tiles" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("size", [(9, 9), (16, 16), (17, 40), (64, 33), (1, 90)])
+def test_the_header_says_how_many_tiles_there_will_be(size: tuple[int, int]) -> None:
+    easel = Easel(Shape(data=(3, 16, 16), source=(3, 16, 16)), Corruption("noise", 0.1), False)
+    file = saved(picture(*size))
+    assert easel.measured(file) == (len(easel.canvas(file, None).sources), size[0] * size[1])
 
 
 def parts(count: int) -> bytes:
