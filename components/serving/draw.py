@@ -109,12 +109,21 @@ def content(path: Path) -> str:
 
 
 def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
-    """The answer to one request, checked here, whoever computes it. Raises `UserError`."""
+    """The answer to one request, checked here, whoever computes it. Raises `UserError`.
+
+    So it does if the server has gone over to another version since `place` was found.
+    """
     given = {name: value for name, value in asked.items() if value is not None}
     body = _body(BODIES[route], given)
     if place.loaded is None:
         assert place.url is not None
-        return client.ask(place.url, route, {"model": place.product, **given})
+        answer = client.ask(place.url, route, {"model": place.product, **given})
+        if answer.version != place.version:
+            raise UserError(
+                f"The server serves {place.product}/{answer.version} since just now; ask again, or go on with "
+                f"--version {place.version}."
+            )
+        return answer
     files, order = place.loaded.generate(body)
     return client.Answer(files, place.version, list(order.seeds), list(order.labels))
 
@@ -122,7 +131,7 @@ def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
 def _together(place: Place, answers: Sequence[client.Answer]) -> Drawing:
     return Drawing(
         product=place.product,
-        version=answers[0].version,
+        version=place.version,
         where=place.where,
         files=[file for answer in answers for file in answer.files],
         names=[],
