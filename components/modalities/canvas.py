@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -9,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,6 +25,8 @@ from components.modalities.tiling import Tiling
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 ROWS = 1024
 """The most tiles that a request may take, all its pictures together."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""The formats that are taken from strangers; Pillow reads more, one of them (EPS) by running a program."""
 TINT = 24
 """Levels by which the channels of a grey picture may differ, as JPEG leaves them."""
 CLEAR = 128
@@ -59,10 +63,34 @@ class Easel:
         picture = read(file, 3 if self.corruption.kind == "grey" else self.shape.data[0])
         if self.corruption.kind == "mask":
             return self._filled(picture, hole(file if mask is None else mask))
-        small(picture, round(self.corruption.amount) if self.corruption.kind == "shrink" else 1)
+        small(picture, self._factor)
         source = self.corruption.given(floats(picture))
-        tiled = self.windowed or self.corruption.kind in ("noise", "grey", "shrink")
-        return self._tiled(source) if tiled else self._whole(picture)
+        return self._tiled(source) if self._in_tiles else self._whole(picture)
+
+    @property
+    def _factor(self) -> int:
+        """How many times the sides of a picture those of its answer are."""
+        return round(self.corruption.amount) if self.corruption.kind == "shrink" else 1
+
+    @property
+    def _in_tiles(self) -> bool:
+        """Whether a picture of any size is taken at its own."""
+        return self.windowed or self.corruption.kind in ("noise", "grey", "shrink")
+
+    def measured(self, file: bytes) -> tuple[int, int]:
+        """The least rows of a picture and the pixels of its answer, by its header alone. Raises `UserError`.
+
+        Least, as only the whole file says whether it lies on its side.
+        """
+        try:
+            height, width = (side * self._factor for side in header(file))
+        except NotAPicture as reason:
+            raise refused(reason) from reason
+        fills = self.corruption.kind == "mask"
+        tiled = self._in_tiles or (fills and (height, width) == self.tile)
+        pixels = height * width if tiled or fills else math.prod(self.tile)
+        sizes = [(height, width), (width, height)]
+        return (min(Tiling(size, self.tile).count for size in sizes) if tiled else 1), pixels
 
     def _tiled(self, source: Tensor) -> Canvas:
         """The source at its own size, in tiles that flow into each other."""
@@ -110,9 +138,31 @@ def check_rows(count: int) -> None:
         )
 
 
+def header(file: bytes) -> tuple[int, int]:
+    """(height, width) as a picture's header says it, before it is turned; raises `NotAPicture` with the reason."""
+    try:
+        with Pillow.open(io.BytesIO(file), formats=FORMATS) as image:
+            height, width = image.height, image.width
+    except UnidentifiedImageError as error:
+        raise NotAPicture(f"no picture in a format that can be read: {', '.join(FORMATS)}") from error
+    except Exception as error:  # bytes from anywhere: Pillow's decoders raise whatever they stumble over
+        raise NotAPicture("a picture whose header is broken or too large") from error
+    if height * width > LARGEST_SIDE**2:
+        raise NotAPicture(f"a picture of more than {LARGEST_SIDE**2:,} pixels")
+    return height, width
+
+
+def refused(reason: NotAPicture) -> UserError:
+    """The error for a picture that cannot be read."""
+    return UserError(
+        f"The picture cannot be taken ({reason}); send a PNG or JPEG of at most {LARGEST_SIDE} pixels a side."
+    )
+
+
 def read(file: bytes, channels: int) -> Tensor:
     """A picture as uint8 [channels, H, W]; `UserError` for what is none, is too large, or has colours in vain."""
     try:
+        header(file)
         picture = decoded(file, 3, most=LARGEST_SIDE**2)
         if channels == 3:
             return picture
@@ -123,14 +173,13 @@ def read(file: bytes, channels: int) -> Tensor:
             )
         return decoded(file, 1)
     except NotAPicture as reason:
-        raise UserError(
-            f"The picture cannot be taken ({reason}); send a PNG or JPEG of at most {LARGEST_SIDE} pixels a side."
-        ) from reason
+        raise refused(reason) from reason
 
 
 def hole(file: bytes) -> Tensor:
     """The mask [1, H, W] of a picture, 1 where it is transparent, as OpenAI has it. Raises `UserError`."""
     try:
+        header(file)
         image = upright(file, LARGEST_SIDE**2)
     except NotAPicture as reason:
         raise UserError(f"The mask cannot be taken ({reason}); send a PNG.") from reason

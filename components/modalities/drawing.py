@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -21,6 +22,10 @@ from components.modalities.tokenizer import TextTokenizer
 
 LARGEST_SIDE = 2048
 """The most pixels a side that a request may ask for."""
+PIXELS = 2**25
+"""The most pixels of all answers of a request together."""
+PROMPT = 4096
+"""The most characters of a prompt."""
 OPTIONS: Mapping[str, torch.dtype] = {
     "steps": torch.int64,
     "guidance": torch.float32,
@@ -72,7 +77,7 @@ class PictureBody(BaseModel):
 class ImageRequest(PictureBody):
     """The body of `POST /v1/images/generations`, with the options of sampling added."""
 
-    prompt: str = ""
+    prompt: str = Field(default="", max_length=PROMPT)
     steps: int | None = Field(default=None, ge=1, le=1000)
     guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
     truncation: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
@@ -82,7 +87,7 @@ def drawn(body: ImageRequest, model: Maker, captions: TextTokenizer | None, seed
     """One row a seed, with the class, the caption and the options that the model takes. Raises `UserError`."""
     if model.shape.source is not None:
         raise UserError("This model turns a picture into another; send one to /v1/images/edits.")
-    wanted_size(body.size, model.shape)
+    check_pixels([math.prod(wanted_size(body.size, model.shape))], body.n)
     return Requests(
         seed=torch.tensor(list(seeds), dtype=torch.int64),
         label=labels_of(body.label, body.prompt, model, seeds),
@@ -167,6 +172,16 @@ def wanted_size(size: str, shape: Shape, whose: str = "model") -> tuple[int, int
         f"The size {size} is no whole multiple of this {whose}'s {width}x{height} up to {LARGEST_SIDE} pixels "
         f"a side; ask for {choices}, or leave “size” out."
     )
+
+
+def check_pixels(each: Sequence[int], n: int) -> None:
+    """Raise `UserError` if `n` answers of each of so many pixels are too much for one request."""
+    total = sum(each) * n
+    if total > PIXELS:
+        raise UserError(
+            f"The answers would have {total:,} pixels ({n} of each of {sum(each):,}) and may have {PIXELS:,} "
+            "together; ask for fewer or for smaller ones."
+        )
 
 
 def to_uint8(data: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -20,7 +20,9 @@ from components.modalities.canvas import Easel, check_rows, fitted, floats, read
 from components.modalities.conditions import Conditions
 from components.modalities.corruption import Corruption
 from components.modalities.drawing import (
+    PROMPT,
     PictureBody,
+    check_pixels,
     labels_of,
     options_for,
     png,
@@ -65,7 +67,7 @@ class ImageEditRequest(UploadBody):
     """The body of `POST /v1/images/edits`; transparent pixels of `mask` are to be filled."""
 
     mask: Upload | None = None
-    prompt: str = ""
+    prompt: str = Field(default="", max_length=PROMPT)
     steps: int | None = Field(default=None, ge=1, le=1000)
 
 
@@ -91,6 +93,7 @@ def edited(body: ImageEditRequest, model: Maker, conditions: Conditions, seeds: 
     if body.mask is not None and corruption.kind != "mask":
         raise UserError("This model changes the whole picture and takes no mask; leave “mask” out.")
     easel = Easel(model.shape, corruption, bool(conditions.view.crop))
+    _check(body, easel)
     canvases = [canvas for file in body.image for canvas in [easel.canvas(file, body.mask)] * body.n]
     counts = [len(canvas.sources) for canvas in canvases]
     check_rows(sum(counts))
@@ -110,6 +113,14 @@ def edited(body: ImageEditRequest, model: Maker, conditions: Conditions, seeds: 
     )
 
 
+def _check(body: ImageEditRequest, easel: Easel) -> None:
+    """Raise `UserError` if the request is too much, as far as the headers of its pictures say, before they are cut."""
+    measured = [easel.measured(file) for file in body.image]
+    check_rows(sum(rows for rows, _ in measured) * body.n)
+    asked = None if body.size == "auto" else math.prod(int(side) for side in body.size.split("x"))
+    check_pixels([pixels if asked is None else asked for _, pixels in measured], body.n)
+
+
 def varied(body: ImageVariationRequest, model: Maker, seeds: Sequence[int]) -> Order:
     """`n` pictures near each of `body`'s, by latents between its own and those of the seeds. Raises `UserError`.
 
@@ -120,6 +131,8 @@ def varied(body: ImageVariationRequest, model: Maker, seeds: Sequence[int]) -> O
     if model.shape.classes and body.label is None:
         raise UserError("This model draws classes; say with “label” which one the variations are to be of.")
     size = wanted_size(body.size, model.shape)
+    check_rows(len(seeds))
+    check_pixels([math.prod(size)] * len(body.image), body.n)
     rows = torch.tensor(list(seeds), dtype=torch.int64)
     with torch.inference_mode():
         own = [_latent(file, model) for file in body.image]

@@ -25,6 +25,11 @@ class Tiling:
         return max(self.size[0], self.tile[0]), max(self.size[1], self.tile[1])
 
     @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return math.prod(_count(whole, part) for whole, part in zip(self.padded, self.tile, strict=True))
+
+    @property
     def places(self) -> list[tuple[int, int]]:
         """(top, left) of each tile in the padded picture, evenly apart, row by row."""
         tops, lefts = (_starts(whole, part) for whole, part in zip(self.padded, self.tile, strict=True))
@@ -50,9 +55,14 @@ class Tiling:
         return (total / weight)[:, top : top + self.size[0], left : left + self.size[1]]
 
 
+def _count(whole: int, part: int) -> int:
+    """How many tiles of the length `part` a side takes."""
+    return 1 + math.ceil((whole - part) / max(1, part - part // OVERLAP))
+
+
 def _starts(whole: int, part: int) -> list[int]:
     """Where tiles of the length `part` begin, so that neighbours share at least their `OVERLAP`."""
-    count = 1 + math.ceil((whole - part) / max(1, part - part // OVERLAP))
+    count = _count(whole, part)
     return [round(place * (whole - part) / max(1, count - 1)) for place in range(count)]
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from components.errors import UserError
 from components.serving.catalog import SEEDS
-from components.serving.draw import DRAW, ask, replace
+from components.serving.draw import DRAW, ask, at_once, replace
 from components.serving.place import Place
 
-PLAN, METADATA = ".augment.json", "metadata.jsonl"
-"""What a folder is made of, hidden from those who read the pictures; and the list of its pictures."""
+PLAN, METADATA, LOCK = ".augment.json", "metadata.jsonl", ".augment.lock"
+"""What a folder is made of, hidden from those who read the pictures; the list of its pictures; who fills it."""
+LONGEST = 255
+"""The most bytes of a folder's name."""
 APART = 1_000_000
 """Seeds of each class, so the most pictures that it can have."""
 AT_ONCE = 64
@@ -31,6 +36,26 @@ class Sample:
     label: str
     seed: int
     file: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`each` pictures of every class, whose folders are `inner`; made when asked for, as they may be millions."""
+
+    place: Place
+    inner: Mapping[str, str]
+    each: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.inner) * self.each
+
+    def __iter__(self) -> Iterator[Sample]:
+        start = f"{self.place.product}-{self.place.version}"
+        for number, (label, inner) in enumerate(self.inner.items()):
+            for row in range(self.each):
+                own = (self.seed + number * APART + row) % 2**63
+                yield Sample(label, own, f"{inner}/{start}-{own}.png")
 
 
 @dataclass(frozen=True)
@@ -54,7 +79,7 @@ def augment(
     """Draw `each` pictures of every class into `folder`; those that are there already are kept.
 
     Picture i of class c has the seed of the first + 1,000,000·c + i. Raises `UserError` for a model without
-    classes, and for a folder of other samples.
+    classes, for a folder of other samples, and for one that another command fills.
     """
     classes = list(place.about.get("classes", ()))
     if not classes:
@@ -62,18 +87,49 @@ def augment(
             f"{place.product} draws without classes, so its pictures have no labels; augment with a product whose "
             "task is label."
         )
-    plan = _plan(place, folder, seed, options)
-    samples = _samples(place, classes, each, int(plan["seed"]))
-    missing = [sample for sample in samples if not (folder / sample.file).is_file()]
-    done = len(samples) - len(missing)
-    progress(done, len(samples))
-    for part in _parts(missing):
+    inner = _folders(place.product, classes)
+    _check(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, blocking=False):
+            plan = _plan(place, folder, seed, options)
+            samples = Samples(place, dict(zip(classes, inner, strict=True)), each, int(plan["seed"]))
+            made = _filled(place, folder, samples, options, progress)
+            _listed(folder / METADATA, samples, plan)
+    except Timeout as error:
+        raise UserError(
+            f"{folder} is being filled by another command; wait for its end, or name another folder with -o."
+        ) from error
+    return Augmented(classes, each, made, int(plan["seed"]))
+
+
+def _filled(
+    place: Place, folder: Path, samples: Samples, options: Mapping[str, Any], progress: Progress
+) -> int:
+    """Draw what is missing, and say how much that was."""
+    made, kept = 0, sum((folder / sample.file).is_file() for sample in samples)
+    progress(kept, len(samples))
+    missing = (sample for sample in samples if not (folder / sample.file).is_file())
+    for part in _parts(missing, at_once(options.get("size"), AT_ONCE)):
         _draw(place, folder, part, options)
-        done += len(part)
-        progress(done, len(samples))
-    lines = [_line(sample, plan) for sample in samples]
-    replace(folder / METADATA, "".join(lines).encode("utf-8"))
-    return Augmented(classes, each, len(missing), int(plan["seed"]))
+        made += len(part)
+        progress(kept + made, len(samples))
+    return made
+
+
+def _listed(path: Path, samples: Samples, plan: Mapping[str, Any]) -> None:
+    """Write the list of the pictures at once, in the place of what was there."""
+    draft = path.with_name(f".{path.name}")
+    with draft.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(_line(sample, plan) for sample in samples)
+    draft.replace(path)
+
+
+def _check(folder: Path) -> None:
+    """Raise `UserError` for a folder that holds what no augmenting has begun."""
+    begun = not folder.is_dir() or (folder / PLAN).is_file()
+    if not begun and any(path.name != LOCK for path in folder.iterdir()):
+        raise UserError(f"{folder} holds something else already; name a new or an empty folder with -o.")
 
 
 def _plan(place: Place, folder: Path, seed: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,47 +152,45 @@ def _plan(place: Place, folder: Path, seed: int | None, options: Mapping[str, An
                 "settings; ask for the same, or name another folder with -o."
             )
         return plan
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} holds something else already; name a new or an empty folder with -o.")
-    folder.mkdir(parents=True, exist_ok=True)
     plan = {**mine, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
     replace(file, json.dumps(plan).encode("utf-8"))
     return plan
 
 
-def _samples(place: Place, classes: Sequence[str], each: int, seed: int) -> list[Sample]:
-    found = []
-    for number, label in enumerate(classes):
-        plain = "/" not in label and "\0" not in label and not label.startswith(".")
-        inner = label if plain else f"class-{number}"
-        for row in range(each):
-            own = (seed + number * APART + row) % 2**63
-            found.append(Sample(label, own, f"{inner}/{place.product}-{place.version}-{own}.png"))
-    return found
+def _folders(product: str, classes: Sequence[str]) -> list[str]:
+    """The folder of each class: its name, or its number where the name cannot be that of a folder."""
+    inner = [label if _plain(label) else f"class-{number}" for number, label in enumerate(classes)]
+    twice = next((name for name, count in Counter(inner).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"Two classes of {product} would share the folder {twice}; give them other names in the dataset, and "
+            "train again."
+        )
+    return inner
 
 
-def _parts(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Samples that one request can draw: of one class, with seeds that count up."""
-    parts: list[list[Sample]] = []
+def _plain(label: str) -> bool:
+    """Whether a folder can have the name `label` and is not hidden by it."""
+    fits = 0 < len(label.encode("utf-8", "replace")) <= LONGEST
+    return fits and not label.startswith(".") and not {"/", "\0"} & set(label)
+
+
+def _parts(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
+    """Samples that one request can draw: at most `most`, of one class, with seeds that count up."""
+    part: list[Sample] = []
     for sample in samples:
-        last = parts[-1] if parts else []
-        follows = last and last[-1].label == sample.label and last[-1].seed + 1 == sample.seed
-        if follows and len(last) < AT_ONCE:
-            last.append(sample)
-        else:
-            parts.append([sample])
-    return parts
+        follows = part and part[-1].label == sample.label and part[-1].seed + 1 == sample.seed
+        if part and not (follows and len(part) < most):
+            yield part
+            part = []
+        part.append(sample)
+    if part:
+        yield part
 
 
 def _draw(place: Place, folder: Path, part: Sequence[Sample], options: Mapping[str, Any]) -> None:
     body = {**options, "label": part[0].label, "n": len(part), "seed": part[0].seed}
-    answer = ask(place, DRAW, body)
-    if answer.version != place.version:
-        raise UserError(
-            f"The server serves {place.product}/{answer.version} since just now; the same command with "
-            f"--version {place.version} goes on from where it was."
-        )
-    for sample, file in zip(part, answer.files, strict=True):
+    for sample, file in zip(part, ask(place, DRAW, body).files, strict=True):
         path = folder / sample.file
         path.parent.mkdir(exist_ok=True)
         replace(path, file)

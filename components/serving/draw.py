@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import secrets
 from base64 import b64encode
@@ -17,7 +18,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from components.errors import UserError
-from components.modalities.drawing import ImageRequest, PictureBody
+from components.modalities.drawing import PIXELS, ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.image import grid
 from components.serving import client
@@ -72,7 +73,8 @@ def check_target(path: Path) -> Target:
 def draw(place: Place, number: int, seed: int | None, asked: Mapping[str, Any]) -> Drawing:
     """Draw `number` pictures as `asked` says (size, label, prompt, options). Raises `UserError`."""
     first = secrets.randbelow(SEEDS) if seed is None else seed
-    bodies = [{**asked, "n": count, "seed": own} for count, own in _parts(number, first)]
+    most = at_once(asked.get("size"), AT_ONCE)
+    bodies = [{**asked, "n": count, "seed": own} for count, own in _parts(number, first, most)]
     answers = [ask(place, DRAW, body) for body in bodies]
     drawing = _together(place, answers)
     names = [f"{place.product}-{drawing.version}-{own}.png" for own in drawing.seeds]
@@ -107,12 +109,21 @@ def content(path: Path) -> str:
 
 
 def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
-    """The answer to one request, checked here, whoever computes it. Raises `UserError`."""
+    """The answer to one request, checked here, whoever computes it. Raises `UserError`.
+
+    So it does if the server has gone over to another version since `place` was found.
+    """
     given = {name: value for name, value in asked.items() if value is not None}
     body = _body(BODIES[route], given)
     if place.loaded is None:
         assert place.url is not None
-        return client.ask(place.url, route, {"model": place.product, **given})
+        answer = client.ask(place.url, route, {"model": place.product, **given})
+        if answer.version != place.version:
+            raise UserError(
+                f"The server serves {place.product}/{answer.version} since just now; ask again, or go on with "
+                f"--version {place.version}."
+            )
+        return answer
     files, order = place.loaded.generate(body)
     return client.Answer(files, place.version, list(order.seeds), list(order.labels))
 
@@ -120,7 +131,7 @@ def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
 def _together(place: Place, answers: Sequence[client.Answer]) -> Drawing:
     return Drawing(
         product=place.product,
-        version=answers[0].version,
+        version=place.version,
         where=place.where,
         files=[file for answer in answers for file in answer.files],
         names=[],
@@ -148,10 +159,16 @@ def sheet(files: Sequence[bytes]) -> bytes:
     return grid(data * (2.0 / 255.0) - 1.0)
 
 
-def _parts(number: int, seed: int) -> Iterator[tuple[int, int]]:
+def at_once(size: str | None, most: int) -> int:
+    """How many pictures of `size` one request may ask for, at most `most`."""
+    sides = [int(side) for side in (size or "").split("x") if side.isdecimal()]
+    return min(most, max(1, PIXELS // max(1, math.prod(sides))))
+
+
+def _parts(number: int, seed: int, most: int) -> Iterator[tuple[int, int]]:
     """Count and first seed of each request that together make `number` pictures."""
-    for done in range(0, number, AT_ONCE):
-        yield min(AT_ONCE, number - done), (seed + done) % 2**63
+    for done in range(0, number, most):
+        yield min(most, number - done), (seed + done) % 2**63
 
 
 def _body(kind: type[PictureBody], given: Mapping[str, Any]) -> PictureBody:

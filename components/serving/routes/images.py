@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from torch import Tensor
 
 from components.modalities.drawing import ImageRequest, PictureBody
@@ -31,7 +32,7 @@ def router(catalog: Catalog) -> APIRouter:
     async def generate(body: ImageRequest) -> Response:
         """Draw `n` pictures; picture i has the seed of the request + i."""
         loaded = find(catalog, body.model, "image", DRAW)
-        return await respond(loaded, body, loaded.order(body), "image_generation")
+        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_generation")
 
     @routes.post(EDIT, response_model=None)
     async def edit(request: Request) -> Response:
@@ -55,9 +56,15 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
     if body.stream:
         return await streamed(loaded, body, order, event)
     output = await asyncio.wrap_future(loaded.engine.submit(order.requests))
-    data = [described(order, place, file) async for place, file in encoded(loaded, order, output)]
-    content: dict[str, Any] = {"created": int(time.time()), "data": data}
-    return JSONResponse(content, headers=headers(loaded, order.seeds[0]))
+    files = [file async for _, file in encoded(loaded, order, output)]
+    content = await asyncio.to_thread(written, order, files)
+    return Response(content, headers=headers(loaded, order.seeds[0]), media_type="application/json")
+
+
+def written(order: Order, files: Sequence[bytes]) -> bytes:
+    """The JSON of an answer; file by file, as one call for all would hold up the other threads."""
+    data = (json.dumps(described(order, place, file)).encode() for place, file in enumerate(files))
+    return b'{"created":%d,"data":[%b]}' % (int(time.time()), b",".join(data))
 
 
 def described(order: Order, place: int, file: bytes) -> dict[str, Any]:

@@ -88,14 +88,20 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     sight = Sight(order)
     while glimpse is not None:
-        picture = await asyncio.to_thread(sight.see, glimpse)
-        if picture is not None:
-            yield _event(order, event, picture)
+        shown = await asyncio.to_thread(_seen, sight, event, glimpse)
+        if shown is not None:
+            yield shown
         glimpse = await queue.get()
     error = work.exception()
     if error is not None:
         told = str(error) if isinstance(error, FailedError) else "The server failed; its log says why."
         yield _written("error", content(500, told, "generation_failed"))
+
+
+def _seen(sight: Sight, event: str, glimpse: Glimpse) -> bytes | None:
+    """The event that `glimpse` makes, if any."""
+    picture = sight.see(glimpse)
+    return None if picture is None else _event(sight.order, event, picture)
 
 
 class Sight:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import UserError
-from components.serving.draw import check_target
+from components.serving.draw import at_once, check_target
 
 
 def test_a_file_without_an_ending_is_no_folder(tmp_path: Path) -> None:
@@ -23,3 +23,13 @@ def test_folders_and_pictures_are_taken(tmp_path: Path) -> None:
     assert check_target(tmp_path / "with.dots").folder
     assert check_target(tmp_path / "new").folder
     assert not check_target(tmp_path / "a.PNG").folder
+
+
+def test_requests_for_large_pictures_ask_for_fewer() -> None:
+    assert [at_once(size, 128) for size in (None, "auto", "512x512", "1024x1024", "2048x2048")] == [
+        128,
+        128,
+        128,
+        32,
+        8,
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Pillow
 
+from components.families.family import Shape
+from components.modalities.canvas import Easel
+from components.modalities.corruption import Corruption
 from components.serving.catalog import Catalog, Served, open_version
+from components.serving.routes import forms
 from components.serving.routes.application import create_app
 from components.serving.routes.forms import fields
 from components.settings import Settings
@@ -106,6 +112,32 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"files": {"image": ("a.png", saved(np.zeros((2100, 2100), dtype=np.uint8)))}},
         "more than 4,194,304 pixels",
     ),
+    (
+        EDIT,
+        {"files": {"image": ("a.eps", saved(Pillow.fromarray(picture(9, 9)), format="EPS"))}},
+        "no picture in a format that can be read: PNG, JPEG, WEBP, GIF, BMP, TIFF",
+    ),
+    (
+        EDIT,
+        {
+            "data": {"model": "whole", "n": "9"},
+            "files": {
+                "image": ("a.png", saved(picture(2000, 2000)), "image/png"),
+                "mask": ("m.png", masked(2000, 2000, HOLE), "image/png"),
+            },
+        },
+        "The answers would have 36,000,000 pixels (9 of each of 4,000,000) and may have 33,554,432",
+    ),
+    (EDIT, {"data": {"model": "photos", "size": "1600x1600", "n": "14"}}, "35,840,000 pixels"),
+    (EDIT, {"data": {"model": "photos", "prompt": "a" * 4097}}, "at most 4096 characters"),
+    (
+        VARY,
+        {
+            "data": {"model": "digits", "n": "128"},
+            "files": [("image[]", ("a.png", saved(picture(8, 8, channels=1)), "image/png"))] * 16,
+        },
+        "This takes 2048 tiles of the model's size, and a request may take 1024",
+    ),
     (VARY, {"data": {"model": "animals"}}, "has no way back from a picture"),
     (VARY, {"data": {"model": "photos"}}, "has no way back from a picture"),
     (VARY, {"data": {"model": "digits", "strength": "2"}}, '“strength” is "2"'),
@@ -130,6 +162,14 @@ def test_what_cannot_be_done_is_one_sentence(
     [
         (b"", "multipart/form-data", "The form is not whole"),
         (b"--x\r\nnothing", "multipart/form-data; boundary=x", "The form is not whole"),
+        (b"--x--", "multipart/form-data; boundary*=utf-8''%E2%82%AC", "The boundary in the form's header"),
+        (b"--x--", "multipart/form-data; boundary*=idna''%E2%82%AC", "The boundary in the form's header"),
+        (b"--x\r\n" + b"a" * 9000 + b"\r\n--x--", "multipart/form-data; boundary=x", "more than 8192 bytes"),
+        (
+            b"--x\r\ncontent-disposition: form-data; name*" + b"9" * 5000 + b"=a\r\n\r\n\r\n--x--",
+            "multipart/form-data; boundary=x",
+            "The header of a part of the form cannot be read",
+        ),
         (b"--x\r\n\r\na\r\n--x--", "multipart/form-data; boundary=x", "A part of the form has no name"),
         (
             b'--x\r\ncontent-disposition: form-data; name="n"\r\n\r\n\xff\r\n--x--',
@@ -139,6 +179,10 @@ def test_what_cannot_be_done_is_one_sentence(
         (b"{", "application/json", "The body is no valid JSON"),
         (b"\xff", "application/json", "no JSON in UTF-8"),
         (b"[" * 100_000, "application/json", "no JSON"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "application/json", "a number is too long"),
+        (b'{"n": ' + b"9" * 4000 + b"}", "application/json", "less than or equal to 128"),
+        (b'{"image": "%%"}', "Application/JSON; charset=utf-8", "no file and no Base64"),
+        (b"[" + b"1," * 9000 + b"1]", "application/json", "The body has 9000 commas and may have 8192"),
         (b"[]", "application/json", "must be a JSON object"),
         (b"a=b", "application/x-www-form-urlencoded", "The body must be a form of files"),
         (b'{"image": "%%"}', "application/json", "no file and no Base64"),
@@ -152,6 +196,50 @@ def test_a_body_that_is_none_is_one_sentence(
     answer = client.post(EDIT, content=content, headers={"content-type": kind})
     assert answer.status_code == 400, answer.text
     assert said in answer.json()["error"]["message"]
+
+
+def test_pictures_are_counted_before_they_are_read(
+    monkeypatch: pytest.MonkeyPatch, client: TestClient
+) -> None:
+    """Eight that are few tiles each and too many together; not one is decoded."""
+    monkeypatch.setattr(Easel, "canvas", None)
+    file = ("image[]", ("a.png", saved(picture(200, 200)), "image/png"))
+    answer = client.post(EDIT, data={"model": "photos"}, files=[file] * 8)
+    assert answer.status_code == 400
+    assert "This takes 2312 tiles" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("size", [(9, 9), (16, 16), (17, 40), (64, 33), (1, 90)])
+def test_the_header_says_how_many_tiles_there_will_be(size: tuple[int, int]) -> None:
+    easel = Easel(Shape(data=(3, 16, 16), source=(3, 16, 16)), Corruption("noise", 0.1), False)
+    file = saved(picture(*size))
+    assert easel.measured(file) == (len(easel.canvas(file, None).sources), size[0] * size[1])
+
+
+def parts(count: int) -> bytes:
+    return b'--x\r\ncontent-disposition: form-data; name="n"\r\n\r\n1\r\n' * count + b"--x--"
+
+
+def test_a_form_of_many_parts_is_refused_before_they_are_read(client: TestClient) -> None:
+    kind = "multipart/form-data; boundary=x"
+    assert fields(parts(64), kind) == {"n": ["1"] * 64}
+    began = time.monotonic()
+    answer = client.post(EDIT, content=parts(300_000), headers={"content-type": kind})
+    assert time.monotonic() - began < 1
+    assert answer.status_code == 400
+    assert "more than 64 parts" in answer.json()["error"]["message"]
+
+
+def test_what_is_long_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch, client: TestClient) -> None:
+    where: list[bool] = []
+
+    def seen(*_: Any) -> dict[str, Any]:
+        where.append(threading.current_thread().name.startswith("asyncio_"))
+        return {}
+
+    monkeypatch.setattr(forms, "fields", seen)
+    assert client.post(EDIT, **form()).status_code == 400
+    assert where == [True]
 
 
 def test_forms_carry_any_bytes() -> None:
