@@ -23,16 +23,20 @@ DIM = 0.3
 
 
 class Looks(TorchFunctionMode):
-    """Keeps the weights [N, places, seen] of the attention with the most places that was computed last."""
+    """Keeps the weights [N, places, seen] that were computed last of attention with so many places."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weights: Tensor | None = None
+        self.found: dict[int, Tensor] = {}
 
     def keep(self, weights: Tensor) -> None:
         """Take the weights of one attention, [N, places, seen]."""
-        if self.weights is None or weights.shape[1] >= self.weights.shape[1]:
-            self.weights = weights.detach().float().cpu()
+        self.found[weights.shape[1]] = weights.detach().float().cpu()
+
+    def over(self, height: int, width: int) -> Tensor | None:
+        """The weights with the most places of a grid over a picture; attention among the words of a caption is none."""
+        places = [count for count in self.found if _grid(count, (height, width)) is not None]
+        return self.found[max(places)] if places else None
 
     def __torch_function__(
         self,

@@ -35,7 +35,8 @@ def subject_of(model: Model) -> Subject:
     def looks(requests: Requests) -> Looked | None:
         with looking(networks) as found:
             output = model.sample(requests, len(requests))
-        return None if found.weights is None else (output, found.weights)
+        weights = found.over(*output.shape[-2:])
+        return None if weights is None else (output, weights)
 
     return Subject(model.sample, nats, weighed, encode, latents, looks, family.binarized)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, scaled_dot_product_attention
+from torch.overrides import has_torch_function_unary
 
 HEAD = 32
 """Numbers of a head, where the width is a multiple of it; else half as many."""
@@ -81,9 +82,10 @@ class Mixing(nn.Module):
 def attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of [N, heads, L, size] to [N, heads, S, size] where `mask` (bool [N,1,1,S]) says so.
 
-    On the CPU in plain products: `torch`'s own takes ten times as long for the gradient in bf16 of rows so short.
+    On the CPU in plain products: `torch`'s own takes ten times as long for the gradient in bf16 of rows so short. But
+    whoever follows the calls of torch's functions, to show where a network looks, sees only torch's own.
     """
-    if not queries.is_cpu:
+    if not queries.is_cpu or has_torch_function_unary(queries):
         return scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
     if mask is not None:

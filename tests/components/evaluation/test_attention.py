@@ -2,12 +2,18 @@ from __future__ import annotations
 
 import io
 
+import pytest
 import torch
 from PIL import Image as Pillow
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from components.evaluation.attention import attention_picture, looking
+from components.families.diffusion import Diffusion
+from components.families.family import Shape
+from components.families.sampling import sample
+from components.train.step import networks_for
+from tests.components.families.rows import evaluated, requests_of, stirred
 
 
 class Mapped(nn.Module):
@@ -27,12 +33,13 @@ def test_the_fused_attention_is_seen_with_its_mask_and_changes_nothing() -> None
     with looking({}) as looks:
         seen = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     assert torch.equal(seen, plain)
-    assert looks.weights is not None
-    assert looks.weights.shape == (2, 9, 9)
-    assert torch.allclose(looks.weights.sum(2), torch.ones(2, 9))
-    assert float(looks.weights[:, :, 5:].max()) == 0
+    weights = looks.over(3, 3)
+    assert weights is not None
+    assert weights.shape == (2, 9, 9)
+    assert torch.allclose(weights.sum(2), torch.ones(2, 9))
+    assert float(weights[:, :, 5:].max()) == 0
     by_head = scaled_dot_product_attention(queries, keys, torch.eye(9).expand(2, 4, 9, 9), attn_mask=mask)
-    assert torch.allclose(looks.weights, by_head.mean(1), atol=1e-5)
+    assert torch.allclose(weights, by_head.mean(1), atol=1e-5)
 
 
 def test_the_finest_attention_counts_and_hooks_are_taken_away() -> None:
@@ -40,12 +47,32 @@ def test_the_finest_attention_counts_and_hooks_are_taken_away() -> None:
     with looking({"generator": network}) as looks:
         network(torch.zeros(2, 1, 4, 4))
         scaled_dot_product_attention(*torch.randn(3, 2, 1, 4, 8).unbind(0))
-    assert looks.weights is not None
-    assert looks.weights.shape == (2, 16, 4)
+    weights = looks.over(4, 4)
+    assert weights is not None
+    assert weights.shape == (2, 16, 4)
+    assert looks.over(3, 1) is None
     assert not network[0]._forward_pre_hooks
     with looking({"generator": nn.Identity()}) as nothing:
         pass
-    assert nothing.weights is None
+    assert nothing.over(4, 4) is None
+
+
+@pytest.mark.parametrize("network", ["unet", "dit"])
+def test_diffusion_shows_where_it_looks(network: str) -> None:
+    family, shape = Diffusion(network=network, width=16, depth=1), Shape(data=(3, 8, 8), prompt=(6, 20))
+    networks = evaluated(stirred(networks_for(family, shape, 0)))
+    plain = sample(family, networks, requests_of([1, 2], shape), 2)
+    with looking(networks) as looks:
+        seen = sample(family, networks, requests_of([1, 2], shape), 2)
+    assert torch.allclose(seen, plain, atol=1e-4)
+    weights = looks.over(8, 8)
+    assert weights is not None
+    places = (
+        4 if network == "unet" else 16
+    )  # the former are fewer than the seven words that look at each other
+    assert weights.shape == (2, places, places + 7)
+    assert torch.allclose(weights.sum(2), torch.ones(2, places), atol=1e-5)
+    assert attention_picture(seen, weights) is not None
 
 
 def test_a_place_is_green_and_what_it_looks_at_is_red() -> None:
