@@ -23,6 +23,8 @@ PARTS = 64
 """The most parts of a form."""
 HEADER = 8192
 """The most bytes of what stands before a part's content."""
+PARAMETERS = 64
+"""The most semicolons there, and in the form's own header: Python reads them in quadratic time."""
 COMMAS = 8192
 """The most commas of JSON, which the longest prompt and all fields together do not reach."""
 
@@ -109,6 +111,8 @@ def _boundary(sent: str) -> bytes | None:
     message = Message()
     message["content-type"] = sent
     try:
+        if sent.count(";") > PARAMETERS:
+            raise ValueError(f"more than {PARAMETERS} semicolons")
         boundary = message.get_boundary()
         return None if boundary is None else boundary.encode("latin-1")
     except (ValueError, LookupError) as error:
@@ -117,8 +121,10 @@ def _boundary(sent: str) -> bytes | None:
 
 def _field(piece: bytes) -> tuple[str, str | bytes]:
     head, _, value = piece.partition(b"\r\n\r\n")
-    if len(head) > HEADER:
-        raise UserError(f"A part of the form has a header of more than {HEADER} bytes; send a short one.")
+    if len(head) > HEADER or head.count(b";") > PARAMETERS:
+        raise UserError(
+            f"A part of the form has a header of more than {HEADER} bytes or {PARAMETERS} semicolons; send a short one."
+        )
     name, file = _named(head)
     if file:
         return name, value

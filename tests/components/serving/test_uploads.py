@@ -165,6 +165,8 @@ def test_what_cannot_be_done_is_one_sentence(
         (b"--x--", "multipart/form-data; boundary*=utf-8''%E2%82%AC", "The boundary in the form's header"),
         (b"--x--", "multipart/form-data; boundary*=idna''%E2%82%AC", "The boundary in the form's header"),
         (b"--x\r\n" + b"a" * 9000 + b"\r\n--x--", "multipart/form-data; boundary=x", "more than 8192 bytes"),
+        (b"--x\r\n" + b";" * 65 + b"\r\n--x--", "multipart/form-data; boundary=x", "or 64 semicolons"),
+        (b"--x--", "multipart/form-data" + ";" * 65 + "boundary=x", "The boundary in the form's header"),
         (
             b"--x\r\ncontent-disposition: form-data; name*" + b"9" * 5000 + b"=a\r\n\r\n\r\n--x--",
             "multipart/form-data; boundary=x",
