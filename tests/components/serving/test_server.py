@@ -105,14 +105,14 @@ def test_a_client_that_leaves_costs_no_more(url: str, site: Any) -> None:
     assert running is not None
     owner = psutil.Process(running.pid)
     replica = next(one for one in owner.children(recursive=True) if "Replica" in one.name())
-    large = {"n": 8, "size": "2048x2048"}
+    large = {"n": 128, "size": "512x512"}
     began = settled(replica)
     assert ask(url, **large).status_code == 200
     whole = settled(replica) - began
     for _ in range(8):
         with pytest.raises(httpx.TimeoutException):
             HTTP.post(f"{url}/v1/images/generations", json={"model": "digits", **large}, timeout=0.05)
-    assert settled(replica) - began - whole < 4 * whole
+    assert settled(replica) - began - whole < 6 * whole
 
 
 def test_what_listens_beyond_loopback_wants_the_token(url: str, site: Any) -> None:
