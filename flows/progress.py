@@ -37,6 +37,7 @@ def training_bar(run: str, steps: int) -> Iterator[Callable[[Mapping[str, Any]],
         bar = bars.add_task(run, total=steps, rate="", losses="")
 
         def show(line: Mapping[str, Any]) -> None:
+            """Move the bar to what `line` says, and say its warnings above it."""
             losses = "  ".join(
                 f"{name.removeprefix('loss/')} {value:.3f}"
                 for name, value in line.items()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.dataset as arrow
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -68,8 +69,12 @@ class Dataset:
             raise UserError(
                 f"The dataset “{self.name}” has no {split} split; give it a share under “split” in params.yaml."
             )
-        table = pa.concat_tables([pq.read_table(path) for path in self.paths(split)])
-        return self.tensors.columns(table.slice(0, limit))
+        table = self.table(split)
+        return self.tensors.columns(table.to_table() if limit is None else table.head(limit))
+
+    def table(self, split: Split) -> arrow.Dataset:
+        """The files of a split as one table, of which only what is asked for is read."""
+        return arrow.dataset([str(path) for path in self.paths(split)])
 
 
 def file_hash(path: Path) -> str:

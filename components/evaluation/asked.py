@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -33,18 +32,17 @@ class Rows:
 
     def __init__(self, dataset: Dataset, split: Split, count: int, seed: int) -> None:
         self.modality = dataset.tensors
-        table = pa.concat_tables([pq.read_table(path) for path in dataset.paths(split)])
-        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
-        self.order, self.columns = order[:count], self.modality.columns(table)
+        order = torch.randperm(dataset.rows(split), generator=torch.Generator().manual_seed(seed))[:count]
+        self.count = len(order)
+        self.columns = self.modality.columns(dataset.table(split).take(pa.array(order.numpy())))
 
     def __len__(self) -> int:
-        return len(self.order)
+        return self.count
 
     def at(self, places: Tensor) -> Asked:
         """The rows at `places` [n], which count on from the first row behind the last."""
-        own = places % len(self.order)
-        index = self.order[own]
-        columns = {name: column[index] for name, column in self.columns.items()}
+        own = places % self.count
+        columns = {name: column[own] for name, column in self.columns.items()}
         batch = self.modality.batch(columns)
         return Asked(**tensors(batch), place=own, source_label=columns.get("source_label"))
 

@@ -37,6 +37,7 @@ class ByPrompt(Condition):
         self.judge = caption_judge(dataset, cache, say)
         self.test, self.train = test, Rows(dataset, "train", KNOWN, seed)
         self.held_out, self.known = _captions(self.test), _captions(self.train)
+        self.among = {"test": self.judge.read(self.held_out), "train": self.judge.read(self.known)}
         self.seed, self.width = seed, width
         self.learned = min(LEARNED, len(self.train))
         self.protocol: Mapping[str, Any] = {
@@ -53,11 +54,12 @@ class ByPrompt(Condition):
 
     def obeyed(self, pictures: Tensor, asked: Asked) -> Values:
         """One over the rank of the row's caption among those of all held-out rows."""
-        return {RANK: self._reciprocal(pictures, asked, self.held_out)}
+        return {RANK: self._reciprocal(pictures, asked, "test")}
 
-    def _reciprocal(self, pictures: Tensor, asked: Asked, captions: Tensor) -> Tensor:
+    def _reciprocal(self, pictures: Tensor, asked: Asked, split: str) -> Tensor:
+        captions = self.held_out if split == "test" else self.known
         right = (prompts(asked)[:, None] == captions[None]).all(2).int().argmax(1)
-        return 1 / self.judge.ranks(pictures, right, captions)
+        return 1 / self.judge.ranks(pictures, right, self.among[split])
 
     def chance(self) -> Mapping[str, Metric]:
         """The mean reciprocal rank of a guess."""
@@ -71,8 +73,8 @@ class ByPrompt(Condition):
             say(f"drawing by training captions … {100 * int(places[0]) // self.learned}%")
             pictures = subject.sample(self.requests(asked, places + self.seed), self.width)
             pictures = eight_bit(finite(pictures, "samples"))
-            drawn.append(self._reciprocal(pictures, asked, self.known))
-            real.append(self._reciprocal(asked.data, asked, self.known))
+            drawn.append(self._reciprocal(pictures, asked, "train"))
+            real.append(self._reciprocal(asked.data, asked, "train"))
         found = {"model": float(torch.cat(drawn).mean()), "real": float(torch.cat(real).mean())}
         return {f"{RANK}_training": {**found, "baseline": chance(len(self.known))}}
 

@@ -22,7 +22,7 @@ VERSION = 1
 """Raised when anything here changes the judge."""
 SEED = 20_210_103
 DIMENSION = 64
-BATCH = 128
+BATCH, PART = 128, 512
 EPOCHS, FEWEST_STEPS, MOST_STEPS = 40, 250, 600
 LR, DECAY, DROPOUT, FORGOTTEN = 3e-3, 0.1, 0.1, 0.2
 """The last is the share of a caption's tokens that a training step does not see."""
@@ -85,13 +85,18 @@ class CaptionJudge:
     network: Matcher
     digest: str
 
-    def ranks(self, data: Tensor, right: Tensor, captions: Tensor) -> Tensor:
-        """The rank of the caption `right` [N] among `captions` [K, P] for each picture [N, C, H, W], float64 [N].
+    def read(self, captions: Tensor) -> Tensor:
+        """Captions [K, P] → where they stand, [K, 64]."""
+        with torch.inference_mode():
+            return torch.cat([self.network.read(part) for part in torch.split(captions, PART)])
 
-        1 is the best; captions that are equally near share their mean rank.
+    def ranks(self, data: Tensor, right: Tensor, captions: Tensor) -> Tensor:
+        """The rank of the caption `right` [N] among those at `captions` [K, 64] for each picture [N, C, H, W].
+
+        float64 [N]; 1 is the best, and captions that are equally near share their mean rank.
         """
         with torch.inference_mode():
-            near = self.network.seen(data) @ self.network.read(captions).T
+            near = self.network.seen(data) @ captions.T
         own = near.gather(1, right[:, None])
         return 1 + (near > own).sum(1).double() + 0.5 * ((near == own).sum(1).double() - 1)
 

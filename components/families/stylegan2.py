@@ -152,6 +152,7 @@ class StyleGAN2(Adversarial):
     beta2: float = bounded(0.99, least=0.0, most=0.99999)
     style: int = bounded(128, least=1, most=65_536)
     mapping: int = bounded(8, least=1, most=64)
+    mapping_rate: float = bounded(0.01, least=1e-4, most=10.0)
     width: int = tuned(32, low=8, high=64, log=True, least=1, most=4096)
     widest: int = bounded(512, least=1, most=65_536)
     mixing: float = bounded(0.9, least=0.0, most=1.0)
@@ -179,7 +180,7 @@ class StyleGAN2(Adversarial):
         """The discriminator is updated first, as in every family here."""
         channels = channels_of(shape.data, self.width, self.widest)
         augment = Augment(self.augment, self.ramp)
-        mapper = Mapper(self.latent, self.style, self.mapping, shape.classes)
+        mapper = Mapper(self.latent, self.style, self.mapping, shape.classes, self.mapping_rate)
         return {
             "discriminator": Discriminator(shape.data, channels, shape.classes, augment),
             "generator": Generator(mapper, shape.data, channels, self.style, self.mixing),

@@ -26,6 +26,7 @@ from components.families.family import (
     tuned,
 )
 from components.families.layers.attention import check_heads
+from components.families.layers.choose import inverse
 from components.families.layers.likelihood import discretized_logistic
 from components.families.layers.prior import Prior
 from components.families.layers.quantize import Quantizer
@@ -190,7 +191,7 @@ class VQVAE(Family):
         prior = prior_of(networks)
         ready, place = ~state.done, state.step.clamp(max=prior.places - 1)
         logits = prior.step(state.token, place, state.memory)
-        drawn = _drawn(logits, uniform(state.seed, state.step).to(logits.device))
+        drawn = inverse(logits.double().softmax(1), uniform(state.seed, state.step).to(logits.device))
         kept = torch.where(ready, drawn, state.codes.gather(1, place[:, None]).squeeze(1))
         state.codes.scatter_(1, place[:, None], kept[:, None])
         state.token = torch.where(ready, drawn, state.token)
@@ -231,10 +232,3 @@ def _prior_nats(networks: Networks, codes: Tensor, batch: Batch) -> Tensor:
     """−log p(z) of the numbers of codes [N, S] in nats, [N]."""
     logits = prior_of(networks)(codes, batch.label)
     return cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)
-
-
-def _drawn(logits: Tensor, chance: Tensor) -> Tensor:
-    """One code a row [R] of softmax(logits [R, K]) by `chance` float64 [R] in [0, 1)."""
-    mass = logits.double().softmax(1).cumsum(1)
-    point = chance.clamp(max=1.0 - 2.0**-53)[:, None] * mass[:, -1:]
-    return torch.searchsorted(mass, point, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)

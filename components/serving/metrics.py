@@ -116,6 +116,7 @@ class Watched:
         labels, status, first = (route, "", ""), "499", True
 
         async def seen(message: Message) -> None:
+            """Send `message` on; the first two tell status, labels and the time to the first byte."""
             nonlocal labels, status, first
             if message["type"] == "http.response.start":
                 headers = Headers(raw=message["headers"])

@@ -93,6 +93,7 @@ def _steps(
     options, step = plan.options, begun.step
     meter = Meter(place, options.batch, dataset.tensors.kind is Kind.TOKENS)
     collapse = _collapse(plan, place, trainee.family)
+    asked = preview(dataset) if place.rank == 0 else None
     batches = Batches(dataset, "train", options.batch, options.seed, place.rank, place.world)
     stream = batches.from_position(begun.position)
     while step < options.steps:
@@ -111,8 +112,8 @@ def _steps(
                 return "stopped"
         if step % options.sample_every == 0 or last:
             networks = trainee.sampled
-            if place.rank == 0:
-                _picture(plan, trainee.family, networks, dataset, step)
+            if asked is not None:
+                _picture(plan, trainee.family, networks, dataset, asked, step)
     return "done"
 
 
@@ -212,12 +213,18 @@ def _not_finite(plan: Plan, step: int) -> str:
     )
 
 
-def _picture(plan: Plan, family: Family, networks: dict[str, nn.Module], dataset: Dataset, step: int) -> None:
-    """Draw the same seeds each time, so that a person sees them improve."""
+def _picture(
+    plan: Plan,
+    family: Family,
+    networks: dict[str, nn.Module],
+    dataset: Dataset,
+    requests: Requests,
+    step: int,
+) -> None:
+    """Draw the same requests each time, so that a person sees them improve."""
     training = {name: network.training for name, network in networks.items()}
     for network in networks.values():
         network.eval()
-    requests = preview(dataset)
     output = sample(family, networks, requests, _at_once(dataset))
     for name, network in networks.items():
         network.train(training[name])

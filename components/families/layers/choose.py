@@ -63,13 +63,21 @@ def choose(
     weights = scaled.exp()
     if asked & {"top_k", "top_p", "min_p"}:
         weights = weights.masked_fill(scaled < least(scaled, settings, asked), 0.0)
-    mass = weights.cumsum(1, dtype=torch.float64)
-    # a seed's number may round to 1, and the drawn place must lie below the whole mass
-    point = uniform[:, None].clamp(max=1.0 - 2.0**-53) * mass[:, -1:]
-    drawn = torch.searchsorted(mass, point, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+    drawn = inverse(weights, uniform)
     if "temperature" in asked:
         drawn = torch.where(temperature[:, 0] > 0, drawn, logits.argmax(1))
     return drawn
+
+
+def inverse(weights: Tensor, uniform: Tensor) -> Tensor:
+    """One place a row, [R], with the chances of `weights` [R, V] ≥ 0, by the inverse of their cumulative distribution.
+
+    `uniform` float64 [R] in [0, 1) decides.
+    """
+    mass = weights.cumsum(1, dtype=torch.float64)
+    # a seed's number may round to 1, and the drawn place must lie below the whole mass
+    point = uniform[:, None].clamp(max=1.0 - 2.0**-53) * mass[:, -1:]
+    return torch.searchsorted(mass, point, right=True).squeeze(1).clamp(max=weights.shape[1] - 1)
 
 
 def penalised(logits: Tensor, settings: Tensor, asked: set[str], prompt: Tensor, output: Tensor) -> Tensor:

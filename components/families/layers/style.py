@@ -20,8 +20,6 @@ from components.families.layers.modulation import (
     normalized,
 )
 
-MAPPING_RATE = 0.01
-"""The learning rate of the mapping over that of the rest (Karras et al. 2019, arXiv:1812.04948, appendix C)."""
 MEAN_MEMORY = 5e-4
 """The weight of one row in the mean style of its class: of 64 rows 3%."""
 
@@ -29,19 +27,20 @@ MEAN_MEMORY = 5e-4
 class Mapper(nn.Module):
     """z, and perhaps a class, to the style w by linear layers of one width; keeps the mean of w.
 
-    The class enters by an embedding beside z, both normalised (Karras et al. 2020b, appendix C).
+    The class enters by an embedding beside z, both normalised (Karras et al. 2020b, appendix C). `rate` is its
+    learning rate over that of the rest (Karras et al. 2019, arXiv:1812.04948, appendix C).
     """
 
     mean: Tensor
     """The running mean of w, of each class where there are any, [classes or 1, style]."""
 
-    def __init__(self, latent: int, style: int, depth: int, classes: int) -> None:
+    def __init__(self, latent: int, style: int, depth: int, classes: int, rate: float) -> None:
         super().__init__()
         self.latent = latent
         self.embedding = Linear(classes, style) if classes else None
         sizes = [latent + (style if classes else 0), *[style] * depth]
         self.layers = nn.ModuleList(
-            Linear(inputs, outputs, GAIN, MAPPING_RATE) for inputs, outputs in pairwise(sizes)
+            Linear(inputs, outputs, GAIN, rate) for inputs, outputs in pairwise(sizes)
         )
         self.register_buffer("mean", torch.zeros(classes or 1, style))
 

@@ -6,25 +6,25 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from email.message import Message
-from email.parser import BytesParser
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
-from components.errors import UserError
+from components.errors import UserError, shortened
 
 T = TypeVar("T", bound=BaseModel)
 LISTED = re.compile(r"\[\d*\]$")
 """What a client puts behind the name of a field that holds several files."""
 PARTS = 64
 """The most parts of a form."""
-HEADER = 8192
-"""The most bytes of what stands before a part's content."""
-PARAMETERS = 64
-"""The most semicolons there, and in the form's own header: Python reads them in quadratic time."""
+LIMITS = {"MAX_MEMORY_FILE_SIZE": 2**26}
+"""No file of a body that was let in is written to a disk."""
+SHOWN = 8192
+"""Characters of a wrong value that are looked at to say what is wrong."""
 COMMAS = 8192
 """The most commas of JSON, which the longest prompt and all fields together do not reach."""
 
@@ -52,7 +52,7 @@ def _told(error: Mapping[str, Any]) -> dict[str, Any]:
     value = error["input"]
     match value:
         case str():
-            value = value[:HEADER]
+            value = value[:SHOWN]
         case list() | bytes() | dict():
             value = f"{len(value)} {COUNTED[type(value)]}"
     return {**error, "loc": ("body", *error["loc"]), "input": value}
@@ -84,65 +84,56 @@ def _json(content: bytes, sent: str) -> Any:
 
 def fields(content: bytes, sent: str) -> dict[str, Any]:
     """The fields of a form by RFC 7578: texts, files as bytes, and lists of what comes more than once."""
-    found: dict[str, list[str | bytes]] = {}
-    several: set[str] = set()
-    for piece in _pieces(content, sent):
-        name, value = _field(piece)
-        plain = LISTED.sub("", name)
-        if plain in found or plain != name:
-            several.add(plain)
-        found.setdefault(plain, []).append(value)
-    return {name: values if name in several else values[0] for name, values in found.items()}
-
-
-def _pieces(content: bytes, sent: str) -> list[bytes]:
-    """What stands between the boundaries of a form."""
-    boundary = _boundary(sent)
-    pieces = [] if boundary is None else (b"\r\n" + content).split(b"\r\n--" + boundary, PARTS + 1)
-    whole = len(pieces) >= 3 and pieces[-1].startswith(b"--")
-    if len(pieces) == PARTS + 2 and not whole:
-        raise UserError(f"The form has more than {PARTS} parts; send fewer, or several forms.")
-    if not whole:
-        raise UserError("The form is not whole; send its parts between the boundaries that its header names.")
-    return pieces[1:-1]
-
-
-def _boundary(sent: str) -> bytes | None:
-    message = Message()
-    message["content-type"] = sent
+    form = _Form()
     try:
-        if sent.count(";") > PARAMETERS:
-            raise ValueError(f"more than {PARAMETERS} semicolons")
-        boundary = message.get_boundary()
-        return None if boundary is None else boundary.encode("latin-1")
-    except (ValueError, LookupError) as error:
-        raise UserError("The boundary in the form's header cannot be read; send one of ASCII.") from error
-
-
-def _field(piece: bytes) -> tuple[str, str | bytes]:
-    head, _, value = piece.partition(b"\r\n\r\n")
-    if len(head) > HEADER or head.count(b";") > PARAMETERS:
+        boundary = parse_options_header(sent)[1].get(b"boundary")
+        parser = FormParser("multipart/form-data", form.text, form.file, form.end, boundary, config=LIMITS)
+        parser.write(content)
+    except (FormParserError, UnicodeError) as error:  # what is no header of ASCII cannot be encoded
         raise UserError(
-            f"A part of the form has a header of more than {HEADER} bytes or {PARAMETERS} semicolons; send a short one."
-        )
-    name, file = _named(head)
-    if file:
-        return name, value
-    try:
-        return name, value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"The field “{name[:80]}” of the form is no text in UTF-8; send it as a file."
+            f"The form cannot be read ({shortened(str(error))}); send one as RFC 7578 has it."
         ) from error
+    if not form.whole:
+        raise UserError("The form is not whole; send its parts between the boundaries that its header names.")
+    return {name: values if name in form.several else values[0] for name, values in form.found.items()}
 
 
-def _named(head: bytes) -> tuple[str, bool]:
-    """The name of a part, and whether it is a file."""
-    try:
-        about = BytesParser().parsebytes(head.lstrip() + b"\r\n\r\n", headersonly=True)
-        name, file = about.get_param("name", header="content-disposition"), about.get_filename()
-    except (ValueError, LookupError) as error:  # numbers and encodings of RFC 2231
-        raise UserError("The header of a part of the form cannot be read; name the part in ASCII.") from error
-    if not isinstance(name, str):
+class _Form:
+    """What a parser has found so far."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[str | bytes]] = {}
+        self.several: set[str] = set()
+        self.parts, self.whole = 0, False
+
+    def text(self, field: Field) -> None:
+        name = _name(field.field_name)
+        try:
+            self._take(name, (field.value or b"").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"The field “{shortened(name)}” of the form is no text in UTF-8; send it as a file."
+            ) from error
+
+    def file(self, file: File) -> None:
+        file.file_object.seek(0)
+        self._take(_name(file.field_name), file.file_object.read())
+        file.close()
+
+    def end(self) -> None:
+        self.whole = True
+
+    def _take(self, name: str, value: str | bytes) -> None:
+        self.parts += 1
+        if self.parts > PARTS:
+            raise UserError(f"The form has more than {PARTS} parts; send fewer, or several forms.")
+        plain = LISTED.sub("", name)
+        if plain in self.found or plain != name:
+            self.several.add(plain)
+        self.found.setdefault(plain, []).append(value)
+
+
+def _name(name: bytes | None) -> str:
+    if not name:
         raise UserError("A part of the form has no name; send one with every part.")
-    return name, file is not None
+    return name.decode("utf-8", "replace")

@@ -7,9 +7,8 @@ import io
 import json
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +17,11 @@ from fastapi.responses import Response
 from PIL import Image
 from torch import Tensor
 
-from components.errors import FailedError
 from components.modalities.drawing import PictureBody
 from components.modalities.modality import Order
 from components.serving.catalog import Loaded
 from components.serving.listening import Glimpse, Look
-from components.serving.routes.errors import content
-from components.serving.routes.models import headers
-from components.serving.routes.streams import EventStream
+from components.serving.routes.events import EventStream, Waiting, kept, opened, told
 
 USAGE = {
     "input_tokens": 0,
@@ -53,37 +49,22 @@ def chosen(steps: int, partials: int) -> list[int]:
 
 async def streamed(loaded: Loaded, body: PictureBody, order: Order, event: str) -> Response:
     """The stream, once its first picture is there: what fails before is a plain HTTP error."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Glimpse | None] = asyncio.Queue()
-
-    def tell(glimpse: Glimpse) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, glimpse)
-
-    def over(_: Future[Tensor]) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and who waited with it
-            loop.call_soon_threadsafe(queue.put_nowait, None)
-
     steps = order.requests.options.get("steps")
-    partials = chosen(1 if steps is None else int(steps[0]), body.partial_images)
-    work = loaded.engine.submit(order.requests, look=Look(frozenset(partials), tell))
-    work.add_done_callback(over)
-    try:
-        first = await queue.get()
-    except asyncio.CancelledError:
-        work.cancel()
-        raise
-    if first is None:
-        work.result()
+    partials = frozenset(chosen(1 if steps is None else int(steps[0]), body.partial_images))
+
+    def submit(tell: Callable[[Glimpse], None]) -> Future[Tensor]:
+        return loaded.engine.submit(order.requests, look=Look(partials, tell))
+
+    first, queue, work = await opened(submit)
     events = _events(order, event, first, queue, work)
-    kept = {"cache-control": "no-cache", **headers(loaded, order.seeds[0])}
-    return EventStream(events, work, kept)
+    return EventStream(events, work, kept(loaded, order.seeds[0]))
 
 
 async def _events(
     order: Order,
     event: str,
     glimpse: Glimpse | None,
-    queue: asyncio.Queue[Glimpse | None],
+    queue: Waiting[Glimpse],
     work: Future[Tensor],
 ) -> AsyncIterator[bytes]:
     sight = Sight(order)
@@ -94,8 +75,7 @@ async def _events(
         glimpse = await queue.get()
     error = work.exception()
     if error is not None:
-        told = str(error) if isinstance(error, FailedError) else "The server failed; its log says why."
-        yield _written("error", content(500, told, "generation_failed"))
+        yield _written("error", told(error))
 
 
 def _seen(sight: Sight, event: str, glimpse: Glimpse) -> bytes | None:

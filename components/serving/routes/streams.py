@@ -8,18 +8,15 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from fastapi.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import Response
 from torch import Tensor
 
-from components.errors import FailedError
 from components.modalities.completion import TextBody
 from components.serving.catalog import Loaded
-from components.serving.routes.errors import content
+from components.serving.routes.events import EventStream, Waiting, kept, opened, told
 from components.serving.routes.models import headers
 from components.serving.writing import Answer, Piece, prepare
 
@@ -45,23 +42,6 @@ class Form:
     choice: Callable[[Piece], Choice]
     deltas: Callable[[Piece], Sequence[Choice]]
     opening: Callable[[Piece], Sequence[Choice]]
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events whose computation ends with them, also where the client leaves before."""
-
-    def __init__(
-        self, events: AsyncIterator[bytes], work: Future[Tensor], headers: Mapping[str, str]
-    ) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self.work = work
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; afterwards nothing is computed for them."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.work.cancel()
 
 
 async def respond(loaded: Loaded, body: TextBody, form: Form) -> Response:
@@ -93,28 +73,9 @@ def _whole(answer: Answer, form: Form, envelope: Mapping[str, Any]) -> bytes:
 
 async def _streamed(answer: Answer, form: Form, envelope: Mapping[str, Any]) -> Response:
     """The stream, once its first piece is there: what fails before is a plain HTTP error."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Piece | None] = asyncio.Queue()
-
-    def give(piece: Piece) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, piece)
-
-    def over(_: Future[Tensor]) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and who waited with it
-            loop.call_soon_threadsafe(queue.put_nowait, None)
-
-    work = answer.submit(give)
-    work.add_done_callback(over)
-    try:
-        first = await queue.get()
-    except asyncio.CancelledError:
-        work.cancel()
-        raise
-    if first is None:
-        work.result()
+    first, queue, work = await opened(answer.submit)
     events = _events(answer, form, envelope, first, queue, work)
-    kept = {"cache-control": "no-cache", **headers(answer.loaded, answer.seed)}
-    return EventStream(events, work, kept)
+    return EventStream(events, work, kept(answer.loaded, answer.seed))
 
 
 async def _events(
@@ -122,7 +83,7 @@ async def _events(
     form: Form,
     envelope: Mapping[str, Any],
     piece: Piece | None,
-    queue: asyncio.Queue[Piece | None],
+    queue: Waiting[Piece],
     work: Future[Tensor],
 ) -> AsyncIterator[bytes]:
     usage: dict[str, Any] = {"usage": None} if answer.body.usage else {}
@@ -141,8 +102,7 @@ async def _events(
         piece = await queue.get() if piece is not None else None
     error = work.exception()
     if error is not None:
-        told = str(error) if isinstance(error, FailedError) else "The server failed; its log says why."
-        yield _event(content(500, told, "generation_failed"))
+        yield _event(told(error))
         return
     if answer.body.usage:
         yield _event({**envelope, "choices": [], "usage": answer.usage})

@@ -106,7 +106,8 @@ def test_ranks_count_what_is_nearer_and_share_ties() -> None:
     network.read = lambda prompt: torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8]])  # type: ignore[method-assign]
     from components.evaluation.captions import CaptionJudge
 
-    ranks = CaptionJudge(network, "").ranks(torch.zeros(2), torch.tensor([0, 1]), torch.zeros(3, 1))
+    judge = CaptionJudge(network, "")
+    ranks = judge.ranks(torch.zeros(2), torch.tensor([0, 1]), judge.read(torch.zeros(3, 1)))
     assert ranks.tolist() == [1.0, 1.5]
 
 
