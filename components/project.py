@@ -39,8 +39,12 @@ class Guard(Row):
     most: float | None = None
 
 
+Policy = Literal["none", "hash", "full"]
+"""What a server keeps of a request: nothing, the hashes of what was asked and what came, or what was asked as well."""
+
+
 class ProductRow(Row):
-    """What is registered and served: a dataset, a task, and the terms of promotion.
+    """What is registered and served: a dataset, a task, the terms of promotion and of serving.
 
     Without `primary`, a challenger is judged by the first metric of its report.
     """
@@ -50,6 +54,7 @@ class ProductRow(Row):
     primary: str | None = None
     min_gain: float = Field(default=0.0, ge=0)
     guards: Mapping[str, Guard] = {}
+    records: Policy = "hash"
 
 
 class TrainOptions(Row):

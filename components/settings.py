@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     threads: int | None = Field(default=None, ge=1)
+    records_days: int = Field(default=30, ge=1, le=36_500)
 
     @cached_property
     def mirrors(self) -> list[Path]:

@@ -20,6 +20,7 @@ from components.errors import FailedError
 from components.serving.catalog import Served
 from components.serving.follow import Follower, open_champions
 from components.serving.keys import keyring
+from components.serving.records import Recorder, folder_of
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.settings import LOOPBACK, Settings
@@ -39,10 +40,11 @@ class Endpoint:
         self.catalog = open_champions(served, settings)
         self.follower = Follower(self.catalog, settings)
         self.follower.start()
+        self.recorder = Recorder(folder_of(settings), settings.records_days)
         self.access = Access(keyring(settings), required=settings.host not in LOOPBACK)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self.catalog, self.access, self.follower.close)
+        return create_app(self.catalog, self.access, self.follower.close, self.recorder)
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""

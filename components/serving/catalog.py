@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
+from torch import Tensor
 
 from components.artifact import Model, load
+from components.families.family import Requests
 from components.modalities.modality import Maker, Order
+from components.project import Policy
 from components.serving.engine import Engine
+from components.serving.listening import Listener, Look
+from components.serving.records import ASKING
 from components.settings import Settings
 
 SEEDS = 2**52
@@ -26,7 +32,8 @@ SEEDS = 2**52
 class Served:
     """An immutable version of a product and the folder of its artifact; `created` in seconds since the epoch.
 
-    With `follows` it gives way to the product's next champion as soon as there is one.
+    With `follows` it gives way to the product's next champion as soon as there is one. `records` says what is kept of
+    a request: its hashes, the whole of it, or nothing.
     """
 
     product: str
@@ -34,6 +41,7 @@ class Served:
     folder: Path
     created: int
     follows: bool = False
+    records: Policy = "hash"
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,20 @@ class Loaded:
         maker = Maker(model.family, model.networks, model.shape, model.about.classes)
         with threads(self.engine.threads):
             return model.modality.order(body, maker, seeds)
+
+    def submit(
+        self,
+        body: BaseModel,
+        requests: Requests,
+        seed: int,
+        listen: Listener | None = None,
+        look: Look | None = None,
+    ) -> Future[Tensor]:
+        """Let the engine begin with the rows of `body`, as `Engine.submit` does; a server keeps a record of it."""
+        work = self.engine.submit(requests, listen, look)
+        if (asking := ASKING.get()) is not None:
+            asking.follow(self, body, seed, len(requests), work)
+        return work
 
     def generate(self, body: BaseModel) -> tuple[list[bytes], Order]:
         """The files of a request, computed here and now."""

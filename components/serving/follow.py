@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 
 import torch
@@ -133,7 +133,7 @@ class Follower:
             self._give_up(product, course, turn, len(standing.champions) > 1)
             return
         try:
-            new = self._open(product, *standing.champions[-1])
+            new = self._open(old.served, *standing.champions[-1])
         except NotNowError as error:
             log.warning("%s/%s cannot be tried now: %s", product, standing.champion, error.__cause__)
             course.later()
@@ -151,10 +151,10 @@ class Follower:
         self._changes.append(Change(new, old, turn))
         log.info("%s/%s took over from %s/%s", product, new.served.version, product, old.served.version)
 
-    def _open(self, product: str, number: int, digest: str) -> Loaded:
+    def _open(self, old: Served, number: int, digest: str) -> Loaded:
         """The version, loaded and checked; raises `NotNowError` for what may be otherwise the next time."""
         try:
-            served = intact(self.settings, product, number, digest)
+            served = intact(self.settings, old, number, digest)
         except Exception as error:
             raise NotNowError from error
         try:
@@ -208,19 +208,19 @@ class Follower:
         course.given_up[turn], course.failures = "", 0
 
 
-def intact(settings: Settings, product: str, number: int, digest: str) -> Served:
-    """The version with the folder of its artifact, fetched unless an intact copy is there."""
-    folder = settings.home / "models" / product / str(number)
+def intact(settings: Settings, old: Served, number: int, digest: str) -> Served:
+    """The version in the place of `old`, with the folder of its artifact, fetched unless an intact copy is there."""
+    folder = settings.home / "models" / old.product / str(number)
+    new = replace(old, version=number, folder=folder, created=int(time.time()))
     try:
         if read_manifest(folder)["digest"] == digest:
-            return Served(product, number, folder, int(time.time()), follows=True)
+            return new
     except UserError:
         pass  # not there or not whole: the registry's is taken
     from components.promotion.registry import Registry
 
     registry = Registry(settings)
-    folder = registry.fetch(registry.version(product, number))
-    return Served(product, number, folder, int(time.time()), follows=True)
+    return replace(new, folder=registry.fetch(registry.version(old.product, number)))
 
 
 def open_champions(served: Sequence[Served], settings: Settings) -> Catalog:
@@ -239,7 +239,7 @@ def _present(served: Served, settings: Settings) -> Served:
     champions = ledger.standing(ledger.read(ledger.path_of(settings, served.product))).champions
     if not served.follows or not champions or champions[-1][0] == served.version:
         return served
-    return intact(settings, served.product, *champions[-1])
+    return intact(settings, served, *champions[-1])
 
 
 def open_checked(served: Served, settings: Settings) -> Loaded:

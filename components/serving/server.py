@@ -28,6 +28,7 @@ from filelock import FileLock
 
 from components import cluster
 from components.errors import FailedError, UserError
+from components.project import Policy
 from components.serving import client
 from components.settings import Settings, writable_home
 
@@ -106,16 +107,18 @@ def start_detached(settings: Settings, port: int | None = None, host: str | None
             raise
 
 
-def deploy(settings: Settings, product: str, version: Version, follows: bool = False) -> str:
+def deploy(
+    settings: Settings, product: str, version: Version, follows: bool = False, records: Policy = "hash"
+) -> str:
     """Serve `version` of `product` beside the other products, without a gap, and return the server's URL.
 
-    With `follows` the replicas go on to each new champion by themselves.
-
-    The same version already served is left as it is. Raises `UserError` if no server runs.
+    With `follows` the replicas go on to each new champion by themselves; `records` says what they keep of requests.
+    The same version already served in the same way is left as it is. Raises `UserError` if no server runs.
     """
     url = _url(settings)
     serving = client.served(url, product)
-    if serving is not None and (serving["version"], serving["follows"]) == (version.number, follows):
+    asked = (version.number, follows, records)
+    if serving is not None and (serving["version"], serving["follows"], serving["records"]) == asked:
         return url
     from components.promotion.registry import Registry
 
@@ -130,7 +133,7 @@ def deploy(settings: Settings, product: str, version: Version, follows: bool = F
         if os.environ.get("RAY_ADDRESS"):
             app.open_proxy(settings.host, settings.port)
         others = [one for one in app.served() if one.product != product]
-        app.roll_out([*others, Served(product, version.number, folder, created, follows)], settings)
+        app.roll_out([*others, Served(product, version.number, folder, created, follows, records)], settings)
     return url
 
 

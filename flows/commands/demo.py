@@ -89,7 +89,9 @@ def _serve(project: Project) -> str:
 
     best = champion(project.settings, PRODUCT)
     assert best is not None, "two versions were judged just now"
-    url = server.deploy(project.settings, PRODUCT, best, follows=True)
+    url = server.deploy(
+        project.settings, PRODUCT, best, follows=True, records=project.product(PRODUCT).records
+    )
     say(f"serving    {PRODUCT}/{best.number} ({best.family}) at {url}")
     return url
 

@@ -22,6 +22,7 @@ MODULES = (
     "models",
     "serve",
     "keys",
+    "records",
     "generate",
     "edit",
     "augment",

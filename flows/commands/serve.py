@@ -12,7 +12,7 @@ from components.errors import UserError
 from flows.commands.show import AsJson, facts
 
 if TYPE_CHECKING:
-    from components.project import Project
+    from components.project import Policy, Project
     from components.promotion.registry import Version
     from components.settings import Settings
 
@@ -66,7 +66,8 @@ def _start(
     from components.settings import LOOPBACK
 
     settings = project.settings
-    version = _resolve(project, product, which)
+    version, follows = _resolve(project, product, which), which == CHAMPION
+    records = project.product(product).records
     if (host or settings.host) not in LOOPBACK and not any(
         key.revoked is None for key in keyring(settings).keys().values()
     ):
@@ -76,23 +77,29 @@ def _start(
             err=True,
         )
     if os.environ.get("RAY_ADDRESS"):
-        _say(version, server.deploy(_asked(settings, port, host), product, version, which == CHAMPION))
+        _say(version, server.deploy(_asked(settings, port, host), product, version, follows, records))
         return
     if detach or server.find(settings) is not None:
-        _background(settings, product, version, which == CHAMPION, port, host)
+        _background(settings, product, version, follows, records, port, host)
     else:
-        _foreground(_asked(settings, port, host), product, version, which == CHAMPION)
+        _foreground(_asked(settings, port, host), product, version, follows, records)
 
 
 def _background(
-    settings: Settings, product: str, version: Version, follows: bool, port: int | None, host: str | None
+    settings: Settings,
+    product: str,
+    version: Version,
+    follows: bool,
+    records: Policy,
+    port: int | None,
+    host: str | None,
 ) -> None:
     from components.serving import server
 
     before = server.find(settings)
     server.start_detached(settings, port, host)
     try:
-        url = server.deploy(settings, product, version, follows)
+        url = server.deploy(settings, product, version, follows, records)
     except BaseException:
         if before is None:
             server.stop(settings)
@@ -101,12 +108,12 @@ def _background(
     typer.echo("It runs in the background; end it with genloom serve --stop.")
 
 
-def _foreground(settings: Settings, product: str, version: Version, follows: bool) -> None:
+def _foreground(settings: Settings, product: str, version: Version, follows: bool, records: Policy) -> None:
     from components.serving import server
 
     typer.echo(f"Starting Ray and {version.name} …")
     with server.hosting(settings, settings.host, settings.port):
-        _say(version, server.deploy(settings, product, version, follows))
+        _say(version, server.deploy(settings, product, version, follows, records))
         typer.echo("End it with Ctrl-C.")
         server.wait_for_signal()
 

@@ -17,6 +17,7 @@ from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.serving.catalog import Catalog
 from components.serving.metrics import Metrics, Watched
+from components.serving.records import ASKING, Asking, Recorder
 from components.serving.routes import chat, completions, health, images, metrics, models
 from components.serving.routes.access import Access, Doorkeeper
 from components.serving.routes.errors import answer, install
@@ -35,14 +36,20 @@ LARGEST_UPLOAD = 2**25
 """Bytes of a body with pictures."""
 UPLOADS = frozenset({"/v1/images/edits", "/v1/images/variations"})
 """The routes that take pictures."""
+LONGEST_NAME = 256
+"""Characters of a request's name that a record keeps."""
 
 
 def create_app(
-    catalog: Catalog, access: Access | None = None, closing: Callable[[], None] = lambda: None
+    catalog: Catalog,
+    access: Access | None = None,
+    closing: Callable[[], None] = lambda: None,
+    recorder: Recorder | None = None,
 ) -> FastAPI:
     """The routes over `catalog`, which is closed when the application ends; `access` says who is let in.
 
-    `closing` is called before the catalog is closed.
+    `closing` is called before the catalog is closed. `recorder`, which is closed after it, keeps a record of what
+    is generated.
     """
 
     @asynccontextmanager
@@ -50,6 +57,8 @@ def create_app(
         yield
         closing()
         catalog.close()
+        if recorder is not None:
+            recorder.close()
 
     # The interactive pages load scripts from elsewhere; /openapi.json is enough.
     app = FastAPI(
@@ -61,6 +70,8 @@ def create_app(
     watch = Metrics(catalog, frozenset(app.openapi()["paths"]) | {"/metrics"})
     app.include_router(metrics.router(watch))
     app.add_middleware(BodyLimit)
+    if recorder is not None:
+        app.add_middleware(Recorded, recorder=recorder)
     if access is not None:
         app.add_middleware(Doorkeeper, access=access)
     app.add_middleware(Watched, metrics=watch)
@@ -102,6 +113,26 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
 
+class Recorded:
+    """Says on whose behalf a request generates, so that a record can be kept of it."""
+
+    def __init__(self, app: ASGIApp, recorder: Recorder) -> None:
+        self.app, self.recorder = app, recorder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its name and its key, as those who stand before found them."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        name = str(state.get("request", ""))[:LONGEST_NAME]
+        before = ASKING.set(Asking(self.recorder, name, state.get("key"), scope["path"]))
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            ASKING.reset(before)
+
+
 class RequestName:
     """Gives an answer an `x-request-id` where no proxy in front has named the request already."""
 
@@ -110,10 +141,15 @@ class RequestName:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; add the header to its answer."""
-        if scope["type"] != "http" or "x-request-id" in Headers(scope=scope):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        name = str(uuid.uuid4())
+        given = Headers(scope=scope).get("x-request-id")
+        name = given or str(uuid.uuid4())
+        scope.setdefault("state", {})["request"] = name
+        if given is not None:
+            await self.app(scope, receive, send)
+            return
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -55,7 +55,7 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
     """The pictures of `order`, all at once or as a stream of `event`s. A client that leaves frees its rows."""
     if body.stream:
         return await streamed(loaded, body, order, event)
-    output = await asyncio.wrap_future(loaded.engine.submit(order.requests))
+    output = await asyncio.wrap_future(loaded.submit(body, order.requests, order.seeds[0]))
     files = [file async for _, file in encoded(loaded, order, output)]
     content = await asyncio.to_thread(written, order, files)
     return Response(content, headers=headers(loaded, order.seeds[0]), media_type="application/json")

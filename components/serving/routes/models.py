@@ -98,6 +98,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "digest": model.digest,
         "width": loaded.engine.width,
         "threads": loaded.engine.threads,
+        "records": served.records,
     }
 
 

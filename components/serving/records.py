@@ -1,0 +1,230 @@
+"""Records of requests: by whom, to which version, with which seed, and the hashes of what was asked and what came.
+
+A line is what is needed to show later that a picture or a text came from here, and to make it again. What was asked
+itself is kept only where the product says `records: full`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from queue import Full, Queue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from components.errors import UserError
+from components.settings import Settings
+
+if TYPE_CHECKING:
+    from components.serving.catalog import Loaded
+
+log = logging.getLogger(__name__)
+WAITING = 10_000
+"""Lines that may wait for a slow disk; more are dropped, as a request never waits for its record."""
+LONG = 4096
+"""Characters of one text in a full record; of a longer one, such as an uploaded picture, the hash is kept."""
+HOW = ("stream", "stream_options", "partial_images", "model")
+"""Fields that change how an answer is sent and not what is in it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One request. `asked` and `content` are sha256; `content` is of the finished rows, None where there are none.
+
+    `at` is when it came, in ISO 8601; `body` is None unless the product keeps whole records.
+    """
+
+    at: str
+    request: str
+    key: str | None
+    route: str
+    product: str
+    version: int
+    artifact: str
+    width: int
+    threads: int
+    seed: int
+    rows: int
+    outcome: str
+    seconds: float
+    asked: str
+    content: str | None
+    body: dict[str, Any] | None = None
+
+
+class Recorder:
+    """Writes records into `folder`/PRODUCT/DAY.jsonl on a thread of its own, and deletes those older than `days`."""
+
+    def __init__(self, folder: Path, days: int) -> None:
+        self.folder, self.days = folder, days
+        self._lines: Queue[tuple[str, str] | None] = Queue(WAITING)
+        self._day: dict[str, str] = {}
+        self._thread = Thread(target=self._run, name="records", daemon=True)
+        self._thread.start()
+
+    def put(self, record: Record) -> None:
+        """Write `record` soon."""
+        content = {name: value for name, value in asdict(record).items() if name != "body" or value}
+        try:
+            self._lines.put_nowait((record.product, json.dumps(content, ensure_ascii=False)))
+        except Full:
+            log.error("a record of %s was lost: the disk is too slow", record.product)
+
+    def close(self) -> None:
+        """Write what waits and end the thread; doing it again changes nothing."""
+        if self._thread.is_alive():
+            self._lines.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._write(*line)
+            except OSError:  # a full disk must not end serving; the next line may find room again
+                log.exception("a record of %s could not be written", line[0])
+
+    def _write(self, product: str, line: str) -> None:
+        """Append the line in one call, so that several replicas may write into one file."""
+        day = datetime.now(UTC).date().isoformat()
+        folder = self.folder / product
+        if self._day.get(product) != day:
+            folder.mkdir(parents=True, exist_ok=True)
+            prune(folder, self.days)
+            self._day[product] = day
+        where = os.open(folder / f"{day}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(where, f"{line}\n".encode("utf-8", "surrogatepass"))
+        finally:
+            os.close(where)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """The HTTP request on whose behalf something is generated, and who keeps its record."""
+
+    recorder: Recorder
+    request: str
+    key: str | None
+    route: str
+
+    def follow(self, loaded: Loaded, body: BaseModel, seed: int, rows: int, work: Future[Tensor]) -> None:
+        """Keep a record once `work` is over, as the version's product wants it."""
+        policy = loaded.served.records
+        if policy == "none":
+            return
+        began, at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        content = asked(body)
+
+        def over(done: Future[Tensor]) -> None:
+            output = None if done.cancelled() or done.exception() is not None else done.result()
+            self.recorder.put(
+                Record(
+                    at=at,
+                    request=self.request,
+                    key=self.key,
+                    route=self.route,
+                    product=loaded.served.product,
+                    version=loaded.served.version,
+                    artifact=loaded.model.digest,
+                    width=loaded.engine.width,
+                    threads=loaded.engine.threads,
+                    seed=seed,
+                    rows=rows,
+                    outcome="left" if done.cancelled() else "failed" if output is None else "done",
+                    seconds=round(time.perf_counter() - began, 6),
+                    asked=digest_of(content),
+                    content=None if output is None else content_hash(output),
+                    body=_shortened(content) if policy == "full" else None,
+                )
+            )
+
+        work.add_done_callback(over)
+
+
+ASKING: ContextVar[Asking | None] = ContextVar("asking", default=None)
+"""The request that this task answers; None outside a server that keeps records."""
+
+
+def asked(body: BaseModel) -> dict[str, Any]:
+    """What decides the content of an answer, beside its seed: the fields that are not at their defaults."""
+    content = body.model_dump(mode="json", exclude_defaults=True)
+    return {name: value for name, value in content.items() if name not in (*HOW, "seed")}
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    """The sha256 of a request's content, in hex."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def content_hash(output: Tensor) -> str:
+    """The sha256 of finished rows, in hex: of their type, their shape and their bytes."""
+    about = f"{output.dtype} {tuple(output.shape)} ".encode()
+    return hashlib.sha256(about + output.contiguous().numpy().tobytes()).hexdigest()
+
+
+def folder_of(settings: Settings, product: str | None = None) -> Path:
+    """Where the records of a product lie, or of all; all nodes of a cluster see it."""
+    folder = settings.shared / "records"
+    return folder if product is None else folder / product
+
+
+def read(folder: Path) -> Iterator[Record]:
+    """The records in a product's folder, the newest first; a line that a crash cut short is passed over."""
+    for path in sorted(folder.glob("*.jsonl"), reverse=True):
+        for line in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+            try:
+                yield Record(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+
+
+def find(settings: Settings, product: str, request: str) -> Record:
+    """The record of a request by its `x-request-id`; raises `UserError` if there is none."""
+    folder = folder_of(settings, product)
+    found = next((record for record in read(folder) if record.request == request), None)
+    if found is None:
+        raise UserError(
+            f"There is no record of a request {request!r} to {product}; see genloom records list {product}."
+        )
+    return found
+
+
+def prune(folder: Path, days: int) -> list[Path]:
+    """Delete the files of days that are more than `days` ago, and say which."""
+    oldest = datetime.now(UTC).date() - timedelta(days=days)
+    gone = [path for path in folder.glob("*.jsonl") if _day(path) < oldest]
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return gone
+
+
+def _day(path: Path) -> date:
+    """The day of a file; one that we did not name is left alone."""
+    try:
+        return date.fromisoformat(path.stem)
+    except ValueError:
+        return date.max
+
+
+def _shortened(value: Any) -> Any:
+    """`value` with the sha256 of texts that are too long to keep."""
+    match value:
+        case str() if len(value) > LONG:
+            return f"sha256:{hashlib.sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        case dict():
+            return {name: _shortened(part) for name, part in value.items()}
+        case list():
+            return [_shortened(part) for part in value]
+    return value

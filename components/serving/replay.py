@@ -1,0 +1,86 @@
+"""A recorded request made again, to see that its version and its seed give the same content, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from components.errors import UserError
+from components.modalities.completion import TextBody
+from components.promotion.registry import Registry
+from components.serving.catalog import Loaded, Served, open_version
+from components.serving.engine import Engine
+from components.serving.records import Record, asked, content_hash, digest_of
+from components.serving.routes.application import BODIES
+from components.serving.routes.errors import sentence
+from components.serving.writing import prepare
+from components.settings import Settings
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The hash that was recorded, and that of the same request now."""
+
+    record: Record
+    content: str
+
+    @property
+    def same(self) -> bool:
+        """Whether the content is the recorded one."""
+        return self.content == self.record.content
+
+
+def replay(settings: Settings, record: Record, given: Mapping[str, Any] | None = None) -> Replayed:
+    """Generate the request of `record` again, at the width and with the threads that it had.
+
+    `given` is the request's body where the record holds only its hash. Raises `UserError` if there is no body, if
+    it is not the one that was recorded, or if the request never got an answer.
+    """
+    if record.content is None:
+        raise UserError(f"The request {record.request} got no answer ({record.outcome}); name another one.")
+    body = _body(record, record.body if given is None else given)
+    registry = Registry(settings)
+    version = registry.version(record.product, record.version)
+    served = Served(record.product, record.version, registry.fetch(version), 0)
+    loaded = open_version(served, settings)
+    if loaded.model.digest != record.artifact:
+        loaded.engine.close()
+        raise UserError(
+            f"{record.product}/{record.version} is another artifact than the one that answered "
+            f"({record.artifact[:12]}); restore the registry that the record is of."
+        )
+    loaded.engine.close()
+    engine = Engine(loaded.model, record.width, threads=record.threads)
+    try:
+        return Replayed(record, _again(Loaded(served, loaded.model, engine), body))
+    finally:
+        engine.close()
+
+
+def _again(loaded: Loaded, body: BaseModel) -> str:
+    if isinstance(body, TextBody):
+        return content_hash(prepare(loaded, body).submit().result())
+    return content_hash(loaded.engine.submit(loaded.order(body).requests).result())
+
+
+def _body(record: Record, content: Mapping[str, Any] | None) -> BaseModel:
+    """The request as it was validated, with the seed that was drawn for it."""
+    if content is None:
+        raise UserError(
+            f"The record of {record.request} holds only the hash of what was asked; give it with --body FILE, or "
+            f"set records: full for {record.product} to keep it from now on."
+        )
+    kind = BODIES[record.route]
+    try:
+        body = kind.model_validate({**content, "seed": record.seed})
+    except ValidationError as error:
+        raise UserError(sentence(dict(error.errors()[0]), kind)[0]) from error
+    if digest_of(asked(body)) != record.asked:
+        raise UserError(
+            f"This is not what the request {record.request} asked: the hashes differ; give the body that was sent "
+            "(a record keeps only the hash of a text of more than 4,096 characters)."
+        )
+    return body

@@ -1,0 +1,162 @@
+"""Records of requests: what is kept of them, for how long, and that the same request gives the same again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from components.project import Policy
+from components.promotion.registry import Registry
+from components.serving.catalog import Served, open_catalog
+from components.serving.keys import Keyring
+from components.serving.records import Record, Recorder, folder_of, prune, read
+from components.serving.routes.access import Access
+from components.serving.routes.application import create_app
+from tests.components.serving.conftest import Said, Site
+
+DRAW, COMPLETE = "/v1/images/generations", "/v1/completions"
+POLICIES: dict[str, Policy] = {"digits": "hash", "tales": "full", "kinds": "none"}
+
+
+@pytest.fixture(scope="module")
+def answered(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Requests to three products that keep hashes, everything and nothing; their answers by name."""
+    registry = Registry(site.settings)
+    champions = [registry.version(name, "champion") for name in POLICIES]
+    served = [
+        Served(one.product, one.number, registry.fetch(one), 0, records=POLICIES[one.product])
+        for one in champions
+    ]
+    ring = Keyring(tmp_path_factory.mktemp("keys") / "keys.json")
+    key, secret = ring.create("shop")
+    catalog = open_catalog(served, site.settings)
+    app = create_app(
+        catalog, Access(ring, required=True), recorder=Recorder(folder_of(site.settings), days=30)
+    )
+    asked: dict[str, tuple[str, dict[str, Any]]] = {
+        "drawn": (DRAW, {"model": "digits", "n": 2, "user": "alice"}),
+        "told": (COMPLETE, {"model": "tales", "prompt": "A secret", "max_tokens": 8}),
+        "streamed": (COMPLETE, {"model": "tales", "prompt": "A secret", "max_tokens": 8, "stream": True}),
+        "kind": (DRAW, {"model": "kinds", "label": "owl"}),
+        "wrong": (DRAW, {"model": "digits", "n": 0}),
+    }
+    with TestClient(app, headers={"authorization": f"Bearer {secret}"}) as client:
+        answers = {
+            name: client.post(route, json=body, headers={"x-request-id": f"request-{name}"})
+            for name, (route, body) in asked.items()
+        }
+    assert [answer.status_code for answer in answers.values()] == [200, 200, 200, 200, 400]
+    return {"key": key.id, **answers}
+
+
+def records(site: Site, product: str) -> dict[str, Record]:
+    return {record.request: record for record in read(folder_of(site.settings, product))}
+
+
+def test_a_record_has_hashes_and_not_what_was_asked(site: Site, answered: dict[str, Any]) -> None:
+    (record,) = records(site, "digits").values()
+    assert record.request == "request-drawn"
+    assert (record.key, record.route, record.outcome) == (answered["key"], DRAW, "done")
+    assert (record.product, record.version, record.rows) == ("digits", 1, 2)
+    assert record.seed == int(answered["drawn"].headers["x-genloom-seed"])
+    assert record.body is None
+    assert record.content is not None
+    text = "".join(path.read_text() for path in folder_of(site.settings, "digits").iterdir())
+    assert "alice" not in text
+
+
+def test_a_full_record_has_the_prompt_and_none_has_no_record(site: Site, answered: dict[str, Any]) -> None:
+    assert records(site, "kinds") == {}
+    found = records(site, "tales")
+    assert set(found) == {"request-told", "request-streamed"}
+    assert found["request-told"].body == {"prompt": ["A secret"], "max_tokens": 8}
+    assert found["request-told"].asked == found["request-streamed"].asked
+
+
+def test_a_recorded_request_gives_the_same_again(
+    site: Site, answered: dict[str, Any], genloom: Callable[..., Said], tmp_path: Path
+) -> None:
+    for name in ("told", "streamed"):
+        said = genloom("records", "replay", "tales", f"request-{name}", "--json")
+        assert said.code == 0, said.err
+        assert json.loads(said.out)["same"] is True
+    said = genloom("records", "replay", "digits", "request-drawn")
+    assert said.code == 2
+    assert "holds only the hash of what was asked; give it with --body FILE" in said.err
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"n": 2, "user": "alice"}))
+    assert genloom("records", "replay", "digits", "request-drawn", "--body", body).code == 0
+    body.write_text(json.dumps({"n": 3, "user": "alice"}))
+    said = genloom("records", "replay", "digits", "request-drawn", "--body", body)
+    assert said.code == 2
+    assert "the hashes differ" in said.err
+    said = genloom("records", "replay", "digits", "request-nobody")
+    assert said.code == 2
+    assert "There is no record of a request 'request-nobody'" in said.err
+
+
+def test_another_content_is_told(
+    site: Site, answered: dict[str, Any], genloom: Callable[..., Said], tmp_path: Path
+) -> None:
+    record = replace(records(site, "tales")["request-told"], request="request-forged", content="0" * 64)
+    with (folder_of(site.settings, "tales") / "2000-01-01.jsonl").open("w") as stream:
+        stream.write(json.dumps(asdict(record)) + "\n" + '{"at": "cut off')
+    said = genloom("records", "replay", "tales", "request-forged")
+    assert said.code == 1
+    assert "gives other content now" in said.err
+
+
+def test_the_list_shows_the_newest_first(
+    site: Site, answered: dict[str, Any], genloom: Callable[..., Said]
+) -> None:
+    listed = json.loads(genloom("records", "list", "tales", "-n", "2", "--json").out)
+    assert [one["request"] for one in listed] == ["request-streamed", "request-told"]
+    assert "request-drawn" in genloom("records", "list", "digits").out
+    said = genloom("records", "list", "mnist")
+    assert "No request to mnist is on record; its records are “hash”." in said.out
+    assert genloom("records", "list", "nothing").code == 2
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[Recorder]:
+    found = Recorder(tmp_path / "records", days=7)
+    yield found
+    found.close()
+
+
+def a_record(product: str = "digits") -> Record:
+    return Record(
+        *("2026-01-01T00:00:00.000+00:00", "r", None, DRAW, product),
+        *(1, "a" * 64, 64, 1, 7, 1, "done", 0.1, "b" * 64, "c" * 64),
+    )
+
+
+def test_old_days_are_deleted_and_other_files_are_left(tmp_path: Path) -> None:
+    folder = tmp_path / "records" / "digits"
+    folder.mkdir(parents=True)
+    today = datetime.now(UTC).date()
+    for days in (0, 7, 8, 400):
+        (folder / f"{today - timedelta(days=days)}.jsonl").write_text("")
+    (folder / "notes.jsonl").write_text("")
+    recorder = Recorder(tmp_path / "records", days=7)
+    recorder.put(a_record())
+    recorder.close()
+    kept = {path.stem for path in folder.iterdir()}
+    assert kept == {"notes", str(today), str(today - timedelta(days=7))}
+    assert prune(folder, 7) == []
+
+
+def test_a_disk_that_refuses_ends_nothing(tmp_path: Path, recorder: Recorder) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "digits").write_text("a file in the way")
+    recorder.put(a_record())
+    recorder.put(a_record("tales"))
+    recorder.close()
+    assert [record.product for record in read(tmp_path / "records" / "tales")] == ["tales"]
