@@ -27,6 +27,7 @@ from components.image_rows import (
 from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
 from components.settings import Settings, read_settings
+from components.terms import FilterRow, Policy, Terms, terms_of
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -37,10 +38,6 @@ class Guard(Row):
 
     least: float | None = None
     most: float | None = None
-
-
-Policy = Literal["none", "hash", "full"]
-"""What a server keeps of a request: nothing, the hashes of what was asked and what came, or what was asked as well."""
 
 
 class ProductRow(Row):
@@ -55,6 +52,7 @@ class ProductRow(Row):
     min_gain: float = Field(default=0.0, ge=0)
     guards: Mapping[str, Guard] = {}
     records: Policy = "hash"
+    filter: FilterRow | None = None
 
 
 class TrainOptions(Row):
@@ -130,6 +128,11 @@ class Project:
     def product(self, name: str) -> ProductRow:
         """The row of a product; `UserError` with the nearest names if there is none."""
         return _lookup("product", name, self.tables.products)
+
+    def terms(self, name: str) -> Terms:
+        """The terms on which a product is served; raises `UserError` for a filter that cannot be."""
+        row = self.product(name)
+        return terms_of(self.root, name, row.records, row.filter)
 
     def run(self, name: str, overrides: Iterable[str] = ()) -> RunRow:
         """The row of a run with `--set` assignments applied; names and values are checked."""
@@ -232,7 +235,12 @@ def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     }
     if len(location) == 1:
         return list(getattr(kind, "model_fields", {}))
-    for table, fields in (("train", TrainOptions), ("corrupt", Corrupt), ("captions", Captions)):
+    for table, fields in (
+        ("train", TrainOptions),
+        ("corrupt", Corrupt),
+        ("captions", Captions),
+        ("filter", FilterRow),
+    ):
         if table in location[:-1]:
             return list(fields.model_fields)
     models = tables.get(str(location[0]), [])

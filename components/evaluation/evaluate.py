@@ -18,7 +18,10 @@ from components.errors import UserError
 from components.evaluation.measurement import WEIGHED, Extent, measurement_of
 from components.evaluation.report import Report, read_report, write_report
 from components.evaluation.subject import subject_of
+from components.evaluation.withheld import Checked
 from components.families.family import Shape, Task
+from components.filtering import open_filter
+from components.terms import USUAL, Terms
 
 
 class UnfitError(UserError):
@@ -33,13 +36,15 @@ def evaluate(
     samples: int | None = None,
     progress: Callable[[str], None] | None = None,
     weighed: int = WEIGHED,
+    terms: Terms = USUAL,
 ) -> Report:
     """Measure the model in `artifact` on the test split of `dataset`; write report and pictures to `folder`.
 
     A report that is there for the same artifact, revision and protocol is returned as it is. `cache` keeps
-    the fitted features; of the first `weighed` rows the likelihood is estimated by importance weighting. Raises
-    `UserError` for an artifact that is altered or does not fit the dataset, `FailedError` if the model gives
-    values that are not finite.
+    the fitted features; of the first `weighed` rows the likelihood is estimated by importance weighting. The share
+    of samples that the content filter of `terms` would hold back is the metric `withheld`. Raises `UserError` for
+    an artifact that is altered or does not fit the dataset, `FailedError` if the model gives values that are not
+    finite.
     """
     started, say = time.perf_counter(), progress or _silent
     model = load(artifact)
@@ -47,10 +52,12 @@ def evaluate(
     asked = dataclasses.replace(dataset, shape=_carried(model))
     with one_thread():
         measurement = measurement_of(dataset.modality)(asked, cache, Extent(samples, weighed), say)
-        done = _done(folder, model, dataset, measurement.protocol)
+        protocol = {**measurement.protocol, **({"filter": terms.digest} if terms.filters else {})}
+        done = _done(folder, model, dataset, protocol)
         if done is not None:
             return done
-        measured = measurement.measure(subject_of(model), say)
+        checked = Checked(model.modality, open_filter(terms))
+        measured = measurement.measure(checked.watch(subject_of(model)), say)
     for name, content in measured.files.items():
         _write(folder / name, content)
     report = Report(
@@ -58,8 +65,8 @@ def evaluate(
         family=type(model.family).__module__.rpartition(".")[2],
         dataset=dataset.name,
         revision=dataset.revision,
-        protocol=measurement.protocol,
-        metrics=measured.metrics,
+        protocol=protocol,
+        metrics={**measured.metrics, **checked.metrics()},
         baseline=measured.baseline,
         reference=measured.reference,
         facts=measured.facts,

@@ -29,7 +29,8 @@ def evaluate_artifact(
     """
     dataset = open_dataset(project.prepared / project.product(product).dataset)
     cache = project.settings.shared / "cache"
-    return evaluate(artifact, dataset, folder, cache, progress=progress, weighed=weighed)
+    terms = project.terms(product)
+    return evaluate(artifact, dataset, folder, cache, progress=progress, weighed=weighed, terms=terms)
 
 
 def evaluate_version(project: Project, version: Version, progress: Say | None = None) -> tuple[Report, Path]:

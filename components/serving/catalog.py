@@ -17,12 +17,13 @@ from torch import Tensor
 
 from components.artifact import Model, load
 from components.families.family import Requests
+from components.filtering import ContentFilter, open_filter
 from components.modalities.modality import Maker, Order
-from components.project import Policy
 from components.serving.engine import Engine
 from components.serving.listening import Listener, Look
 from components.serving.records import ASKING
 from components.settings import Settings
+from components.terms import USUAL, Terms
 
 SEEDS = 2**52
 """Seeds drawn for those who name none; JavaScript reads such numbers exactly."""
@@ -32,8 +33,7 @@ SEEDS = 2**52
 class Served:
     """An immutable version of a product and the folder of its artifact; `created` in seconds since the epoch.
 
-    With `follows` it gives way to the product's next champion as soon as there is one. `records` says what is kept of
-    a request: its hashes, the whole of it, or nothing.
+    With `follows` it gives way to the product's next champion as soon as there is one, on the same terms.
     """
 
     product: str
@@ -41,16 +41,17 @@ class Served:
     folder: Path
     created: int
     follows: bool = False
-    records: Policy = "hash"
+    terms: Terms = USUAL
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A served version in memory, warm."""
+    """A served version in memory, warm; `filter` holds back what is not let out to applications."""
 
     served: Served
     model: Model
     engine: Engine
+    filter: ContentFilter | None = None
 
     def order(self, body: Any) -> Order:
         """The rows of a request; answer i has the seed of the first + i, so it can be asked for alone.
@@ -83,6 +84,26 @@ class Loaded:
         order = self.order(body)
         output = self.engine.submit(order.requests).result()
         return [order.file(place, output) for place in range(len(order))], order
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """In the place of a file that the product's filter does not let out, for this reason."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"The product's content filter lets nothing of this answer out: {self.reason}; ask with another seed."
+
+
+def seen(loaded: Loaded, file: bytes) -> bytes | Withheld:
+    """`file`, unless the product's filter does not let it out."""
+    held_back = loaded.filter
+    reason = None if held_back is None else held_back.refuses(file, loaded.model.modality.media_type)
+    if held_back is None or reason is None:
+        return file
+    held_back.count()
+    return Withheld(reason)
 
 
 @contextmanager
@@ -141,8 +162,9 @@ def open_catalog(served: Sequence[Served], settings: Settings) -> Catalog:
 
 def open_version(served: Served, settings: Settings) -> Loaded:
     """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and generate once to warm it."""
+    held_back = open_filter(served.terms)
     model = load(_folder(served, settings))
-    loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1))
+    loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1), held_back)
     try:
         loaded.generate(model.modality.warm(model.shape))
     except BaseException:

@@ -59,9 +59,12 @@ def serves(url: str, product: str) -> int | None:
 
 
 def ask(url: str, route: str, body: Mapping[str, Any]) -> Answer:
-    """The pictures of one request; `UserError` for what the server refuses, `FailedError` if it fails."""
+    """The pictures of one request without those that are withheld.
+
+    Raises `UserError` for what the server refuses, `FailedError` if it fails.
+    """
     reply = post(url, route, body)
-    data = answer(reply)["data"]
+    data = [item for item in answer(reply)["data"] if item["b64_json"] is not None]
     files = [b64decode(item["b64_json"]) for item in data]
     seeds, labels = [int(item["seed"]) for item in data], [item.get("label") for item in data]
     return Answer(files, int(reply.headers["x-genloom-version"]), seeds, labels)

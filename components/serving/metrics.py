@@ -11,8 +11,7 @@ from prometheus_client.registry import Collector
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from components.serving.catalog import Catalog
-from components.serving.engine import Engine
+from components.serving.catalog import Catalog, Loaded
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """The borders of the latencies' buckets."""
@@ -33,6 +32,7 @@ ENGINE: Mapping[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str]] 
     "rows_finished": (Counted, "Generated pictures, texts, and so on."),
     "rows_failed": (Counted, "Rows that ended in an error."),
     "tokens": (Counted, "Tokens in finished rows of text."),
+    "withheld": (Counted, "Answers that the product's content filter held back."),
 }
 """What is told of each engine."""
 
@@ -80,14 +80,14 @@ class Engines(Collector):
         for name, (kind, about) in ENGINE.items():
             family = kind(f"genloom_{name}", about, labels=("model", "version"))
             for model, loaded in self.catalog.loaded.items():
-                value = float(_read(loaded.engine)[name])
+                value = float(_read(loaded)[name])
                 family.add_metric((model, str(loaded.served.version)), value)
             yield family
 
 
-def _read(engine: Engine) -> dict[str, int]:
-    """The numbers of one engine by the names of their metrics."""
-    tally = engine.tally
+def _read(loaded: Loaded) -> dict[str, int]:
+    """The numbers of one model by the names of their metrics."""
+    engine, tally = loaded.engine, loaded.engine.tally
     return {
         "rows_waiting": engine.waiting,
         "engine_width": engine.width,
@@ -97,6 +97,7 @@ def _read(engine: Engine) -> dict[str, int]:
         "rows_finished": tally.finished,
         "rows_failed": tally.failed,
         "tokens": tally.tokens,
+        "withheld": 0 if loaded.filter is None else loaded.filter.withheld,
     }
 
 

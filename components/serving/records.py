@@ -121,7 +121,7 @@ class Asking:
 
     def follow(self, loaded: Loaded, body: BaseModel, seed: int, rows: int, work: Future[Tensor]) -> None:
         """Keep a record once `work` is over, as the version's product wants it."""
-        policy = loaded.served.records
+        policy = loaded.served.terms.records
         if policy == "none":
             return
         began, at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -28,9 +28,9 @@ from filelock import FileLock
 
 from components import cluster
 from components.errors import FailedError, UserError
-from components.project import Policy
 from components.serving import client
 from components.settings import Settings, writable_home
+from components.terms import USUAL, Terms
 
 if TYPE_CHECKING:
     from components.promotion.registry import Version
@@ -108,17 +108,17 @@ def start_detached(settings: Settings, port: int | None = None, host: str | None
 
 
 def deploy(
-    settings: Settings, product: str, version: Version, follows: bool = False, records: Policy = "hash"
+    settings: Settings, product: str, version: Version, follows: bool = False, terms: Terms = USUAL
 ) -> str:
     """Serve `version` of `product` beside the other products, without a gap, and return the server's URL.
 
-    With `follows` the replicas go on to each new champion by themselves; `records` says what they keep of requests.
+    With `follows` the replicas go on to each new champion by themselves; `terms` are those of its product.
     The same version already served in the same way is left as it is. Raises `UserError` if no server runs.
     """
     url = _url(settings)
     serving = client.served(url, product)
-    asked = (version.number, follows, records)
-    if serving is not None and (serving["version"], serving["follows"], serving["records"]) == asked:
+    asked = (version.number, follows, terms.digest)
+    if serving is not None and (serving["version"], serving["follows"], serving["terms"]) == asked:
         return url
     from components.promotion.registry import Registry
 
@@ -133,7 +133,7 @@ def deploy(
         if os.environ.get("RAY_ADDRESS"):
             app.open_proxy(settings.host, settings.port)
         others = [one for one in app.served() if one.product != product]
-        app.roll_out([*others, Served(product, version.number, folder, created, follows, records)], settings)
+        app.roll_out([*others, Served(product, version.number, folder, created, follows, terms)], settings)
     return url
 
 

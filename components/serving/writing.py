@@ -10,13 +10,16 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 from components.families.family import NOTHING, Requests
+from components.filtering import ContentFilter
 from components.modalities.completion import CompletionRequest, TextBody
 from components.modalities.text import Text
 from components.modalities.tokenizer import TextTokenizer
 from components.serving.catalog import Loaded
 from components.serving.listening import FULL, RUNNING, News
 
-Finish: TypeAlias = Literal["stop", "length"]
+Finish: TypeAlias = Literal["stop", "length", "content_filter"]
+UNSEEN = 64
+"""Characters that are held back until a product's own filter sees them together."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,15 @@ Give: TypeAlias = Callable[[Piece], None]
 
 @dataclass
 class Writer:
-    """The text of one row. What could still become a stop string is held back, and a stop string never given out."""
+    """The text of one row. What could still become a stop string is held back, and a stop string never given out.
+
+    Nor is what the `filter` refuses, with which the row ends; what it must see first is held back as well.
+    """
 
     tokenizer: TextTokenizer
     row: int
     stops: Sequence[str] = ()
+    filter: ContentFilter | None = None
     tokens: int = 0
     whole: list[Piece] = field(default_factory=list)
     held: str = ""
@@ -64,17 +71,20 @@ class Writer:
             self._note(news, place, token)
             self.held += self.stream.push(token)
             self.tokens += 1
-            if (stop := self._stop()) is not None:
-                return self._give(stop, "stop")
+            if (end := self._end()) is not None:
+                return self._give(*end)
         if news.finish != RUNNING:
             tail = self.stream.end()
             # a character that max_tokens cut is left out; after the end token it is the model's own mistake
             self.held += tail.rstrip("\ufffd") if news.finish == FULL else tail
-            stop = self._stop()
-            finish: Finish = "length" if news.finish == FULL and stop is None else "stop"
-            return self._give(len(self.held) if stop is None else stop, finish)
+            return self._give(
+                *(self._end(whole=True) or (len(self.held), "length" if news.finish == FULL else "stop"))
+            )
         safe = len(self.held) - max((_begun(self.held, stop) for stop in self.stops), default=0)
-        return self._give(safe, None) if safe else None
+        if self.filter is not None:
+            safe = min(safe, len(self.held) - self.filter.reach)
+            safe = 0 if self.filter.code is not None and safe < UNSEEN else safe
+        return self._give(safe, None) if safe > 0 else None
 
     def _note(self, news: News, place: int, token: int) -> None:
         if not news.logprobs:
@@ -84,13 +94,30 @@ class Writer:
         offset = self.offset + len(self.held)
         self.entries.append(Entry(name(token), news.logprobs[place], top, offset))
 
-    def _stop(self) -> int | None:
-        """Where the first stop string begins in what is held."""
-        found = [place for stop in self.stops if (place := self.held.find(stop)) >= 0]
+    def _end(self, whole: bool = False) -> tuple[int, Finish] | None:
+        """Where in what is held a stop string or a word that is not let out begins, whichever is first."""
+        found: list[tuple[int, Finish]] = [
+            (place, "stop") for stop in self.stops if (place := self.held.find(stop)) >= 0
+        ]
+        if self.filter is not None:
+            before = self.whole[-1].text[-1:] if self.whole else ""
+            word = self.filter.word(before + self.held, len(before), whole)
+            found += [] if word is None else [(word - len(before), "content_filter")]
         return min(found, default=None)
+
+    def _refused(self, count: int) -> bool:
+        """Whether the project's own filter refuses the text with the next `count` characters."""
+        if self.filter is None or self.filter.code is None:
+            return False
+        text = "".join(piece.text for piece in self.whole) + self.held[:count]
+        return self.filter.refuses(text.encode("utf-8", "replace"), "text/plain") is not None
 
     def _give(self, count: int, finish: Finish | None) -> Piece:
         """`count` characters and the tokens that begin in them; with the end, also tokens without a text."""
+        if count and self._refused(count):
+            count, finish = 0, "content_filter"
+        if finish == "content_filter" and self.filter is not None:
+            self.filter.count()
         self.offset += count
         stopped = count < len(self.held)
         last = self.offset if stopped or finish is None else self.offset + 1
@@ -161,5 +188,5 @@ def prepare(loaded: Loaded, body: TextBody) -> Answer:
     order = loaded.order(body)
     modality = loaded.model.modality
     assert isinstance(modality, Text)
-    writers = [Writer(modality.tokenizer, row, body.stop) for row in range(len(order))]
+    writers = [Writer(modality.tokenizer, row, body.stop, loaded.filter) for row in range(len(order))]
     return Answer(loaded, body, order.requests, order.seeds[0], writers)

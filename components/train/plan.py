@@ -19,6 +19,7 @@ from components.image_rows import ImageRow
 from components.modalities.modality import kind_of as modality_kind
 from components.modalities.modality import modality_of
 from components.project import ProductRow, Project, RunRow, TrainOptions
+from components.terms import WITHHELD
 from components.train.key import commit_of, training_key
 
 
@@ -62,7 +63,7 @@ def check_product(project: Project, name: str) -> None:
     row = project.dataset(product.dataset)
     if isinstance(row, ImageRow):
         _check_pictures(name, product, row)
-    known = modality_kind(row.modality).reported()
+    known = (*modality_kind(row.modality).reported(), *([WITHHELD] if project.terms(name).filters else []))
     for metric in [*([product.primary] if product.primary else []), *product.guards]:
         if metric not in known:
             raise UserError(f"In products.{name}: {unknown('metric', metric, known)}")

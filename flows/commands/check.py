@@ -15,6 +15,7 @@ def attach(app: typer.Typer) -> None:
 def check_project(as_json: AsJson = False) -> None:
     """Check params.yaml whole: every field, every reference, every family's settings. Exit code 2 if any is wrong."""
     from components.errors import UserError
+    from components.filtering import open_filter
     from components.project import open_project
     from components.train.plan import check_product, check_run
 
@@ -24,6 +25,7 @@ def check_project(as_json: AsJson = False) -> None:
         row = project.run(name)
         try:
             check_product(project, row.product)
+            open_filter(project.terms(row.product))
             check_run(project, name, row)
             found = "ok"
         except UserError as error:

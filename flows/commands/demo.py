@@ -89,9 +89,7 @@ def _serve(project: Project) -> str:
 
     best = champion(project.settings, PRODUCT)
     assert best is not None, "two versions were judged just now"
-    url = server.deploy(
-        project.settings, PRODUCT, best, follows=True, records=project.product(PRODUCT).records
-    )
+    url = server.deploy(project.settings, PRODUCT, best, follows=True, terms=project.terms(PRODUCT))
     say(f"serving    {PRODUCT}/{best.number} ({best.family}) at {url}")
     return url
 

@@ -12,9 +12,10 @@ from components.errors import UserError
 from flows.commands.show import AsJson, facts
 
 if TYPE_CHECKING:
-    from components.project import Policy, Project
+    from components.project import Project
     from components.promotion.registry import Version
     from components.settings import Settings
+    from components.terms import Terms
 
 Product = Annotated[str | None, typer.Argument(help="A product of params.yaml.", show_default=False)]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="By default GENLOOM_PORT, or 8000.")]
@@ -61,13 +62,15 @@ def serve(
 def _start(
     project: Project, product: str, which: str, detach: bool, port: int | None, host: str | None
 ) -> None:
+    from components.filtering import open_filter
     from components.serving import server
     from components.serving.keys import keyring
     from components.settings import LOOPBACK
 
     settings = project.settings
     version, follows = _resolve(project, product, which), which == CHAMPION
-    records = project.product(product).records
+    terms = project.terms(product)
+    open_filter(terms)  # what is wrong with it is said here, not in a replica's log
     if (host or settings.host) not in LOOPBACK and not any(
         key.revoked is None for key in keyring(settings).keys().values()
     ):
@@ -77,12 +80,12 @@ def _start(
             err=True,
         )
     if os.environ.get("RAY_ADDRESS"):
-        _say(version, server.deploy(_asked(settings, port, host), product, version, follows, records))
+        _say(version, server.deploy(_asked(settings, port, host), product, version, follows, terms))
         return
     if detach or server.find(settings) is not None:
-        _background(settings, product, version, follows, records, port, host)
+        _background(settings, product, version, follows, terms, port, host)
     else:
-        _foreground(_asked(settings, port, host), product, version, follows, records)
+        _foreground(_asked(settings, port, host), product, version, follows, terms)
 
 
 def _background(
@@ -90,7 +93,7 @@ def _background(
     product: str,
     version: Version,
     follows: bool,
-    records: Policy,
+    terms: Terms,
     port: int | None,
     host: str | None,
 ) -> None:
@@ -99,7 +102,7 @@ def _background(
     before = server.find(settings)
     server.start_detached(settings, port, host)
     try:
-        url = server.deploy(settings, product, version, follows, records)
+        url = server.deploy(settings, product, version, follows, terms)
     except BaseException:
         if before is None:
             server.stop(settings)
@@ -108,12 +111,12 @@ def _background(
     typer.echo("It runs in the background; end it with genloom serve --stop.")
 
 
-def _foreground(settings: Settings, product: str, version: Version, follows: bool, records: Policy) -> None:
+def _foreground(settings: Settings, product: str, version: Version, follows: bool, terms: Terms) -> None:
     from components.serving import server
 
     typer.echo(f"Starting Ray and {version.name} …")
     with server.hosting(settings, settings.host, settings.port):
-        _say(version, server.deploy(settings, product, version, follows, records))
+        _say(version, server.deploy(settings, product, version, follows, terms))
         typer.echo("End it with Ctrl-C.")
         server.wait_for_signal()
 

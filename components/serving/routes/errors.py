@@ -26,6 +26,10 @@ class UnknownModelError(UserError):
     """The request names a model that is not served; HTTP 404."""
 
 
+class WithheldError(UserError):
+    """Nothing of the answer passes the product's content filter; HTTP 400, as OpenAI says it."""
+
+
 def answer(
     status: int,
     message: str,
@@ -67,6 +71,8 @@ def respond(request: Request, error: Exception, bodies: Mapping[str, type[BaseMo
             return answer(400, message, "invalid_request", param)
         case UnknownModelError():
             return answer(404, str(error), "model_not_found", "model")
+        case WithheldError():
+            return answer(400, str(error), "content_policy_violation")
         case ContextError():
             return answer(400, str(error), "context_length_exceeded", error.param)
         case FailedError():

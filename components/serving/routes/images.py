@@ -16,7 +16,8 @@ from torch import Tensor
 from components.modalities.drawing import ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.modality import Order
-from components.serving.catalog import Catalog, Loaded
+from components.serving.catalog import Catalog, Loaded, Withheld, seen
+from components.serving.routes.errors import WithheldError
 from components.serving.routes.forms import read
 from components.serving.routes.models import find, headers
 from components.serving.routes.sketches import streamed
@@ -57,27 +58,35 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
         return await streamed(loaded, body, order, event)
     output = await asyncio.wrap_future(loaded.submit(body, order.requests, order.seeds[0]))
     files = [file async for _, file in encoded(loaded, order, output)]
+    if all(isinstance(file, Withheld) for file in files):
+        raise WithheldError(str(files[0]))
     content = await asyncio.to_thread(written, order, files)
     return Response(content, headers=headers(loaded, order.seeds[0]), media_type="application/json")
 
 
-def written(order: Order, files: Sequence[bytes]) -> bytes:
+def written(order: Order, files: Sequence[bytes | Withheld]) -> bytes:
     """The JSON of an answer; file by file, as one call for all would hold up the other threads."""
     data = (json.dumps(described(order, place, file)).encode() for place, file in enumerate(files))
     return b'{"created":%d,"data":[%b]}' % (int(time.time()), b",".join(data))
 
 
-def described(order: Order, place: int, file: bytes) -> dict[str, Any]:
-    """A picture as OpenAI words it; seed and class are ours."""
+def described(order: Order, place: int, file: bytes | Withheld) -> dict[str, Any]:
+    """A picture as OpenAI words it; seed, class and why it is withheld are ours."""
     named = {} if order.labels[place] is None else {"label": order.labels[place]}
+    if isinstance(file, Withheld):
+        return {"b64_json": None, "withheld": file.reason, "seed": order.seeds[place], **named}
     return {"b64_json": b64encode(file).decode("ascii"), "seed": order.seeds[place], **named}
 
 
-async def encoded(loaded: Loaded, order: Order, output: Tensor) -> AsyncIterator[tuple[int, bytes]]:
+async def encoded(
+    loaded: Loaded, order: Order, output: Tensor
+) -> AsyncIterator[tuple[int, bytes | Withheld]]:
     """The files, made beside the loop and a few at a time, so that a client who left costs no more than those."""
     width = loaded.engine.width
     for first in range(0, len(order), width):
         places = range(first, min(first + width, len(order)))
-        files = await asyncio.to_thread(lambda some: [order.file(place, output) for place in some], places)
+        files = await asyncio.to_thread(
+            lambda some: [seen(loaded, order.file(place, output)) for place in some], places
+        )
         for place, file in zip(places, files, strict=True):
             yield place, file

@@ -98,7 +98,9 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "digest": model.digest,
         "width": loaded.engine.width,
         "threads": loaded.engine.threads,
-        "records": served.records,
+        "records": served.terms.records,
+        "filtered": served.terms.filters,
+        "terms": served.terms.digest,
     }
 
 

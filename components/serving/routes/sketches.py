@@ -19,7 +19,7 @@ from torch import Tensor
 
 from components.modalities.drawing import PictureBody
 from components.modalities.modality import Order
-from components.serving.catalog import Loaded
+from components.serving.catalog import Loaded, Withheld, seen
 from components.serving.listening import Glimpse, Look
 from components.serving.routes.events import EventStream, Waiting, kept, opened, told
 
@@ -56,11 +56,12 @@ async def streamed(loaded: Loaded, body: PictureBody, order: Order, event: str) 
         return loaded.submit(body, order.requests, order.seeds[0], look=Look(partials, tell))
 
     first, queue, work = await opened(submit)
-    events = _events(order, event, first, queue, work)
+    events = _events(loaded, order, event, first, queue, work)
     return EventStream(events, work, kept(loaded, order.seeds[0]))
 
 
 async def _events(
+    loaded: Loaded,
     order: Order,
     event: str,
     glimpse: Glimpse | None,
@@ -69,7 +70,7 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     sight = Sight(order)
     while glimpse is not None:
-        shown = await asyncio.to_thread(_seen, sight, event, glimpse)
+        shown = await asyncio.to_thread(_seen, loaded, sight, event, glimpse)
         if shown is not None:
             yield shown
         glimpse = await queue.get()
@@ -78,10 +79,16 @@ async def _events(
         yield _written("error", told(error))
 
 
-def _seen(sight: Sight, event: str, glimpse: Glimpse) -> bytes | None:
-    """The event that `glimpse` makes, if any."""
+def _seen(loaded: Loaded, sight: Sight, event: str, glimpse: Glimpse) -> bytes | None:
+    """The event that `glimpse` makes, if any; of a product with a filter nothing is shown before it is finished."""
     picture = sight.see(glimpse)
-    return None if picture is None else _event(sight.order, event, picture)
+    if picture is None or (loaded.filter is not None and picture.partial is not None):
+        return None
+    file = seen(loaded, picture.file)
+    if isinstance(file, Withheld):
+        place = {"index": picture.place, "seed": sight.order.seeds[picture.place]}
+        return _written(f"{event}.withheld", {**place, "withheld": file.reason})
+    return _event(sight.order, event, picture)
 
 
 class Sight:

@@ -20,6 +20,7 @@ from components.evaluation.judge import Features
 from components.evaluation.report import Report, comparable, read_report, table
 from components.families.family import Shape
 from components.families.vae import VAE
+from components.terms import FilterRow, terms_of
 
 NATS = ["negative_elbo_nats", "importance_weighted_nats"]
 JUDGED = ["frechet_distance", "precision", "recall", "density", "coverage"]
@@ -211,3 +212,20 @@ def test_too_few_samples_or_rows_are_refused(
     files = {name: {**facts, "rows": 5} for name, facts in digits.files.items()}
     with pytest.raises(UserError, match="has 5 rows and evaluation needs more than 5"):
         evaluate(artifact, dataclasses.replace(digits, files=files), tmp_path, cache)
+
+
+def test_the_share_that_a_filter_withholds_is_a_metric(
+    artifact: Path, digits: Dataset, cache: Path, report: Report, tmp_path: Path
+) -> None:
+    code = tmp_path / "own.py"
+    code.write_text(
+        "def refuse(content, media_type):\n    return 'even' if sum(content) % 2 == 0 else None\n"
+    )
+    terms = terms_of(tmp_path, "digits", "hash", FilterRow(code=code))
+    found = evaluate(artifact, digits, tmp_path / "evaluation", cache, samples=100, terms=terms)
+    metric = found.metrics["withheld"]
+    assert 0.2 < metric.low < metric.value < metric.high < 0.8
+    assert metric.better == "lower"
+    assert found.protocol["filter"] == terms.digest
+    assert "withheld" not in report.metrics
+    assert "filter" not in report.protocol

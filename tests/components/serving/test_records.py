@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from components.project import Policy
 from components.promotion.registry import Registry
 from components.serving.catalog import Served, open_catalog
 from components.serving.keys import Keyring
 from components.serving.records import Record, Recorder, folder_of, prune, read
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
+from components.terms import Policy, Terms
 from tests.components.serving.conftest import Said, Site
 
 DRAW, COMPLETE = "/v1/images/generations", "/v1/completions"
@@ -31,7 +31,7 @@ def answered(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     registry = Registry(site.settings)
     champions = [registry.version(name, "champion") for name in POLICIES]
     served = [
-        Served(one.product, one.number, registry.fetch(one), 0, records=POLICIES[one.product])
+        Served(one.product, one.number, registry.fetch(one), 0, terms=Terms(POLICIES[one.product]))
         for one in champions
     ]
     ring = Keyring(tmp_path_factory.mktemp("keys") / "keys.json")
