@@ -26,6 +26,9 @@ SERVE = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    # how many requests there are is told once a second, or a burst would be over before a replica is started
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
 }
 WORKERS = {
     # Ray starts workers at nice 15: a step of two lasts as long as the one that other work keeps from its core
@@ -122,6 +125,8 @@ def prepare_environment(settings: Settings) -> None:
     quiet_environment()
     for name, value in {**SERVE, **WORKERS}.items():
         os.environ.setdefault(name, value)
+    if settings.tls_cert is not None:
+        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # Ray's HAProxy has no TLS, and would answer without
     if os.environ.get("RAY_ADDRESS"):
         return
     os.environ["RAY_AUTH_MODE"] = "token"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -27,6 +27,7 @@ from components.image_rows import (
 from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
 from components.settings import Settings, read_settings
+from components.tables import read_yaml, validate
 from components.terms import FilterRow, Policy, Terms, terms_of
 
 T = TypeVar("T")
@@ -164,11 +165,7 @@ def open_project(start: Path | None = None) -> Project:
 
 def read_tables(path: Path) -> Tables:
     """Parse and check a `params.yaml`; references between tables must resolve. Raises `UserError`."""
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, ValueError) as error:  # a date such as 2020-13-45 is a ValueError
-        cause = " ".join(str(error).split())
-        raise UserError(f"{path} is not valid YAML: {cause}.") from error
+    content = read_yaml(path)
     tables = _validate(Tables, content or {}, str(path))
     for name in [*tables.datasets, *tables.products, *tables.runs]:
         if not NAME.fullmatch(name):
@@ -202,25 +199,7 @@ def _dangling(where: str, error: UserError) -> UserError:
 
 
 def _validate(kind: type[T], content: Any, where: str) -> T:
-    try:
-        return TypeAdapter(kind).validate_python(content)
-    except ValidationError as error:
-        raise UserError(_sentence(error, kind, where)) from error
-
-
-def _sentence(error: ValidationError, kind: Any, where: str) -> str:
-    """The first of pydantic's findings as one sentence."""
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _fields_beside(kind, first["loc"])
-        return f"In {where}, {path}: {unknown('field', str(first['loc'][-1]), known)}"
-    if first["type"] == "missing":
-        return f"In {where}, the field {path} is missing; add it."
-    value = first["input"]
-    shown = "" if isinstance(value, dict | list) else f" is {value!r}"
-    cause = first["msg"].removeprefix("Value error, ")
-    return f"In {where}, {path or 'the content'}{shown}: {cause}."
+    return validate(kind, content, where, lambda location: _fields_beside(kind, location))
 
 
 def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:

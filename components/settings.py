@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     threads: int | None = Field(default=None, ge=1)
     records_days: int = Field(default=30, ge=1, le=36_500)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
 
     @cached_property
     def mirrors(self) -> list[Path]:
@@ -81,16 +84,20 @@ def read_settings(root: Path) -> Settings:
         first = error.errors()[0]
         name = "GENLOOM_" + str(first["loc"][0]).upper()
         raise UserError(f"{name} is {first['input']!r}: {first['msg']}; set it right or unset it.") from error
-    paths = {"home": _folder(root, "GENLOOM_HOME", settings.home)}
-    if settings.storage is not None:
-        paths["storage"] = _folder(root, "GENLOOM_STORAGE", settings.storage)
+    paths = {"home": _path(root, "GENLOOM_HOME", settings.home)}
+    for field in ("storage", "tls_cert", "tls_key", "tls_ca"):
+        if (path := getattr(settings, field)) is not None:
+            paths[field] = _path(root, f"GENLOOM_{field.upper()}", path)
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise UserError("Of GENLOOM_TLS_CERT and GENLOOM_TLS_KEY only one is set; set both, or neither.")
     return settings.model_copy(update=paths)
 
 
-def _folder(root: Path, name: str, path: Path) -> Path:
-    """The absolute path of a folder that a variable names."""
+def _path(root: Path, name: str, path: Path) -> Path:
+    """The absolute path of a folder or file that a variable names."""
     if ":/" in str(path):
-        raise UserError(f"{name} is {path}: it must be a folder, not a URL; mount it, or unset {name}.")
+        kind = "file" if "TLS" in name else "folder"
+        raise UserError(f"{name} is {path}: it must be a {kind}, not a URL; mount it, or unset {name}.")
     try:
         return (root / path.expanduser()).resolve()
     except RuntimeError as error:

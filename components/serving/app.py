@@ -6,18 +6,23 @@ that all replicas agree.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import TypeAdapter
 from ray import serve
 from ray.experimental import internal_kv
-from ray.serve.config import BackpressureConfig, HTTPOptions
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 
-from components.errors import FailedError
+from components.errors import FailedError, UserError
+from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
+from components.serving.declared import NAME, Replicas
 from components.serving.follow import Follower, open_champions
 from components.serving.keys import keyring
 from components.serving.records import Recorder, folder_of
@@ -25,12 +30,15 @@ from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.settings import LOOPBACK, Settings
 
-NAME = "genloom"
-SERVED, HOST = "served", "host"
+HELD, HOST = "applications", "host"
 IN_FLIGHT = 2048
 """Requests in one replica; more than its engines' queues hold, so that the engine is the one that refuses."""
 TIMEOUT = 300.0
 """Seconds after which the proxy gives a request up."""
+SOON = 2.0
+"""The least seconds of requests that a decision about replicas looks back over."""
+WAITS = "to be scheduled"
+"""What Ray Serve says, after half a minute, of replicas for which there are no free CPUs."""
 
 
 class Endpoint:
@@ -52,54 +60,122 @@ class Endpoint:
             raise RuntimeError("an engine keeps failing; its traceback is above")
 
 
-def open_proxy(host: str, port: int) -> None:
-    """Start Ray Serve's controller and its HTTP proxy, with nothing to serve yet."""
+@dataclass(frozen=True)
+class State:
+    """How an application is, by Ray Serve: its status, and how many of its replicas run."""
+
+    status: str
+    running: int
+
+    @property
+    def well(self) -> bool:
+        """Whether it serves, or is about to."""
+        return self.status in ("running", "deploying")
+
+
+def open_proxy(host: str, port: int, settings: Settings) -> None:
+    """Start Ray Serve's controller and its HTTP proxy, with nothing to serve yet; with TLS if the settings say so."""
     _hush()
     if internal_kv._internal_kv_get(HOST, namespace=NAME) is None:
         internal_kv._internal_kv_put(HOST, host.encode(), namespace=NAME)
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=host, port=port, request_timeout_s=TIMEOUT),
+        http_options=HTTPOptions(
+            host=host,
+            port=port,
+            request_timeout_s=TIMEOUT,
+            ssl_keyfile=None if settings.tls_key is None else str(settings.tls_key),
+            ssl_certfile=None if settings.tls_cert is None else str(settings.tls_cert),
+        ),
     )
 
 
+def applications() -> list[Application]:
+    """What is served now, by the cluster's own memory, which ends with the cluster."""
+    kept = internal_kv._internal_kv_get(HELD, namespace=NAME)
+    return [] if kept is None else APPLICATIONS.validate_json(kept)
+
+
 def served() -> list[Served]:
-    """What the application serves now, by the cluster's own memory, which ends with the cluster."""
-    kept = internal_kv._internal_kv_get(SERVED, namespace=NAME)
-    return [] if kept is None else TypeAdapter(list[Served]).validate_json(kept)
+    """The versions that the application at / serves."""
+    return [one for application in applications() if application.path == "/" for one in application.served]
 
 
-def _remember(versions: Sequence[Served]) -> None:
-    content = TypeAdapter(list[Served]).dump_json(list(versions))
-    internal_kv._internal_kv_put(SERVED, content, overwrite=True, namespace=NAME)
+def states() -> dict[str, State]:
+    """How the applications are, by path."""
+    known = serve.status().applications
+    found = {one.path: known.get(one.ray_name) for one in applications()}
+    return {
+        path: State(
+            status=str(state.status.value).lower(),
+            running=sum(part.replica_states.get("RUNNING", 0) for part in state.deployments.values()),
+        )
+        for path, state in found.items()
+        if state is not None
+    }
 
 
-def roll_out(versions: Sequence[Served], settings: Settings) -> None:
-    """Serve exactly `versions`; the old replica answers until the new one is warm.
+def _remember(held: Sequence[Application], settings: Settings) -> None:
+    content = APPLICATIONS.dump_json(list(held))
+    internal_kv._internal_kv_put(HELD, content, overwrite=True, namespace=NAME)
+    remember(settings, held)
 
-    Raises `FailedError` if the new one does not come up; then the old versions stay.
+
+def roll_out(versions: Sequence[Served], settings: Settings, replicas: int | None = None) -> None:
+    """Have the application at / serve exactly `versions`, with so many replicas, or those that it has; see `put`.
+
+    Raises `UserError` if that application is one of a file, which says what it serves.
+    """
+    before = next((one for one in applications() if one.path == "/"), None)
+    if before is not None and before.name != NAME:
+        raise UserError(
+            f"The application {before.name} of a serving file has the path /; write the product into that file, "
+            "and type genloom serve --file FILE."
+        )
+    kept = before.replicas if before else Replicas()
+    asked = kept if replicas is None else Replicas(min=replicas, max=replicas)
+    put(Application(NAME, "/", tuple(versions), asked), settings)
+
+
+def put(application: Application, settings: Settings) -> None:
+    """Serve `application` at its path; the replicas before it answer until the new ones are warm.
+
+    Raises `FailedError` if the new ones do not come up; then what was served before stays.
     """
     _hush()
-    before = served()
+    held = applications()
+    before = next((one for one in held if one.path == application.path), None)
     try:
-        serve.run(_application(versions, settings), name=NAME, route_prefix="/")
+        _run(application, settings)
     except RuntimeError as error:
         if before:
-            serve.run(_application(before, settings), name=NAME, route_prefix="/")
+            with contextlib.suppress(RuntimeError):  # its old replicas answer until it can
+                _run(before, settings)
         else:
-            serve.delete(NAME)
-        names = ", ".join(f"{one.product}/{one.version}" for one in versions)
+            serve.delete(application.ray_name)
+        names = ", ".join(f"{one.product}/{one.version}" for one in application.served)
         raise FailedError(
             f"Ray Serve could not start {names}; what was served before stays. {_cause(error)}"
         ) from error
-    _remember(versions)
+    others = [one for one in held if one.path != application.path]
+    _remember(sorted([*others, application], key=lambda one: one.path), settings)
 
 
-def withdraw() -> None:
-    """Take the application away and leave the cluster as it is."""
+def rename(application: Application, settings: Settings) -> None:
+    """Give what is served at the path the name of `application`, and touch nothing else."""
+    held = [one for one in applications() if one.path != application.path]
+    _remember(sorted([*held, application], key=lambda one: one.path), settings)
+
+
+def withdraw(settings: Settings, paths: Sequence[str] | None = None) -> None:
+    """Take the applications at `paths` away, or all of them, and leave the cluster as it is."""
     _hush()
-    serve.delete(NAME)
-    _remember([])
+    held = applications()
+    left = [] if paths is None else [one for one in held if one.path not in paths]
+    _remember(left, settings)
+    for application in held:
+        if application not in left:
+            serve.delete(application.ray_name)
 
 
 def _hush() -> None:
@@ -107,24 +183,58 @@ def _hush() -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
-def _application(versions: Sequence[Served], settings: Settings) -> Any:
-    """The deployment of `versions`; who is let in is decided by where the proxy listens, whoever deploys."""
+def _run(application: Application, settings: Settings) -> None:
+    """Deploy, and return when the replicas answer; raises RuntimeError if they fail, or find no CPUs here."""
+    target = serve.RunTarget(_bound(application, settings), application.ray_name, application.path)
+    serve.run_many([target], wait_for_applications_running=False)
+    while True:
+        state = serve.status().applications[application.ray_name]
+        if state.status == "RUNNING":
+            return
+        message = " ".join([state.message, *(part.message for part in state.deployments.values())])
+        if state.status == "DEPLOY_FAILED":
+            raise RuntimeError(message)
+        if WAITS in message and not os.environ.get("RAY_ADDRESS"):
+            raise RuntimeError(
+                f"A replica waits for {application.cpus:g} CPUs that something else, such as a training, holds; "
+                "wait for its end, or lower cpus."
+            )
+        time.sleep(0.1)
+
+
+def _bound(application: Application, settings: Settings) -> Any:
+    """The deployment of `application`; who is let in is decided by where the proxy listens, whoever deploys."""
     host = internal_kv._internal_kv_get(HOST, namespace=NAME)
     if host is not None:
         settings = settings.model_copy(update={"host": host.decode()})
+    replicas = application.replicas
     deployment = serve.deployment(
         serve.ingress()(Endpoint),
         name="endpoint",
-        num_replicas=1,
-        ray_actor_options={"num_cpus": 0},  # a replica must not take a core from training
+        num_replicas=replicas.max if replicas.fixed else None,
+        autoscaling_config=None if replicas.fixed else _scaled(replicas),
+        ray_actor_options={"num_cpus": application.cpus},  # none by default, to leave all cores to training
         max_ongoing_requests=IN_FLIGHT,
         max_queued_requests=IN_FLIGHT,
         backpressure_config=BackpressureConfig(retry_after_s=1),
-        max_surge_percent=100,
+        max_surge_percent=1,  # rounded up: one replica after the other, which needs room for one more only
         max_constructor_retry_count=2,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return deployment.bind(list(versions), settings)
+    return deployment.bind(list(application.served), settings)
+
+
+def _scaled(replicas: Replicas) -> AutoscalingConfig:
+    """Ray Serve's own words; it begins with one replica, so that a version that cannot be loaded is seen at once."""
+    return AutoscalingConfig(
+        min_replicas=replicas.min,
+        initial_replicas=max(1, replicas.min),
+        max_replicas=replicas.max,
+        target_ongoing_requests=replicas.requests,
+        upscale_delay_s=replicas.up,
+        downscale_delay_s=replicas.down,
+        look_back_period_s=max(SOON, replicas.up),
+    )
 
 
 def _cause(error: RuntimeError) -> str:

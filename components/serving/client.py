@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
@@ -37,19 +39,43 @@ def _headers() -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def models(url: str) -> list[Listed]:
+def _trust(url: str) -> ssl.SSLContext | bool:
+    """Whom to believe at `url`; what holds for https is said where it is needed only, as it takes milliseconds."""
+    if not url.startswith("https:"):
+        return True
+    from components.project import find_root
+    from components.serving import tls
+    from components.settings import read_settings
+
+    try:
+        root = find_root()
+    except UserError:
+        root = Path.cwd()
+    return tls.trust(read_settings(root))
+
+
+def answers(url: str) -> bool:
+    """Whether the proxy answers at all: without a model it says 503."""
+    try:
+        httpx.get(f"{url}/-/healthz", timeout=5, verify=_trust(url))
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def models(url: str, patience: float = 10.0) -> list[Listed]:
     """The models that the server lists; nothing if it does not answer or serves none yet."""
     try:
-        reply = httpx.get(f"{url}/v1/models", headers=_headers(), timeout=10)
+        reply = httpx.get(f"{url}/v1/models", headers=_headers(), timeout=patience, verify=_trust(url))
         listed: list[Listed] = reply.json()["data"] if reply.status_code == 200 else []
     except (httpx.HTTPError, ValueError, KeyError):
         return []
     return listed
 
 
-def served(url: str, product: str) -> Listed | None:
-    """`product` as the server lists it, or None."""
-    return next((model for model in models(url) if model["id"] == product), None)
+def served(url: str, product: str, patience: float = 10.0) -> Listed | None:
+    """`product` as the server lists it within `patience` seconds, or None."""
+    return next((model for model in models(url, patience) if model["id"] == product), None)
 
 
 def serves(url: str, product: str) -> int | None:
@@ -73,7 +99,9 @@ def ask(url: str, route: str, body: Mapping[str, Any]) -> Answer:
 def post(url: str, route: str, body: Mapping[str, Any]) -> httpx.Response:
     """What the server replies; `FailedError` if it does not."""
     try:
-        return httpx.post(f"{url}{route}", json=dict(body), headers=_headers(), timeout=PATIENCE)
+        return httpx.post(
+            f"{url}{route}", json=dict(body), headers=_headers(), timeout=PATIENCE, verify=_trust(url)
+        )
     except httpx.HTTPError as error:
         raise _silent(url, error) from error
 
@@ -90,7 +118,12 @@ def stream(url: str, route: str, body: Mapping[str, Any]) -> Iterator[Iterator[d
     """The events of a streamed answer as they come; leaving the context ends it. Raises as `answer` does."""
     try:
         with httpx.stream(
-            "POST", f"{url}{route}", json=dict(body), headers=_headers(), timeout=PATIENCE
+            "POST",
+            f"{url}{route}",
+            json=dict(body),
+            headers=_headers(),
+            timeout=PATIENCE,
+            verify=_trust(url),
         ) as reply:
             if reply.status_code != 200:
                 reply.read()

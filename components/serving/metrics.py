@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.serving.catalog import Catalog, Loaded
+from components.serving.routes.paths import route_of
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """The borders of the latencies' buckets."""
@@ -113,7 +114,8 @@ class Watched:
             await self.app(scope, receive, send)
             return
         metrics, began = self.metrics, time.perf_counter()
-        route = scope["path"] if scope["path"] in metrics.routes else OTHER
+        own = route_of(scope)
+        route = own if own in metrics.routes else OTHER
         labels, status, first = (route, "", ""), "499", True
 
         async def seen(message: Message) -> None:

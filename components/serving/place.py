@@ -15,6 +15,9 @@ from components.serving.catalog import Loaded, Served, open_version
 from components.serving.routes.models import describe
 from components.settings import Settings
 
+AWAKE = 60.0
+"""Seconds that an application may take to list its models: one without a replica starts one."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -42,17 +45,17 @@ def locate(settings: Settings, product: str, which: str | None) -> Iterator[Plac
 
     A model that is loaded here ends with the context. Raises `UserError` for a version that cannot be.
     """
-    running = server.find(settings)
-    served = client.served(running.url, product) if running else None
-    if running is not None and served is not None and which is None:
-        yield _by_server(running.url, product, served)
+    url = server.url_of(settings, product)
+    served = None if url is None else client.served(url, product, AWAKE)
+    if url is not None and served is not None and which is None:
+        yield _by_server(url, product, served)
         return
     from components.promotion.registry import Registry
 
     registry = Registry(settings)
     version = registry.version(product, which or "champion")
-    if running is not None and served is not None and int(served["version"]) == version.number:
-        yield _by_server(running.url, product, served)
+    if url is not None and served is not None and int(served["version"]) == version.number:
+        yield _by_server(url, product, served)
         return
     loaded = open_version(Served(product, version.number, registry.fetch(version), 0), settings)
     try:

@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from components import cluster
 from components.errors import FailedError, UserError
-from components.serving import client
+from components.serving import client, tls
 from components.settings import Settings, writable_home
 from components.terms import USUAL, Terms
 
@@ -62,6 +62,17 @@ def log_of(settings: Settings) -> Path:
     return settings.home / "serve" / "server.log"
 
 
+def url_of(settings: Settings, product: str) -> str | None:
+    """The URL of the application that serves `product` on the project's running server; None if no server runs."""
+    server = find(settings)
+    if server is None:
+        return None
+    from components.serving.applications import holder, remembered
+
+    found = holder(remembered(settings), product)
+    return server.url if found is None else server.url + found.path.rstrip("/")
+
+
 def check_port(host: str, port: int) -> None:
     """Raise `UserError` unless `host` and `port` can be listened on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -89,6 +100,7 @@ def start_detached(settings: Settings, port: int | None = None, host: str | None
             return _as_asked(running, port, host)
         host, port = host or settings.host, port or settings.port
         check_port(host, port)
+        tls.check(settings)
         with log_of(settings).open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "components.serving.server", host, str(port)],
@@ -108,17 +120,24 @@ def start_detached(settings: Settings, port: int | None = None, host: str | None
 
 
 def deploy(
-    settings: Settings, product: str, version: Version, follows: bool = False, terms: Terms = USUAL
+    settings: Settings,
+    product: str,
+    version: Version,
+    follows: bool = False,
+    replicas: int | None = None,
+    terms: Terms = USUAL,
 ) -> str:
-    """Serve `version` of `product` beside the other products, without a gap, and return the server's URL.
+    """Serve `version` of `product` beside the other products, without a gap, and return the URL to ask at.
 
-    With `follows` the replicas go on to each new champion by themselves; `terms` are those of its product.
-    The same version already served in the same way is left as it is. Raises `UserError` if no server runs.
+    With `follows` the replicas go on to each new champion by themselves; `replicas` is how many the application
+    has from now on, `terms` are those of the product. What is served so already is left as it is. Raises
+    `UserError` if no server runs, and if the applications are those of a file.
     """
-    url = _url(settings)
+    url = url_of(settings, product) or url_to(settings)
     serving = client.served(url, product)
     asked = (version.number, follows, terms.digest)
-    if serving is not None and (serving["version"], serving["follows"], serving["terms"]) == asked:
+    same = serving is not None and (serving["version"], serving["follows"], serving["terms"]) == asked
+    if same and replicas is None:
         return url
     from components.promotion.registry import Registry
 
@@ -131,10 +150,11 @@ def deploy(
     created = int(datetime.fromisoformat(version.created).timestamp())
     with FileLock(settings.home / "serve" / "deploy.lock"):
         if os.environ.get("RAY_ADDRESS"):
-            app.open_proxy(settings.host, settings.port)
+            app.open_proxy(settings.host, settings.port, settings)
         others = [one for one in app.served() if one.product != product]
-        app.roll_out([*others, Served(product, version.number, folder, created, follows, terms)], settings)
-    return url
+        versions = [*others, Served(product, version.number, folder, created, follows, terms)]
+        app.roll_out(versions, settings, replicas)
+    return url_to(settings)
 
 
 def stop(settings: Settings) -> Server | None:
@@ -158,7 +178,7 @@ def withdraw(settings: Settings) -> None:
     cluster.connect(settings)
     from components.serving import app
 
-    app.withdraw()
+    app.withdraw(settings)
 
 
 @contextlib.contextmanager
@@ -166,6 +186,7 @@ def hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
     """Own Ray and the HTTP proxy in this process for the time of the block; other processes find them."""
     _folder(settings)
     check_port(host, port)
+    tls.check(settings)
     cluster.connect(settings, shared=True)
     from components.serving import app
 
@@ -173,16 +194,19 @@ def hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
     if owner is None or owner.pid != os.getpid():
         raise UserError("Another server of this project is just starting; see genloom serve --status.")
     try:
-        app.open_proxy(host, port)
-        server = Server(_at(host, port), os.getpid(), psutil.Process().create_time())
+        tls.publish(settings)
+        app.open_proxy(host, port, settings)
+        app.withdraw(settings)  # forgets what a server that was killed left written down
+        server = Server(_at(host, port, settings), os.getpid(), psutil.Process().create_time())
         draft = _record(settings).with_suffix(".draft")
         draft.write_text(json.dumps(asdict(server)), encoding="utf-8")
         draft.replace(_record(settings))
         yield server
     finally:
         _record(settings).unlink(missing_ok=True)
+        tls.withdraw(settings)
         if not cluster.ended():
-            app.withdraw()
+            app.withdraw(settings)
         cluster.disconnect(settings)
 
 
@@ -218,7 +242,7 @@ def _wait(settings: Settings, process: subprocess.Popen[bytes]) -> Server:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         server = find(settings)
-        if server is not None and _answers(server.url):
+        if server is not None and client.answers(server.url):
             return server
         time.sleep(0.1)
     log = log_of(settings)
@@ -226,15 +250,6 @@ def _wait(settings: Settings, process: subprocess.Popen[bytes]) -> Server:
     raise FailedError(
         f"The server did not come up ({lines[-1] if lines else 'it said nothing'}); {log} says more."
     )
-
-
-def _answers(url: str) -> bool:
-    """Whether the proxy answers at all: without a model it says 503."""
-    try:
-        httpx.get(f"{url}/-/healthz", timeout=5)
-    except httpx.HTTPError:
-        return False
-    return True
 
 
 def _as_asked(server: Server, port: int | None, host: str | None) -> Server:
@@ -246,19 +261,20 @@ def _as_asked(server: Server, port: int | None, host: str | None) -> Server:
     return server
 
 
-def _url(settings: Settings) -> str:
+def url_to(settings: Settings) -> str:
+    """The server's URL, or that of the cluster of `RAY_ADDRESS`. Raises `UserError` if no server runs."""
     if os.environ.get("RAY_ADDRESS"):
-        return _at(settings.host, settings.port)
+        return _at(settings.host, settings.port, settings)
     server = find(settings)
     if server is None:
         raise UserError("No server of this project runs; start one with genloom serve PRODUCT.")
     return server.url
 
 
-def _at(host: str, port: int) -> str:
+def _at(host: str, port: int, settings: Settings) -> str:
     """The URL to ask at; a server that listens everywhere is asked on loopback."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{reachable}:{port}"
+    return f"{'http' if settings.tls_cert is None else 'https'}://{reachable}:{port}"
 
 
 def _record(settings: Settings) -> Path:

@@ -1,10 +1,16 @@
-"""`genloom check`: the whole of `params.yaml`, before anything is started."""
+"""`genloom check`: the whole of `params.yaml` and of `serve.yaml`, before anything is started."""
 
 from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
 
 import typer
 
 from flows.commands.show import AsJson, listing
+
+if TYPE_CHECKING:
+    from components.project import Project
 
 
 def attach(app: typer.Typer) -> None:
@@ -13,7 +19,7 @@ def attach(app: typer.Typer) -> None:
 
 
 def check_project(as_json: AsJson = False) -> None:
-    """Check params.yaml whole: every field, every reference, every family's settings. Exit code 2 if any is wrong."""
+    """Check params.yaml and serve.yaml whole: every field, every reference. Exit code 2 if anything is wrong."""
     from components.errors import UserError
     from components.filtering import open_filter
     from components.project import open_project
@@ -37,3 +43,17 @@ def check_project(as_json: AsJson = False) -> None:
         raise UserError(
             f"{len(wrong)} of {len(rows)} runs in params.yaml are wrong: {', '.join(wrong)}; see above."
         )
+    _check_serving(project, as_json)
+
+
+def _check_serving(project: Project, as_json: bool) -> None:
+    from components.serving import declared
+
+    path = project.root / declared.FILE
+    if not path.is_file():
+        return
+    rows = declared.read_declaration(path, project)
+    if not os.environ.get("RAY_ADDRESS"):
+        declared.check_cpus(rows, os.cpu_count() or 1, str(path))
+    if not as_json:
+        typer.echo(f"{path}: ok, {len(rows)} applications")

@@ -1,29 +1,41 @@
-"""`genloom serve`: a product's champion, or another version, behind OpenAI's routes on this machine."""
+"""`genloom serve`: a product's champion, or the applications of a file, behind OpenAI's routes on this machine."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.errors import UserError
-from flows.commands.show import AsJson, facts
+from flows.commands.show import AsJson, facts, listing
 
 if TYPE_CHECKING:
     from components.project import Project
     from components.promotion.registry import Version
     from components.settings import Settings
-    from components.terms import Terms
 
 Product = Annotated[str | None, typer.Argument(help="A product of params.yaml.", show_default=False)]
+File = Annotated[
+    Path | None,
+    typer.Option("--file", help="The applications to serve; by default serve.yaml.", show_default=False),
+]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="By default GENLOOM_PORT, or 8000.")]
 Host = Annotated[str | None, typer.Option(help="By default GENLOOM_HOST, or 127.0.0.1.", show_default=False)]
 CHAMPION = "champion"
 Which = Annotated[
     str,
     typer.Option("--version", help="champion, and each next one as it comes; or a number, or challenger."),
+]
+Replicas = Annotated[
+    int | None,
+    typer.Option(
+        "--replicas", min=1, max=1000, help="How many replicas; by default one.", show_default=False
+    ),
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Leave the server in the background.")]
 Stop = Annotated[bool, typer.Option("--stop", help="End the server in the background.")]
@@ -37,92 +49,135 @@ def attach(app: typer.Typer) -> None:
 
 def serve(
     product: Product = None,
+    file: File = None,
     port: Port = None,
     host: Host = None,
     version: Which = CHAMPION,
+    replicas: Replicas = None,
     detach: Detach = False,
     stop: Stop = False,
     status: Status = False,
     as_json: AsJson = False,
 ) -> None:
-    """Serve a product over HTTP, until Ctrl-C or in the background."""
+    """Serve a product over HTTP, or the applications of serve.yaml, until Ctrl-C or in the background."""
     from components.project import open_project
 
     project = open_project()
+    place = project.settings.model_copy(
+        update={"port": port or project.settings.port, "host": host or project.settings.host}
+    )
     if stop:
         _stop(project.settings)
     elif status:
         _status(project.settings, as_json)
-    elif product is None:
-        raise UserError("Name the product to serve, such as genloom serve digits; or use --status or --stop.")
+    elif product is not None:
+        if file is not None:
+            raise UserError(f"Name the product {product} or the file {file}, one of the two.")
+        _start(place, _product(project, product, version, replicas), detach, port, host)
     else:
-        _start(project, product, version, detach, port, host)
+        _start(place, _declared(project, file, version, replicas), detach, port, host)
 
 
-def _start(
-    project: Project, product: str, which: str, detach: bool, port: int | None, host: str | None
-) -> None:
+@dataclass(frozen=True)
+class Wish:
+    """What is to be served: its name, how it is brought onto a server that runs, and what is said then."""
+
+    name: str
+    put: Callable[[Settings], str]
+
+
+def _product(project: Project, product: str, which: str, replicas: int | None) -> Wish:
     from components.filtering import open_filter
-    from components.serving import server
-    from components.serving.keys import keyring
-    from components.settings import LOOPBACK
 
-    settings = project.settings
-    version, follows = _resolve(project, product, which), which == CHAMPION
-    terms = project.terms(product)
+    version, terms = _resolve(project, product, which), project.terms(product)
     open_filter(terms)  # what is wrong with it is said here, not in a replica's log
-    if (host or settings.host) not in LOOPBACK and not any(
-        key.revoked is None for key in keyring(settings).keys().values()
-    ):
-        typer.echo(
-            f"On {host or settings.host} nobody is let in without a key, and there are none yet; "
-            "make one with genloom keys create NAME.",
-            err=True,
+
+    def put(settings: Settings) -> str:
+        from components.serving import server
+
+        url = server.deploy(settings, product, version, which == CHAMPION, replicas, terms)
+        return "\n".join(_said(version, url))
+
+    return Wish(version.name, put)
+
+
+def _declared(project: Project, file: Path | None, which: str, replicas: int | None) -> Wish:
+    """The applications of a file, by default serve.yaml, checked now so that what is wrong starts nothing."""
+    from components.filtering import open_filter
+    from components.serving import declared, deployment
+
+    path = file or project.root / declared.FILE
+    if file is None and not path.is_file():
+        raise UserError(
+            "Name the product to serve, such as genloom serve digits; or write serve.yaml; or use --status or --stop."
         )
-    if os.environ.get("RAY_ADDRESS"):
-        _say(version, server.deploy(_asked(settings, port, host), product, version, follows, terms))
-        return
-    if detach or server.find(settings) is not None:
-        _background(settings, product, version, follows, terms, port, host)
-    else:
-        _foreground(_asked(settings, port, host), product, version, follows, terms)
+    if (which, replicas) != (CHAMPION, None):
+        raise UserError(
+            f"With {path}, versions and replicas stand in the file; leave --version and --replicas out."
+        )
+    rows = declared.read_declaration(path, project)
+    if not os.environ.get("RAY_ADDRESS"):
+        declared.check_cpus(rows, os.cpu_count() or 1, str(path))
+    from components.promotion.registry import Registry
+
+    deployment.resolve(Registry(project.settings), rows)
+    terms = {product: project.terms(product) for row in rows.values() for product in row.models}
+    for one in terms.values():
+        open_filter(one)
+
+    def put(settings: Settings) -> str:
+        done = deployment.apply(settings, rows, str(path), terms)
+        names = {"changed": done.changed, "left alone": done.kept, "taken away": done.removed}
+        said = "; ".join(f"{what}: {', '.join(parts)}" for what, parts in names.items() if parts)
+        return f"{path.name} is served at {done.url} ({said}); genloom serve --status says more."
+
+    return Wish(f"the applications of {path.name}", put)
 
 
-def _background(
-    settings: Settings,
-    product: str,
-    version: Version,
-    follows: bool,
-    terms: Terms,
-    port: int | None,
-    host: str | None,
-) -> None:
+def _start(settings: Settings, wish: Wish, detach: bool, port: int | None, host: str | None) -> None:
     from components.serving import server
 
+    _warn(settings)
+    if os.environ.get("RAY_ADDRESS"):
+        typer.echo(wish.put(settings))
+        return
     before = server.find(settings)
+    if not detach and before is None:
+        _foreground(settings, wish)
+        return
     server.start_detached(settings, port, host)
     try:
-        url = server.deploy(settings, product, version, follows, terms)
+        typer.echo(wish.put(settings))
     except BaseException:
         if before is None:
             server.stop(settings)
         raise
-    _say(version, url)
     typer.echo("It runs in the background; end it with genloom serve --stop.")
 
 
-def _foreground(settings: Settings, product: str, version: Version, follows: bool, terms: Terms) -> None:
+def _foreground(settings: Settings, wish: Wish) -> None:
     from components.serving import server
 
-    typer.echo(f"Starting Ray and {version.name} …")
+    typer.echo(f"Starting Ray and {wish.name} …")
     with server.hosting(settings, settings.host, settings.port):
-        _say(version, server.deploy(settings, product, version, follows, terms))
+        typer.echo(wish.put(settings))
         typer.echo("End it with Ctrl-C.")
         server.wait_for_signal()
 
 
-def _asked(settings: Settings, port: int | None, host: str | None) -> Settings:
-    return settings.model_copy(update={"port": port or settings.port, "host": host or settings.host})
+def _warn(settings: Settings) -> None:
+    """Say that nobody is let in where that is so."""
+    from components.serving.keys import keyring
+    from components.settings import LOOPBACK
+
+    if settings.host not in LOOPBACK and not any(
+        key.revoked is None for key in keyring(settings).keys().values()
+    ):
+        typer.echo(
+            f"On {settings.host} nobody is let in without a key, and there are none yet; "
+            "make one with genloom keys create NAME.",
+            err=True,
+        )
 
 
 def _resolve(project: Project, product: str, which: str) -> Version:
@@ -140,11 +195,9 @@ def _resolve(project: Project, product: str, which: str) -> Version:
     return registry.version(product, which)
 
 
-def _say(version: Version, url: str) -> None:
-    typer.echo(f"{version.name} ({version.family}) is served at {url}; try")
-    typer.echo(f"  curl {url}/v1/models")
-    for line in _lines(version.product, url):
-        typer.echo(f"  {line}")
+def _said(version: Version, url: str) -> list[str]:
+    tried = [f"curl {url}/v1/models", *_lines(version.product, url)]
+    return [f"{version.name} ({version.family}) is served at {url}; try", *(f"  {line}" for line in tried)]
 
 
 def _lines(product: str, url: str) -> list[str]:
@@ -183,14 +236,22 @@ def _stop(settings: Settings) -> None:
 
 
 def _status(settings: Settings, as_json: bool) -> None:
-    from components.serving import client, server
+    from components.serving import client, deployment, server
 
     running = server.find(settings)
     content: dict[str, object] = {"running": running is not None}
+    held: list[dict[str, Any]] = []
     if running is not None:
         content |= {"url": running.url, "pid": running.pid, "log": str(server.log_of(settings))}
-        served = client.models(running.url)
-        content["models"] = (
-            served if as_json else [f"{one['id']}/{one['version']} ({one['family']})" for one in served]
-        )
+        held = deployment.status(settings, running.url)
+    if as_json:
+        awake = [one["url"] for one in held if one["replicas"]]
+        models = {"models": [model for url in awake for model in client.models(url)], "applications": held}
+        facts(content | (models if running is not None else {}), as_json)
+        return
     facts(content, as_json)
+    if running is not None:
+        shown = [
+            one | {"models": ", ".join(f"{name}/{v}" for name, v in one["models"].items())} for one in held
+        ]
+        listing(shown, as_json, empty="It serves nothing yet.")

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from components.errors import UserError
 from components.serving.keys import Key, Keyring
 from components.serving.routes.errors import answer
+from components.serving.routes.paths import route_of
 
 Need = Literal["nothing", "any", "generate", "operate"]
 OPEN = frozenset({"/health", "/ready"})
@@ -100,7 +101,7 @@ class Doorkeeper:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        found = self.access.enter(scope["path"], scope["method"], secret_of(Headers(scope=scope)))
+        found = self.access.enter(route_of(scope), scope["method"], secret_of(Headers(scope=scope)))
         if isinstance(found, JSONResponse):
             await found(scope, receive, send)
             return

@@ -21,6 +21,7 @@ from components.serving.records import ASKING, Asking, Recorder
 from components.serving.routes import chat, completions, health, images, metrics, models
 from components.serving.routes.access import Access, Doorkeeper
 from components.serving.routes.errors import answer, install
+from components.serving.routes.paths import route_of
 
 BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/images/generations": ImageRequest,
@@ -90,7 +91,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        most = LARGEST_UPLOAD if scope["path"] in UPLOADS else LARGEST_BODY
+        most = LARGEST_UPLOAD if route_of(scope) in UPLOADS else LARGEST_BODY
         announced = Headers(scope=scope).get("content-length", "")
         too_large = announced.isdigit() and int(announced) > most
         body, more = bytearray(), not too_large

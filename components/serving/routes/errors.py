@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from components.errors import FailedError, UserError, shortened, unknown
 from components.modalities.completion import ContextError
 from components.serving.engine import QueueFullError
+from components.serving.routes.paths import route_of
 
 log = logging.getLogger(__name__)
 SHOWN = 60
@@ -67,7 +68,7 @@ def respond(request: Request, error: Exception, bodies: Mapping[str, type[BaseMo
     """The answer to a request that ended with `error`; what is not foreseen is logged and told as such."""
     match error:
         case RequestValidationError():
-            message, param = sentence(error.errors()[0], bodies.get(request.url.path, BaseModel))
+            message, param = sentence(error.errors()[0], bodies.get(route_of(request.scope), BaseModel))
             return answer(400, message, "invalid_request", param)
         case UnknownModelError():
             return answer(404, str(error), "model_not_found", "model")

@@ -1,0 +1,117 @@
+"""serve.yaml is checked whole, and what is wrong is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.errors import UserError
+from components.project import open_project
+from components.serving.declared import ApplicationRow, Replicas, check_cpus, read_declaration
+
+GOOD = """
+applications:
+  pictures:
+    models: {digits: champion, mnist: 3}
+    replicas: 2
+    cpus: 0.25
+  words: {models: {shakespeare: champion}, replicas: {min: 0, max: 4, requests: 8, down: 60}}
+  more: {models: {digits: 1}, path: /more/digits}
+"""
+
+
+def read(root: Path, text: str) -> Any:
+    (root / "params.yaml").write_text(
+        "datasets: {d: {source: digits}}\n"
+        "products: {digits: {dataset: d}, mnist: {dataset: d}, shakespeare: {dataset: d}}\n",
+        encoding="utf-8",
+    )
+    path = root / "serve.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_declaration(path, open_project(root))
+
+
+def test_a_file_of_applications_with_defaults(tmp_path: Path) -> None:
+    rows = read(tmp_path, GOOD)
+    assert [(name, row.path) for name, row in rows.items()] == [
+        ("pictures", "/"),
+        ("words", "/words"),
+        ("more", "/more/digits"),
+    ]
+    assert rows["pictures"].models == {"digits": "champion", "mnist": 3}
+    assert rows["pictures"].replicas == Replicas(min=2, max=2)
+    assert rows["pictures"].replicas.fixed
+    assert rows["words"].replicas == Replicas(min=0, max=4, requests=8, down=60)
+    assert str(rows["words"].replicas) == "0 to 4"
+    assert rows["more"].cpus == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("applications: {}", "at least 1 item"),
+        ("applications: [", "is not valid YAML"),
+        ("{applications: {a: {models: {digits: 1}}}, application: 1}", "did you mean applications"),
+        ("applications: {a: {models: {digts: champion}}}", "did you mean digits"),
+        ("applications: {a: {models: {}}}", "at least 1 item"),
+        ("applications: {a: {replicas: 1}}", "the field applications.a.models is missing"),
+        ("applications: {a: {models: {digits: newest}}}", "'newest': give champion, which is followed, or"),
+        ("applications: {a: {models: {digits: 0}}}", "is 0: give champion"),
+        ("applications: {a: {models: {digits: true}}}", "is True: give champion"),
+        ("applications: {a: {models: {digits: 1}, replica: 1}}", "did you mean replicas"),
+        ("applications: {a: {models: {digits: 1}, gpus: 1}}", "There is no field “gpus”"),
+        (
+            "applications: {a: {models: {digits: 1}, replicas: many}}",
+            "is 'many': give a number, or min and max",
+        ),
+        ("applications: {a: {models: {digits: 1}, replicas: {min: 3, max: 2}}}", "min 3 is more than max 2"),
+        ("applications: {a: {models: {digits: 1}, replicas: {most: 2}}}", "There is no field “most”"),
+        ("applications: {a: {models: {digits: 1}, replicas: 0}}", "replicas.max is 0"),
+        ("applications: {a: {models: {digits: 1}, cpus: -1}}", "cpus is -1"),
+        ("applications: {a: {models: {digits: 1}, cpus: .inf}}", "cpus is inf"),
+        ("applications: {a: {models: {digits: 1}, path: words}}", "“words” must be / or such as /words"),
+        ("applications: {a: {models: {digits: 1}, path: /words/}}", "must be / or such as /words"),
+        ("applications: {a: {models: {digits: 1}, path: /v1}}", "would hide the routes /v1"),
+        ("applications: {A: {models: {digits: 1}}}", "the name must be small letters"),
+        ("applications: {genloom: {models: {digits: 1}}}", "is that of genloom serve PRODUCT"),
+        (
+            "applications: {a: {models: {digits: 1}}, b: {models: {mnist: 1}, path: /}}",
+            "b has the path / too; give one of them another",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError) as wrong:
+        read(tmp_path, text)
+    assert said in str(wrong.value)
+    assert "serve.yaml" in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+def test_more_cpus_than_there_are_are_refused_with_the_arithmetic() -> None:
+    rows = {
+        "pictures": ApplicationRow.model_validate({"models": {"digits": 1}, "replicas": 2, "cpus": 0.5}),
+        "words": ApplicationRow.model_validate({"models": {"shakespeare": 1}, "replicas": 9}),
+    }
+    check_cpus(rows, 1.5, "serve.yaml")
+    with pytest.raises(
+        UserError, match=r"2 × 0\.5 \(pictures\) \+ 0\.5 .* = 1\.5 CPUs, and there are 1; lower"
+    ):
+        check_cpus(rows, 1, "serve.yaml")
+
+
+def test_check_reads_the_file_too(project: Path, genloom: Callable[..., Any]) -> None:
+    path = project / "serve.yaml"
+    path.write_text("applications: {a: {models: {digits: champion}}}", encoding="utf-8")
+    said = genloom("check")
+    assert said.code == 0, said.err
+    assert "serve.yaml: ok, 1 applications" in said.out.replace("\n", "")
+    path.write_text(
+        "applications: {a: {models: {digits: champion}, replicas: 999, cpus: 8}}", encoding="utf-8"
+    )
+    said = genloom("check")
+    assert said.code == 2
+    assert "999 × 8 (a) + 8 (a new version beside the old) = 8000 CPUs" in said.err
