@@ -26,6 +26,9 @@ SERVE = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    # On a machine that trains meanwhile a proxy needs longer than Ray's five seconds, and would be killed for it.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
 WORKERS = {
     # Ray starts workers at nice 15: a step of two lasts as long as the one that other work keeps from its core

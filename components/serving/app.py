@@ -17,6 +17,7 @@ from ray.experimental import internal_kv
 from ray.serve.config import BackpressureConfig, HTTPOptions
 
 from components.errors import FailedError
+from components.serving import haproxy
 from components.serving.catalog import Served
 from components.serving.follow import Follower, open_champions
 from components.serving.keys import keyring
@@ -55,9 +56,11 @@ def open_proxy(host: str, port: int) -> None:
     _hush()
     if internal_kv._internal_kv_get(HOST, namespace=NAME) is None:
         internal_kv._internal_kv_put(HOST, host.encode(), namespace=NAME)
+    # replicas behind HAProxy have ports of their own at this host, and only HAProxy is to be asked from elsewhere
+    own = LOOPBACK[0] if haproxy.chosen() else host
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=host, port=port, request_timeout_s=TIMEOUT),
+        http_options=HTTPOptions(host=own, port=port, request_timeout_s=TIMEOUT),
     )
 
 

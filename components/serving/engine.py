@@ -75,7 +75,7 @@ class Engine:
         self._heard = [0] * self.width
         self._slots: Slots | None = None
         self._failures = 0
-        self._closing = False
+        self._closing = self._ended = False
         self.tally = Tally()
         self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
         self._thread.start()
@@ -90,7 +90,7 @@ class Engine:
         all rows find room in the queue, `FailedError` after `close`.
         """
         with self._change:
-            if self._closing:
+            if self._closing or self._ended:
                 raise FailedError("The engine is closed; ask again when the server is back.")
             if self.waiting + len(requests) > self.queue:
                 raise QueueFullError
@@ -113,12 +113,12 @@ class Engine:
     @property
     def healthy(self) -> bool:
         """Whether the thread runs and its last steps were not all failures."""
-        return self._thread.is_alive() and self._failures < SICK
+        return not self._ended and self._thread.is_alive() and self._failures < SICK
 
     @property
     def sick(self) -> bool:
         """Whether its steps keep failing or its thread has died; one that was closed is not."""
-        return self._failures >= SICK or not (self._closing or self._thread.is_alive())
+        return self._failures >= SICK or not (self._closing or self.healthy)
 
     def close(self) -> None:
         """End the thread; what is not finished fails."""
@@ -130,6 +130,18 @@ class Engine:
     def _run(self) -> None:
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
+        try:
+            self._work()
+        except BaseException as error:  # SystemExit and the like end the thread, so nobody may wait for it any more
+            log.exception("the engine of %s has ended", self.model.about.product)
+            self._slots = None
+            self._end(_told(error))
+        else:
+            self._end(FailedError("The engine was closed; ask again."))
+        finally:
+            torch.set_num_threads(before)
+
+    def _work(self) -> None:
         while self._wait():
             try:
                 self._step()
@@ -138,8 +150,12 @@ class Engine:
                 self._slots = None
                 self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
                 self._fail(self._running(), _told(error))
-        self._fail({*self._running(), *self._jobs}, FailedError("The engine was closed; ask again."))
-        torch.set_num_threads(before)
+
+    def _end(self, error: FailedError) -> None:
+        """Take nothing more, and tell all who wait."""
+        with self._change:
+            self._ended = True
+        self._fail({*self._running(), *self._jobs}, error)
 
     def _wait(self) -> bool:
         """Sleep until there is work; False when the engine is closed."""
@@ -277,5 +293,5 @@ class Engine:
                 job.future.set_exception(error)
 
 
-def _told(error: Exception) -> FailedError:
+def _told(error: BaseException) -> FailedError:
     return FailedError(f"The model failed while it generated ({type(error).__name__}: {error}); ask again.")

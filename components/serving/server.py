@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from components import cluster
 from components.errors import FailedError, UserError
-from components.serving import client
+from components.serving import client, haproxy
 from components.settings import Settings, writable_home
 
 if TYPE_CHECKING:
@@ -163,6 +163,16 @@ def hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
     """Own Ray and the HTTP proxy in this process for the time of the block; other processes find them."""
     _folder(settings)
     check_port(host, port)
+    fast = settings.proxy == "haproxy" and haproxy.available()
+    with (
+        haproxy.in_front(settings.home, host, port) if fast else contextlib.nullcontext(),
+        _hosting(settings, host, port) as server,
+    ):
+        yield server
+
+
+@contextlib.contextmanager
+def _hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
     cluster.connect(settings, shared=True)
     from components.serving import app
 

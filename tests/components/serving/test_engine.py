@@ -19,6 +19,8 @@ from components.families.vae import VAE
 from components.serving.engine import Engine, QueueFullError
 
 WIDTH = 4
+LAST = 77
+"""Steps asked for by the request that ends the engine's thread."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Slow(VAE):
         time.sleep(self.pause)
         if bool(((state.todo < 0) & ~state.done).any()):
             raise RuntimeError("the step broke")
+        if bool((state.todo == LAST).any()):
+            raise SystemExit("the thread ends")
         step = noise(state.seed, state.step, (1, 8, 8))
         latent = step.flatten(1)[:, : self.latent]
         decoded: Tensor = networks["autoencoder"].decode(latent)  # type: ignore[operator]
@@ -195,3 +199,18 @@ def test_closing_ends_the_thread_and_tells_who_waits(start: Callable[..., Engine
         engine.submit(ask([1], 1))
     assert not engine.healthy
     assert torch.get_num_threads() == threads
+
+
+def test_a_thread_that_ends_tells_who_waits_and_takes_nothing_more(start: Callable[..., Engine]) -> None:
+    engine = start(pause=0.01)
+    running = engine.submit(ask([1] * (WIDTH - 1), 100_000))
+    time.sleep(0.05)
+    last = engine.submit(ask([2], LAST))
+    waiting = engine.submit(ask([3], 1))
+    for future in (running, last, waiting):
+        with pytest.raises(FailedError, match="SystemExit: the thread ends"):
+            future.result(30)
+    assert not engine.healthy
+    assert engine.sick
+    with pytest.raises(FailedError, match="closed"):
+        engine.submit(ask([4], 1))
