@@ -29,6 +29,8 @@ NAME = "genloom"
 SERVED, HOST = "served", "host"
 IN_FLIGHT = 2048
 """Requests in one replica; more than its engines' queues hold, so that the engine is the one that refuses."""
+HEALTH = 2.0
+"""Seconds between two looks at a replica's engines; after three bad ones it is replaced."""
 TIMEOUT = 300.0
 """Seconds after which the proxy gives a request up."""
 
@@ -75,15 +77,15 @@ def _remember(versions: Sequence[Served]) -> None:
     internal_kv._internal_kv_put(SERVED, content, overwrite=True, namespace=NAME)
 
 
-def roll_out(versions: Sequence[Served], settings: Settings) -> None:
-    """Serve exactly `versions`; the old replica answers until the new one is warm.
+def roll_out(versions: Sequence[Served], settings: Settings, replicas: int = 1) -> None:
+    """Serve exactly `versions` by so many `replicas`; the old ones answer until the new ones are warm.
 
     Raises `FailedError` if the new one does not come up; then the old versions stay.
     """
     _hush()
     before = served()
     try:
-        serve.run(_application(versions, settings), name=NAME, route_prefix="/")
+        serve.run(_application(versions, settings, replicas), name=NAME, route_prefix="/")
     except RuntimeError as error:
         if before:
             serve.run(_application(before, settings), name=NAME, route_prefix="/")
@@ -108,7 +110,7 @@ def _hush() -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
-def _application(versions: Sequence[Served], settings: Settings) -> Any:
+def _application(versions: Sequence[Served], settings: Settings, replicas: int = 1) -> Any:
     """The deployment of `versions`; who is let in is decided by where the proxy listens, whoever deploys."""
     host = internal_kv._internal_kv_get(HOST, namespace=NAME)
     if host is not None:
@@ -116,7 +118,7 @@ def _application(versions: Sequence[Served], settings: Settings) -> Any:
     deployment = serve.deployment(
         serve.ingress()(Endpoint),
         name="endpoint",
-        num_replicas=1,
+        num_replicas=replicas,
         ray_actor_options={"num_cpus": 0},  # a replica must not take a core from training
         max_ongoing_requests=IN_FLIGHT,
         max_queued_requests=IN_FLIGHT,
@@ -124,6 +126,7 @@ def _application(versions: Sequence[Served], settings: Settings) -> Any:
         max_surge_percent=100,
         max_constructor_retry_count=2,
         graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=HEALTH,
     )
     return deployment.bind(list(versions), settings)
 

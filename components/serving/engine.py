@@ -38,6 +38,10 @@ class Tally:
     failed: int = 0
 
 
+class EndedError(FailedError):
+    """The engine takes nothing more; another replica, or the next one of this place, may."""
+
+
 class QueueFullError(Exception):
     """More rows wait than the engine's queue holds; the client may ask again soon."""
 
@@ -87,11 +91,11 @@ class Engine:
 
         `listen` hears of every row of tokens as it grows, on the engine's thread, and may end it; `look` sees
         rows of pictures on their way. If one of them raises, the request fails. Raises `QueueFullError` if not
-        all rows find room in the queue, `FailedError` after `close`.
+        all rows find room in the queue, `EndedError` after `close`.
         """
         with self._change:
             if self._closing or self._ended:
-                raise FailedError("The engine is closed; ask again when the server is back.")
+                raise EndedError("The engine is closed; ask again when the server is back.")
             if self.waiting + len(requests) > self.queue:
                 raise QueueFullError
             job = Job(requests, left=len(requests), listen=listen, look=look)
@@ -132,7 +136,9 @@ class Engine:
         torch.set_num_threads(self.threads)
         try:
             self._work()
-        except BaseException as error:  # SystemExit and the like end the thread, so nobody may wait for it any more
+        except (
+            BaseException
+        ) as error:  # SystemExit and the like end the thread, so nobody may wait for it any more
             log.exception("the engine of %s has ended", self.model.about.product)
             self._slots = None
             self._end(_told(error))

@@ -44,7 +44,11 @@ ERRORS: Mapping[int, tuple[str, str, str]] = {
     413: ("Payload Too Large", "too_large", "The request is larger than the server takes; send less."),
     500: ("Internal Server Error", "internal_error", "The server failed; its log says why."),
     502: ("Bad Gateway", "replica_lost", "The replica ended before its answer was whole; ask again."),
-    503: ("Service Unavailable", "overloaded", "No replica can take this request now; ask again in a second."),
+    503: (
+        "Service Unavailable",
+        "overloaded",
+        "No replica can take this request now; ask again in a second.",
+    ),
     504: ("Gateway Timeout", "timeout", "The replica did not answer in time; ask again, or for less."),
 }
 """What HAProxy, or Ray Serve behind it, says itself: reason, code, message."""

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from components.errors import FailedError, UserError, shortened, unknown
 from components.modalities.completion import ContextError
-from components.serving.engine import QueueFullError
+from components.serving.engine import EndedError, QueueFullError
 
 log = logging.getLogger(__name__)
 SHOWN = 60
@@ -69,6 +69,8 @@ def respond(request: Request, error: Exception, bodies: Mapping[str, type[BaseMo
             return answer(404, str(error), "model_not_found", "model")
         case ContextError():
             return answer(400, str(error), "context_length_exceeded", error.param)
+        case EndedError():
+            return answer(503, str(error), "engine_ended", headers={"retry-after": "1"})
         case FailedError():
             return answer(500, str(error), "generation_failed")
         case UserError():

@@ -146,9 +146,7 @@ def answering(left: list[str]) -> Any:
             size, more = size + len(message.get("body", b"")), bool(message.get("more_body"))
         status = 503 if path == "/full" else 408 if path == "/slow" else 200
         kind = b"text/event-stream" if path == "/events" else b"text/plain"
-        await send(
-            {"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]}
-        )
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
         if path != "/events":
             await send({"type": "http.response.body", "body": b"%d" % size})
             return
