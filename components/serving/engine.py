@@ -8,6 +8,7 @@ request hears of its rows of tokens after each step.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ from components.families.sampling import Slots
 from components.serving.listening import Glimpse, Listener, Look, Span, progress, read
 
 log = logging.getLogger(__name__)
+PATIENCE = 60.0
+"""The most seconds of work that may wait before a request: more would end after its client has left."""
+KNOWN, FORGET = 8, 256
+"""Rows after which an engine's pace is known, and after which what was before counts half."""
 SICK = 3
 """Steps that fail one after the other before the engine calls itself unhealthy."""
 
@@ -46,6 +51,30 @@ class QueueFullError(Exception):
     """More rows wait than the engine's queue holds; the client may ask again soon."""
 
 
+@dataclass
+class Pace:
+    """How fast rows are computed, by the last few hundred of them: `taken` are places in use, summed over steps."""
+
+    seconds: float = 0.0
+    steps: float = 0.0
+    taken: float = 0.0
+    finished: float = 0.0
+
+    def wait(self, rows: int, width: int) -> float:
+        """Seconds that `rows` take where all of `width` places are in use; 0 until some are known."""
+        if self.finished < KNOWN:
+            return 0.0
+        return rows * (self.seconds / self.steps) * (self.taken / self.finished) / width
+
+    def add(self, seconds: float, taken: int, finished: int) -> None:
+        """Take a step in."""
+        self.seconds, self.steps = self.seconds + seconds, self.steps + 1
+        self.taken, self.finished = self.taken + taken, self.finished + finished
+        if self.finished > FORGET:
+            self.seconds, self.steps = self.seconds / 2, self.steps / 2
+            self.taken, self.finished = self.taken / 2, self.finished / 2
+
+
 @dataclass(eq=False)
 class Job:
     """One submitted request: `entered` of its rows have a place or are done, `left` are not finished."""
@@ -65,14 +94,22 @@ class Job:
 
 
 class Engine:
-    """Computes `width` rows of a model at a time; `queue` is how many rows may wait.
+    """Computes `width` rows of a model at a time; `queue` is how many rows may wait, `patience` for how many seconds.
 
     `threads` is torch's for the time that the engine runs; with width and device kind it decides the bits.
     """
 
-    def __init__(self, model: Model, width: int | None = None, queue: int = 1024, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: Model,
+        width: int | None = None,
+        queue: int = 1024,
+        threads: int = 1,
+        patience: float = PATIENCE,
+    ) -> None:
         self.model, self.width = model, width or model.width
         self.queue, self.threads = queue, threads
+        self.patience, self._pace = patience, Pace()
         self._change = Condition()
         self._jobs: deque[Job] = deque()
         self._places: list[tuple[Job, int] | None] = [None] * self.width
@@ -91,12 +128,13 @@ class Engine:
 
         `listen` hears of every row of tokens as it grows, on the engine's thread, and may end it; `look` sees
         rows of pictures on their way. If one of them raises, the request fails. Raises `QueueFullError` if not
-        all rows find room in the queue, `EndedError` after `close`.
+        all rows find room in the queue, or those before them will take too long; `EndedError` after `close`.
         """
         with self._change:
             if self._closing or self._ended:
                 raise EndedError("The engine is closed; ask again when the server is back.")
-            if self.waiting + len(requests) > self.queue:
+            waiting = self.waiting
+            if waiting + len(requests) > self.queue or self._pace.wait(waiting, self.width) > self.patience:
                 raise QueueFullError
             job = Job(requests, left=len(requests), listen=listen, look=look)
             self._jobs.append(job)
@@ -173,10 +211,13 @@ class Engine:
         self._drop_cancelled()
         self._admit()
         if self._slots is not None and any(self._places):
+            began, finished = time.perf_counter(), self.tally.finished
+            taken = sum(place is not None for place in self._places)
             self._slots.advance()
             self.tally.steps += 1
-            self.tally.rows += sum(taken is not None for taken in self._places)
+            self.tally.rows += taken
             self._collect(self._slots)
+            self._pace.add(time.perf_counter() - began, taken, self.tally.finished - finished)
 
     def _drop_cancelled(self) -> None:
         gone = [place for place, taken in enumerate(self._places) if taken and taken[0].future.cancelled()]

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -20,7 +21,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -29,6 +30,8 @@ BIND, FOLDER, BINARY = "GENLOOM_HAPROXY_BIND", "GENLOOM_HAPROXY_FOLDER", "GENLOO
 PEM = "server.pem"
 PORTS = range(20_000, 30_000, 100)
 """Where the blocks of ports begin from which Ray Serve takes the replicas' own, on loopback."""
+CLIENTS = 4096
+"""Connections at once, as far as the limit of open files allows."""
 SILENCE = 300
 """Seconds that a client or a replica may say nothing."""
 HEAD = 30
@@ -114,6 +117,7 @@ def environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         # the replicas count for /metrics; a datagram for each request to a Python process would cost more than that
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_MAXCONN": str(connections()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENCE),
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(SILENCE + HEAD),
@@ -124,6 +128,12 @@ def environment(
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + 1),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS.step - 1),
     }
+
+
+def connections() -> int:
+    """How many clients at once: each is a file here and one towards a replica, and HAProxy must have them all."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CLIENTS if most == resource.RLIM_INFINITY else max(1, min(CLIENTS, (most - 256) // 2))
 
 
 def block() -> int:
@@ -210,6 +220,8 @@ def sections(config: str) -> Iterator[tuple[str, list[str]]]:
 
 def main(arguments: Sequence[str]) -> None:
     """Become HAProxy with these arguments, after its configuration was made to fit."""
+    with suppress(PermissionError):
+        os.setsid()  # Ctrl-C in a terminal is for the server, which lets running requests finish
     # it must not outlive Ray's process, not even by kill -9
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     path = Path(arguments[arguments.index("-f") + 1])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -141,6 +142,11 @@ def answering(left: list[str]) -> Any:
         if scope["type"] != "http":
             return
         path = scope["path"]
+        if path == "/early":
+            whole = {"type": "http.response.body", "body": b"{}"}
+            await send({"type": "http.response.start", "status": 413, "headers": []})
+            await send(whole)
+            return
         size, more = 0, True
         while more:
             message = await receive()
@@ -197,6 +203,12 @@ def test_a_body_as_large_as_any_passes_whole(front: Front) -> None:
     assert httpx.post(f"{front.url}/whole", content=bytes(2**25), timeout=60).text == f"{2**25}"
 
 
+def test_who_sends_too_much_reads_the_refusal(front: Front) -> None:
+    for _ in range(5):
+        refused = httpx.post(f"{front.url}/early", content=bytes(2**25), timeout=60)
+        assert refused.status_code == 413
+
+
 def test_events_come_one_by_one_and_a_client_that_leaves_is_told_to_the_replica(front: Front) -> None:
     with httpx.stream("GET", f"{front.url}/events") as answer:
         lines = answer.iter_lines()
@@ -220,6 +232,16 @@ def test_it_listens_where_it_was_asked_to_and_nowhere_else(front: Front) -> None
     assert {(address.ip, f"http://127.0.0.1:{address.port}") for address in listening} == {
         ("127.0.0.1", front.url)
     }
+
+
+def test_an_interrupt_of_the_terminal_does_not_reach_it(front: Front) -> None:
+    assert os.getsid(front.process.pid) == front.process.pid != os.getsid(0)
+
+
+def test_a_low_limit_of_open_files_means_fewer_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    for most, clients in ((2**20, 4096), (resource.RLIM_INFINITY, 4096), (4096, 1920), (64, 1)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
+        assert haproxy.connections() == clients
 
 
 def test_it_ends_with_who_started_it_even_by_kill_9(tmp_path: Path) -> None:
