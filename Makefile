@@ -47,12 +47,13 @@ bench-text: .venv/installed ## text: quality and speed beside transformers; GENL
 bench-images: .venv/installed ## every family of pictures, ten minutes each; FAMILY=… picks families or runs; rows are reused
 	@$(BIN)/python -m tests.benchmarks bench-images $(FAMILY)
 
-bench-serve: .venv/installed ## serving: cost of the routes, many connections, champions that move under load
-	@$(BIN)/python -m tests.benchmarks bench-serve
+bench-serve: .venv/installed ## serving: speed beside LitServe, deaths, overload, mixed load; NAME=… picks some, NAME=hour is long
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	@$(BIN)/python -m tests.benchmarks bench-serve $(NAME)
 
 constraints: ## refresh the pins to the newest versions that pyproject.toml allows (torch stays at TORCH)
 	@rm -rf .venv-new && $(PYTHON) -m venv .venv-new
-	@.venv-new/bin/pip install --quiet --disable-pip-version-check $(TORCH) --editable '.[dev]'
+	@.venv-new/bin/pip install --quiet --disable-pip-version-check $(TORCH) --editable '.[dev,bench]'
 	@{ echo "# Every package of .venv, pinned; refresh with: make constraints"; \
 		.venv-new/bin/pip freeze --exclude-editable | sed -E 's/\+cpu$$//'; } > constraints.txt
 	@rm -rf .venv-new

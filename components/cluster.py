@@ -29,6 +29,9 @@ SERVE = {
     # how many requests there are is told once a second, or a burst would be over before a replica is started
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    # On a machine that trains meanwhile a proxy needs longer than Ray's five seconds, and would be killed for it.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
 WORKERS = {
     # Ray starts workers at nice 15: a step of two lasts as long as the one that other work keeps from its core

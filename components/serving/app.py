@@ -20,6 +20,7 @@ from ray.experimental import internal_kv
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 
 from components.errors import FailedError, UserError
+from components.serving import haproxy, tls
 from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
 from components.serving.declared import NAME, Replicas
@@ -33,6 +34,8 @@ from components.settings import LOOPBACK, Settings
 HELD, HOST = "applications", "host"
 IN_FLIGHT = 2048
 """Requests in one replica; more than its engines' queues hold, so that the engine is the one that refuses."""
+HEALTH = 2.0
+"""Seconds between two looks at a replica's engines; after three bad ones it is replaced."""
 TIMEOUT = 300.0
 """Seconds after which the proxy gives a request up."""
 SOON = 2.0
@@ -78,14 +81,16 @@ def open_proxy(host: str, port: int, settings: Settings) -> None:
     _hush()
     if internal_kv._internal_kv_get(HOST, namespace=NAME) is None:
         internal_kv._internal_kv_put(HOST, host.encode(), namespace=NAME)
+    # replicas behind HAProxy have ports of their own at this host, and only HAProxy is to be asked from elsewhere
+    own, files = (LOOPBACK[0], None) if haproxy.chosen() else (host, tls.pair(settings))
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(
-            host=host,
+            host=own,
             port=port,
             request_timeout_s=TIMEOUT,
-            ssl_keyfile=None if settings.tls_key is None else str(settings.tls_key),
-            ssl_certfile=None if settings.tls_cert is None else str(settings.tls_cert),
+            ssl_certfile=None if files is None else str(files[0]),
+            ssl_keyfile=None if files is None else str(files[1]),
         ),
     )
 
@@ -220,6 +225,7 @@ def _bound(application: Application, settings: Settings) -> Any:
         max_surge_percent=1,  # rounded up: one replica after the other, which needs room for one more only
         max_constructor_retry_count=2,
         graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=HEALTH,
     )
     return deployment.bind(list(application.served), settings)
 

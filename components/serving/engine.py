@@ -8,6 +8,7 @@ request hears of its rows of tokens after each step.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ from components.families.sampling import Slots
 from components.serving.listening import Glimpse, Listener, Look, Span, progress, read
 
 log = logging.getLogger(__name__)
+PATIENCE = 60.0
+"""The most seconds of work that may wait before a request: more would end after its client has left."""
+KNOWN, FORGET = 8, 256
+"""Rows after which an engine's pace is known, and after which what was before counts half."""
 SICK = 3
 """Steps that fail one after the other before the engine calls itself unhealthy."""
 
@@ -38,8 +43,36 @@ class Tally:
     failed: int = 0
 
 
+class EndedError(FailedError):
+    """The engine takes nothing more; another replica, or the next one of this place, may."""
+
+
 class QueueFullError(Exception):
     """More rows wait than the engine's queue holds; the client may ask again soon."""
+
+
+@dataclass
+class Pace:
+    """How fast rows are computed, by the last few hundred of them: `taken` are places in use, summed over steps."""
+
+    seconds: float = 0.0
+    steps: float = 0.0
+    taken: float = 0.0
+    finished: float = 0.0
+
+    def wait(self, rows: int, width: int) -> float:
+        """Seconds that `rows` take where all of `width` places are in use; 0 until some are known."""
+        if self.finished < KNOWN:
+            return 0.0
+        return rows * (self.seconds / self.steps) * (self.taken / self.finished) / width
+
+    def add(self, seconds: float, taken: int, finished: int) -> None:
+        """Take a step in."""
+        self.seconds, self.steps = self.seconds + seconds, self.steps + 1
+        self.taken, self.finished = self.taken + taken, self.finished + finished
+        if self.finished > FORGET:
+            self.seconds, self.steps = self.seconds / 2, self.steps / 2
+            self.taken, self.finished = self.taken / 2, self.finished / 2
 
 
 @dataclass(eq=False)
@@ -61,21 +94,29 @@ class Job:
 
 
 class Engine:
-    """Computes `width` rows of a model at a time; `queue` is how many rows may wait.
+    """Computes `width` rows of a model at a time; `queue` is how many rows may wait, `patience` for how many seconds.
 
     `threads` is torch's for the time that the engine runs; with width and device kind it decides the bits.
     """
 
-    def __init__(self, model: Model, width: int | None = None, queue: int = 1024, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: Model,
+        width: int | None = None,
+        queue: int = 1024,
+        threads: int = 1,
+        patience: float = PATIENCE,
+    ) -> None:
         self.model, self.width = model, width or model.width
         self.queue, self.threads = queue, threads
+        self.patience, self._pace = patience, Pace()
         self._change = Condition()
         self._jobs: deque[Job] = deque()
         self._places: list[tuple[Job, int] | None] = [None] * self.width
         self._heard = [0] * self.width
         self._slots: Slots | None = None
         self._failures = 0
-        self._closing = False
+        self._closing = self._ended = False
         self.tally = Tally()
         self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
         self._thread.start()
@@ -87,12 +128,13 @@ class Engine:
 
         `listen` hears of every row of tokens as it grows, on the engine's thread, and may end it; `look` sees
         rows of pictures on their way. If one of them raises, the request fails. Raises `QueueFullError` if not
-        all rows find room in the queue, `FailedError` after `close`.
+        all rows find room in the queue, or those before them will take too long; `EndedError` after `close`.
         """
         with self._change:
-            if self._closing:
-                raise FailedError("The engine is closed; ask again when the server is back.")
-            if self.waiting + len(requests) > self.queue:
+            if self._closing or self._ended:
+                raise EndedError("The engine is closed; ask again when the server is back.")
+            waiting = self.waiting
+            if waiting + len(requests) > self.queue or self._pace.wait(waiting, self.width) > self.patience:
                 raise QueueFullError
             job = Job(requests, left=len(requests), listen=listen, look=look)
             self._jobs.append(job)
@@ -113,12 +155,12 @@ class Engine:
     @property
     def healthy(self) -> bool:
         """Whether the thread runs and its last steps were not all failures."""
-        return self._thread.is_alive() and self._failures < SICK
+        return not self._ended and self._thread.is_alive() and self._failures < SICK
 
     @property
     def sick(self) -> bool:
         """Whether its steps keep failing or its thread has died; one that was closed is not."""
-        return self._failures >= SICK or not (self._closing or self._thread.is_alive())
+        return self._failures >= SICK or not (self._closing or self.healthy)
 
     def close(self) -> None:
         """End the thread; what is not finished fails."""
@@ -130,6 +172,20 @@ class Engine:
     def _run(self) -> None:
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
+        try:
+            self._work()
+        except (
+            BaseException
+        ) as error:  # SystemExit and the like end the thread, so nobody may wait for it any more
+            log.exception("the engine of %s has ended", self.model.about.product)
+            self._slots = None
+            self._end(_told(error))
+        else:
+            self._end(FailedError("The engine was closed; ask again."))
+        finally:
+            torch.set_num_threads(before)
+
+    def _work(self) -> None:
         while self._wait():
             try:
                 self._step()
@@ -138,8 +194,12 @@ class Engine:
                 self._slots = None
                 self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
                 self._fail(self._running(), _told(error))
-        self._fail({*self._running(), *self._jobs}, FailedError("The engine was closed; ask again."))
-        torch.set_num_threads(before)
+
+    def _end(self, error: FailedError) -> None:
+        """Take nothing more, and tell all who wait."""
+        with self._change:
+            self._ended = True
+        self._fail({*self._running(), *self._jobs}, error)
 
     def _wait(self) -> bool:
         """Sleep until there is work; False when the engine is closed."""
@@ -151,10 +211,13 @@ class Engine:
         self._drop_cancelled()
         self._admit()
         if self._slots is not None and any(self._places):
+            began, finished = time.perf_counter(), self.tally.finished
+            taken = sum(place is not None for place in self._places)
             self._slots.advance()
             self.tally.steps += 1
-            self.tally.rows += sum(taken is not None for taken in self._places)
+            self.tally.rows += taken
             self._collect(self._slots)
+            self._pace.add(time.perf_counter() - began, taken, self.tally.finished - finished)
 
     def _drop_cancelled(self) -> None:
         gone = [place for place, taken in enumerate(self._places) if taken and taken[0].future.cancelled()]
@@ -277,5 +340,5 @@ class Engine:
                 job.future.set_exception(error)
 
 
-def _told(error: Exception) -> FailedError:
+def _told(error: BaseException) -> FailedError:
     return FailedError(f"The model failed while it generated ({type(error).__name__}: {error}); ask again.")

@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from components import cluster
 from components.errors import FailedError, UserError
-from components.serving import client, tls
+from components.serving import client, haproxy, tls
 from components.settings import Settings, writable_home
 from components.terms import USUAL, Terms
 
@@ -187,6 +187,16 @@ def hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
     _folder(settings)
     check_port(host, port)
     tls.check(settings)
+    fast = settings.proxy == "haproxy" and haproxy.available()
+    with (
+        haproxy.in_front(settings.home, host, port, tls.pair(settings)) if fast else contextlib.nullcontext(),
+        _hosting(settings, host, port) as server,
+    ):
+        yield server
+
+
+@contextlib.contextmanager
+def _hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
     cluster.connect(settings, shared=True)
     from components.serving import app
 

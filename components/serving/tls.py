@@ -14,9 +14,9 @@ BEGIN, END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 def check(settings: Settings) -> None:
     """Raise `UserError` unless certificate and key, if they are set, can be read and belong together."""
-    certificate, key = settings.tls_cert, settings.tls_key
-    if certificate is None or key is None:
+    if (files := pair(settings)) is None:
         return
+    certificate, key = files
     for name, path in (("GENLOOM_TLS_CERT", certificate), ("GENLOOM_TLS_KEY", key)):
         try:
             path.read_bytes()
@@ -43,6 +43,13 @@ def _cause(error: Exception, certificate: Path, key: Path) -> str:
     except (ssl.SSLError, ValueError):
         return f"{certificate} is no certificate in PEM"
     return f"{key} is no private key in PEM without a password"
+
+
+def pair(settings: Settings) -> tuple[Path, Path] | None:
+    """The files of the certificate and of its key, or None for plain HTTP."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return settings.tls_cert, settings.tls_key
 
 
 def publish(settings: Settings) -> None:

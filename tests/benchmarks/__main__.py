@@ -17,14 +17,20 @@ from tests.benchmarks import (
     decoding,
     images,
     ingest,
+    killed,
+    mixed,
+    overload,
     rerun,
+    rivals,
     scaling,
     serve,
     shakespeare,
+    streams,
     texts,
     throughput,
     training,
 )
+from tests.benchmarks.load import TRIAL
 from tests.benchmarks.row import Row
 
 Benchmark = Callable[[Path], list[Row]]
@@ -43,7 +49,17 @@ TEXT: dict[str, Benchmark] = {
     "decoding": decoding.run,
     "texts": texts.run,
 }
-SERVE: dict[str, Benchmark] = {"serve": serve.run}
+SERVE: dict[str, Benchmark] = {
+    "serve": serve.run,
+    "rivals": rivals.run,
+    "streams": streams.run,
+    "killed": killed.run,
+    "overload": overload.run,
+    "mixed": mixed.run,
+    "hour": mixed.hour,
+}
+LONG = frozenset({"hour"})
+"""What runs only by name."""
 TABLES = {"bench": SPEED, "bench-text": TEXT, "bench-serve": SERVE}
 """The benchmarks of each target of the Makefile; each has a table of its own on the page."""
 
@@ -57,11 +73,12 @@ def main(target: str, names: list[str]) -> None:
         if target == "bench-images":
             images.main(project, PAGE, names)
             return
-        for name in names or TABLES[target]:
+        for name in names or [name for name in TABLES[target] if name not in LONG]:
             rows = TABLES[target][name](project)
             for row in rows:
                 print(row.line(), flush=True)
-            keep(target, name, rows)
+            if not os.environ.get(TRIAL):
+                keep(target, name, rows)
 
 
 def a_project(folder: Path) -> Path:

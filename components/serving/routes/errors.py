@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from components.errors import FailedError, UserError, shortened, unknown
 from components.modalities.completion import ContextError
-from components.serving.engine import QueueFullError
+from components.serving.engine import EndedError, QueueFullError
 from components.serving.routes.paths import route_of
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ def respond(request: Request, error: Exception, bodies: Mapping[str, type[BaseMo
             return answer(400, str(error), "content_policy_violation")
         case ContextError():
             return answer(400, str(error), "context_length_exceeded", error.param)
+        case EndedError():
+            return answer(503, str(error), "engine_ended", headers={"retry-after": "1"})
         case FailedError():
             return answer(500, str(error), "generation_failed")
         case UserError():

