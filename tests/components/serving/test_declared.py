@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from components.errors import UserError
 from components.project import open_project
 from components.serving.declared import ApplicationRow, Replicas, check_cpus, read_declaration
+from flows.commands import main
 
 GOOD = """
 applications:
@@ -63,10 +63,7 @@ def test_a_file_of_applications_with_defaults(tmp_path: Path) -> None:
         ("applications: {a: {models: {digits: true}}}", "is True: give champion"),
         ("applications: {a: {models: {digits: 1}, replica: 1}}", "did you mean replicas"),
         ("applications: {a: {models: {digits: 1}, gpus: 1}}", "There is no field “gpus”"),
-        (
-            "applications: {a: {models: {digits: 1}, replicas: many}}",
-            "is 'many': give a number, or min and max",
-        ),
+        ("applications: {a: {models: {digits: 1}, replicas: many}}", "is 'many': give a number, or min and max"),
         ("applications: {a: {models: {digits: 1}, replicas: {min: 3, max: 2}}}", "min 3 is more than max 2"),
         ("applications: {a: {models: {digits: 1}, replicas: {most: 2}}}", "There is no field “most”"),
         ("applications: {a: {models: {digits: 1}, replicas: 0}}", "replicas.max is 0"),
@@ -97,21 +94,28 @@ def test_more_cpus_than_there_are_are_refused_with_the_arithmetic() -> None:
         "words": ApplicationRow.model_validate({"models": {"shakespeare": 1}, "replicas": 9}),
     }
     check_cpus(rows, 1.5, "serve.yaml")
-    with pytest.raises(
-        UserError, match=r"2 × 0\.5 \(pictures\) \+ 0\.5 .* = 1\.5 CPUs, and there are 1; lower"
-    ):
+    with pytest.raises(UserError, match=r"2 × 0\.5 \(pictures\) \+ 0\.5 .* = 1\.5 CPUs, and there are 1; lower"):
         check_cpus(rows, 1, "serve.yaml")
 
 
-def test_check_reads_the_file_too(project: Path, genloom: Callable[..., Any]) -> None:
-    path = project / "serve.yaml"
-    path.write_text("applications: {a: {models: {digits: champion}}}", encoding="utf-8")
-    said = genloom("check")
-    assert said.code == 0, said.err
-    assert "serve.yaml: ok, 1 applications" in said.out.replace("\n", "")
-    path.write_text(
+def test_check_and_serve_read_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    read(tmp_path, "applications: {a: {models: {digits: champion}}}")
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["check"]) == 0
+    assert "serve.yaml: ok, 1 applications" in capfd.readouterr().out
+    (tmp_path / "serve.yaml").write_text(
         "applications: {a: {models: {digits: champion}, replicas: 999, cpus: 8}}", encoding="utf-8"
     )
-    said = genloom("check")
-    assert said.code == 2
-    assert "999 × 8 (a) + 8 (a new version beside the old) = 8000 CPUs" in said.err
+    for arguments, said in (
+        (["check"], "999 × 8 (a) + 8 (a new version beside the old) = 8000 CPUs"),
+        (["serve"], "999 × 8 (a) + 8 (a new version beside the old) = 8000 CPUs"),
+        (["serve", "--replicas", "2"], "stand in the file; leave --version and --replicas out"),
+        (["serve", "digits", "--file", "serve.yaml"], "one of the two"),
+        (["serve", "--file", "other.yaml"], "There is no file other.yaml"),
+    ):
+        assert main.run(arguments) == 2
+        error = capfd.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
