@@ -1,9 +1,8 @@
 """`python -m tests.benchmarks.rival_servers NAME ARTIFACT PORT`: another server over the same artifact.
 
 It draws with the same networks, computes with one thread, and answers with the same PNG in the same JSON at
-`/predict`: `litserve` and `litserve-waiting` batch up to 16 requests as ours does, without and with a wait;
-`ray-serve` is one deployment of Ray Serve with FastAPI inside and everything left as it comes; `bytes` always
-answers the same, to see how fast the load generator is.
+`/predict`: `ray-serve` is one deployment of Ray Serve with FastAPI inside and everything left as it comes; `bytes`
+always answers the same, to see how fast the load generator is. LitServe is in rival_litserve.py.
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ import torch
 from components.artifact import WIDTH, load
 from components.families.family import Requests
 from components.modalities.drawing import png, to_uint8
-
-WAIT = 0.005
-"""Seconds that a batch is waited for, where it is."""
 
 
 class Drawer:
@@ -49,40 +45,6 @@ def answer(seed: int, file: bytes) -> dict[str, Any]:
     """What our route answers."""
     data = [{"b64_json": b64encode(file).decode("ascii"), "seed": seed}]
     return {"created": int(time.time()), "data": data}
-
-
-def litserve(folder: Path, port: int, wait: float = 0.0) -> None:
-    """LitServe with its own batching."""
-    import litserve as ls
-
-    class Api(ls.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:
-            self.drawer = Drawer(folder)
-
-        def decode_request(self, request: Mapping[str, Any]) -> int:
-            return int(request["seed"])
-
-        def batch(self, inputs: Sequence[int]) -> Sequence[int]:
-            return inputs
-
-        def predict(self, seeds: Sequence[int]) -> list[tuple[int, bytes]]:
-            return list(zip(seeds, self.drawer.draw(seeds), strict=True))
-
-        def unbatch(self, output: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-            return output
-
-        def encode_response(self, output: tuple[int, bytes]) -> dict[str, Any]:
-            return answer(*output)
-
-    api = Api(max_batch_size=WIDTH, batch_timeout=wait)
-    ls.LitServer(api, accelerator="cpu").run(
-        host="127.0.0.1", port=port, generate_client_file=False, log_level="error"
-    )
-
-
-def litserve_waiting(folder: Path, port: int) -> None:
-    """LitServe that waits for a batch to fill."""
-    litserve(folder, port, WAIT)
 
 
 def ray_serve(folder: Path, port: int) -> None:
@@ -135,8 +97,6 @@ def same_bytes(folder: Path, port: int) -> None:
 
 
 SERVERS: Mapping[str, Callable[[Path, int], None]] = {
-    "litserve": litserve,
-    "litserve-waiting": litserve_waiting,
     "ray-serve": ray_serve,
     "bytes": same_bytes,
 }

@@ -26,7 +26,8 @@ from tests.benchmarks.site import DRAW, MNIST, ROOT, SMALL, echo, publish, servi
 from tests.components.serving.conftest import free_port
 
 ROUNDS, SECONDS = 3, 5.0
-LITSERVE = ("litserve", "litserve-waiting")
+LITSERVE = {"litserve": 0.0, "litserve-waiting": 0.005}
+"""LitServe's ways of batching, with the seconds that it waits for a batch to fill."""
 
 
 @dataclass(frozen=True)
@@ -110,24 +111,33 @@ def pressed(url: str, connections: int) -> Speed:
     )
 
 
+def line(name: str, artifact: Path, port: int) -> list[str]:
+    """The module that is the server `name`, with its arguments."""
+    if name in LITSERVE:
+        return ["tests.benchmarks.rival_litserve", str(artifact), str(port), str(LITSERVE[name])]
+    return ["tests.benchmarks.rival_servers", name, str(artifact), str(port)]
+
+
 @contextmanager
 def rival(where: Project, name: str, artifact: Path) -> Iterator[str]:
     """Another server, as a process group that ends with the block; nothing of our settings of Ray reaches it."""
     port = free_port()
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     path = os.pathsep.join((str(where.root), str(ROOT)))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.rival_servers", name, str(artifact), str(port)],
-        cwd=where.root,
-        env={**kept, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    log = where.root / f"{name}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *line(name, artifact, port)],
+            cwd=where.root,
+            env={**kept, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
     url = f"http://127.0.0.1:{port}/predict"
     try:
         until(lambda: answers(url) or process.poll() is not None)
-        assert process.poll() is None, f"{name} did not start"
+        assert process.poll() is None, log.read_text(errors="replace")
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -211,7 +211,7 @@ def test_another_version_takes_over_without_a_gap(url: str, elsewhere: Callable[
     assert {status for status, _ in seen} == {200}
     versions = [version for _, version in seen]
     assert versions[0] == "1"
-    assert versions == sorted(versions)
+    assert set(versions) <= {"1", "2"}  # while both replicas are there, either may answer
     assert ask(url).headers["x-genloom-version"] == "2"
 
 
