@@ -17,6 +17,7 @@ from ray.experimental import internal_kv
 from ray.serve.config import BackpressureConfig, HTTPOptions
 
 from components.errors import FailedError
+from components.serving import bulk
 from components.serving.catalog import Served
 from components.serving.follow import Follower, open_champions
 from components.serving.keys import keyring
@@ -40,9 +41,11 @@ class Endpoint:
         self.follower = Follower(self.catalog, settings)
         self.follower.start()
         self.access = Access(keyring(settings), required=settings.host not in LOOPBACK)
+        self.jobs = bulk.jobs_of(settings)
+        bulk.resume(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self.catalog, self.access, self.follower.close)
+        return create_app(self.catalog, self.access, self.follower.close, self.jobs)
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
@@ -97,6 +100,7 @@ def withdraw() -> None:
     """Take the application away and leave the cluster as it is."""
     _hush()
     serve.delete(NAME)
+    bulk.dismiss()
     _remember([])
 
 

@@ -113,7 +113,7 @@ def deploy(settings: Settings, product: str, version: Version, follows: bool = F
 
     The same version already served is left as it is. Raises `UserError` if no server runs.
     """
-    url = _url(settings)
+    url = url_of(settings)
     serving = client.served(url, product)
     if serving is not None and (serving["version"], serving["follows"]) == (version.number, follows):
         return url
@@ -243,7 +243,8 @@ def _as_asked(server: Server, port: int | None, host: str | None) -> Server:
     return server
 
 
-def _url(settings: Settings) -> str:
+def url_of(settings: Settings) -> str:
+    """Where the project's server, or that of `RAY_ADDRESS`, is asked. Raises `UserError` if no server runs."""
     if os.environ.get("RAY_ADDRESS"):
         return _at(settings.host, settings.port)
     server = find(settings)

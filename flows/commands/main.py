@@ -22,6 +22,7 @@ MODULES = (
     "models",
     "serve",
     "keys",
+    "jobs",
     "generate",
     "edit",
     "augment",

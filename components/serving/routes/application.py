@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,10 +17,22 @@ from components.modalities.completion import ChatRequest, CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.serving.catalog import Catalog
+from components.serving.jobs import Jobs
 from components.serving.metrics import Metrics, Watched
-from components.serving.routes import chat, completions, health, images, metrics, models
+from components.serving.routes import (
+    chat,
+    completions,
+    description,
+    generations,
+    health,
+    images,
+    metrics,
+    models,
+)
+from components.serving.routes import jobs as job_routes
 from components.serving.routes.access import Access, Doorkeeper
-from components.serving.routes.errors import answer, install
+from components.serving.routes.bodies import Bodies, Room
+from components.serving.routes.errors import install
 
 BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/images/generations": ImageRequest,
@@ -29,20 +42,19 @@ BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatRequest,
 }
 """What each route takes."""
-LARGEST_BODY = 2**20
-"""Bytes of a request's body."""
-LARGEST_UPLOAD = 2**25
-"""Bytes of a body with pictures."""
-UPLOADS = frozenset({"/v1/images/edits", "/v1/images/variations"})
+UPLOADS = frozenset({"/v1/images/edits", "/v1/images/variations", generations.GENERATE})
 """The routes that take pictures."""
 
 
 def create_app(
-    catalog: Catalog, access: Access | None = None, closing: Callable[[], None] = lambda: None
+    catalog: Catalog,
+    access: Access | None = None,
+    closing: Callable[[], None] = lambda: None,
+    jobs: Jobs | None = None,
 ) -> FastAPI:
     """The routes over `catalog`, which is closed when the application ends; `access` says who is let in.
 
-    `closing` is called before the catalog is closed.
+    `closing` is called before the catalog is closed. Without `jobs` there are no routes for long work.
     """
 
     @asynccontextmanager
@@ -51,55 +63,22 @@ def create_app(
         closing()
         catalog.close()
 
-    # The interactive pages load scripts from elsewhere; /openapi.json is enough.
-    app = FastAPI(
-        title="Genloom", version=version("genloom"), docs_url=None, redoc_url=None, lifespan=lifespan
-    )
+    # the scripts of the pages lie in the package: nothing is loaded from elsewhere
+    app = FastAPIOffline(title="Genloom", version=version("genloom"), redoc_url=None, lifespan=lifespan)
     install(app, BODIES)
-    for part in (models, images, completions, chat, health):
+    for part in (models, images, completions, chat, generations, health):
         app.include_router(part.router(catalog))
-    watch = Metrics(catalog, frozenset(app.openapi()["paths"]) | {"/metrics"})
+    if jobs is not None:
+        app.include_router(job_routes.router(catalog, jobs))
+    watch = Metrics(catalog, description.paths(app) | {"/metrics"})
     app.include_router(metrics.router(watch))
-    app.add_middleware(BodyLimit)
+    description.install(app)
+    app.add_middleware(Bodies, uploads=UPLOADS, room=Room())
     if access is not None:
         app.add_middleware(Doorkeeper, access=access)
     app.add_middleware(Watched, metrics=watch)
     app.add_middleware(RequestName)
     return app
-
-
-class BodyLimit:
-    """Answers 413 to a body of more bytes than its route takes, whether or not it was announced."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body, at most the limit, and hand it on in one piece."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        most = LARGEST_UPLOAD if scope["path"] in UPLOADS else LARGEST_BODY
-        announced = Headers(scope=scope).get("content-length", "")
-        too_large = announced.isdigit() and int(announced) > most
-        body, more = bytearray(), not too_large
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            too_large = len(body) > most
-            more = bool(message.get("more_body")) and not too_large
-        if too_large:
-            response = answer(413, f"The body is larger than {most} bytes; send less.", "too_large")
-            await response(scope, receive, send)
-            return
-        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-        async def replay() -> Message:
-            return whole.pop() if whole else await receive()
-
-        await self.app(scope, replay, send)
 
 
 class RequestName:

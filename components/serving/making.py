@@ -1,0 +1,62 @@
+"""What a request makes, whatever the modality: files, each with its seed; the same for one request and for millions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from components.errors import UserError
+from components.modalities.completion import TextBody
+from components.serving.catalog import Loaded
+from components.serving.writing import Answer, prepare
+
+
+@dataclass(frozen=True)
+class Made:
+    """One answer: a file of the modality's media type, its seed, and its class and its end where they are known."""
+
+    content: bytes
+    seed: int
+    label: str | None = None
+    finish: str | None = None
+
+
+@dataclass(frozen=True)
+class Making:
+    """A request under way: `take(i, output)` is answer i of `count`, once `work` has the output of all rows."""
+
+    work: Future[Tensor]
+    count: int
+    take: Callable[[int, Tensor], Made]
+
+
+def begin(loaded: Loaded, body: BaseModel) -> Making:
+    """Let the engine begin with `body`; cancelling the work ends it. Raises `UserError` and `QueueFullError`."""
+    if isinstance(body, TextBody):
+        answer = prepare(loaded, body)
+        return Making(answer.submit(), len(answer.writers), lambda place, _: _written(answer, place))
+    order = loaded.order(body)
+
+    def take(place: int, output: Tensor) -> Made:
+        return Made(order.file(place, output), order.seeds[place], order.labels[place])
+
+    return Making(loaded.engine.submit(order.requests), len(order), take)
+
+
+def _written(answer: Answer, place: int) -> Made:
+    piece = answer.writers[place].result()
+    text = answer.echoes[place] + piece.text
+    return Made(text.encode("utf-8"), (answer.seed + place) % 2**63, finish=piece.finish)
+
+
+def check_whole(body: BaseModel) -> None:
+    """Raise `UserError` if `body` asks for what is more than a file, which the routes of its modality give."""
+    for name in ("stream", "logprobs", "top_logprobs"):
+        if getattr(body, name, None) not in (None, False):
+            raise UserError(
+                f"“{name}” is for the model's own route, which /v1/models names; leave it out here."
+            )
