@@ -186,7 +186,9 @@ class Run:
         error = error or self.state.error
         whole = self.state.done == self.job.n
         status = "failed" if error else "done" if whole else "cancelled"
-        self._keep(status=status, error=error, finished=time.time())
+        for draft in self.jobs.data(self.job).glob(".*"):
+            draft.unlink(missing_ok=True)  # of a process that was killed
+        self._keep(status=status, error=error, rate=None, finished=time.time())
 
     def _keep(self, **changes: Any) -> None:
         self.state = self.state.model_copy(update=changes)
@@ -247,5 +249,5 @@ class Generator:
             raise shards.StoppedError
         if self.loaded is None:
             self.loaded = shards.open_job(self.job, self.settings)
-        folder = self.jobs.folder / self.job.id
+        folder = self.jobs.data(self.job)
         shards.write_shard(self.loaded, self.job, place, folder, lambda: self.jobs.cancelled(self.job.id))

@@ -33,7 +33,7 @@ WORKERS = 64
 SMALLEST, LARGEST, PARTS = 128, 8192, 64
 """Rows of a shard, and how many shards a job is cut into where its rows allow that."""
 ID = re.compile(r"job-[0-9a-f]{12}-[0-9a-f]{8}")
-JOB, STATE, CANCEL = "job.json", "state.json", "cancel"
+JOB, STATE, CANCEL, DATA = "job.json", "state.json", "cancel", "data"
 
 
 class UnknownJobError(UserError):
@@ -136,7 +136,7 @@ class Jobs:
                     f"There are {most} jobs that are not over; wait for one, or cancel one."
                 )
             draft = self.folder / f".{job.id}"
-            draft.mkdir()
+            (draft / DATA).mkdir(parents=True)
             (draft / JOB).write_text(job.model_dump_json(indent=2), encoding="utf-8")
             draft.rename(self.folder / job.id)
 
@@ -191,9 +191,14 @@ class Jobs:
         draft.write_text(state.model_dump_json(), encoding="utf-8")
         draft.replace(self.folder / name / STATE)
 
+    def data(self, job: Job) -> Path:
+        """The folder of the shards, in which there is nothing else to read."""
+        return self.folder / job.id / DATA
+
     def missing(self, job: Job) -> list[int]:
         """The shards that are not there yet."""
-        return [place for place in range(job.shards) if not (self.folder / job.id / part(place)).exists()]
+        there = {path.name for path in self.data(job).iterdir()}
+        return [place for place in range(job.shards) if part(place) not in there]
 
 
 def new_id() -> str:

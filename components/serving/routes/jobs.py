@@ -87,7 +87,7 @@ def described(jobs: Jobs, job: Job, state: State) -> dict[str, Any]:
         "seconds_left": None if left is None else round(left, 1),
         "seed": job.seed,
         "media_type": job.media_type,
-        "path": str(jobs.folder / job.id),
+        "path": str(jobs.data(job)),
         "started": None if state.started is None else int(state.started),
         "finished": None if state.finished is None else int(state.finished),
         "error": state.error,
