@@ -16,6 +16,7 @@ RAY = {
     "components/train/worker.py",
     "components/train/launch.py",
     "components/serving/app.py",
+    "components/serving/bulk.py",  # jobs are Ray Data's, and outlive the replica that takes them
     "components/serving/rollout.py",
 }
 MLFLOW = {"components/tracking.py", "components/promotion/registry.py"}

@@ -6,13 +6,22 @@ What OpenAI has and this server does not do is taken where its value asks for no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from components.errors import UserError
 
-ROLES = ("system", "developer", "user", "assistant")
+Role = Literal["system", "developer", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
 IDLE: tuple[Any, ...] = (
     *(None, {}, [], "", False, "auto", "none", "default", "text", {"type": "text"}, ["text"]),
 )
@@ -104,12 +113,28 @@ def _role(value: Any) -> str:
     return str(value)
 
 
-Idle: TypeAlias = Annotated[Any, AfterValidator(_idle)]
+Idle: TypeAlias = Annotated[Any, AfterValidator(_idle), WithJsonSchema({"enum": list(IDLE)})]
 """A field that may ask for nothing only."""
 Label: TypeAlias = Any
 """A field that says who asks or why; it is not read."""
-Prompts: TypeAlias = Annotated[list[str] | list[list[int]], BeforeValidator(_prompts)]
-Stops: TypeAlias = Annotated[list[str], BeforeValidator(_stops)]
+Prompts: TypeAlias = Annotated[
+    list[str] | list[list[int]],
+    BeforeValidator(
+        _prompts,
+        json_schema_input_type=str
+        | Annotated[
+            list[str] | list[int] | list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1)
+        ]
+        | None,
+    ),
+]
+Stop: TypeAlias = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+Stops: TypeAlias = Annotated[
+    list[str],
+    BeforeValidator(
+        _stops, json_schema_input_type=Stop | Annotated[list[Stop], Field(max_length=STOPS)] | None
+    ),
+]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 
@@ -201,13 +226,22 @@ class CompletionRequest(TextBody):
         return -1 if self.logprobs is None else self.logprobs
 
 
+class TextPart(BaseModel):
+    """A part of a message's content."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text"]
+    text: str
+
+
 class Message(BaseModel):
     """One turn of a chat."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    role: Annotated[str, BeforeValidator(_role)]
-    content: Annotated[str, BeforeValidator(_content)]
+    role: Annotated[str, BeforeValidator(_role, json_schema_input_type=Role)]
+    content: Annotated[str, BeforeValidator(_content, json_schema_input_type=str | list[TextPart])]
     name: Label = None
     refusal: Idle = None
     tool_calls: Idle = None

@@ -41,7 +41,7 @@ def _named(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
 
-Label: TypeAlias = Annotated[str, BeforeValidator(_named)]
+Label: TypeAlias = Annotated[str, BeforeValidator(_named, json_schema_input_type=str | int)]
 
 
 class PictureBody(BaseModel):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from torch import Tensor
 
 from components.errors import UserError
@@ -51,9 +51,16 @@ def _upload(value: Any) -> Any:
         raise ValueError("It is no file and no Base64 of one") from error
 
 
-Upload: TypeAlias = Annotated[bytes, BeforeValidator(_upload)]
+Base64: TypeAlias = Annotated[str, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
+"""How JSON carries a file."""
+Upload: TypeAlias = Annotated[bytes, BeforeValidator(_upload, json_schema_input_type=Base64)]
 Uploads: TypeAlias = Annotated[
-    list[bytes], BeforeValidator(_uploads), Field(min_length=1, max_length=UPLOADS)
+    list[bytes],
+    BeforeValidator(
+        _uploads,
+        json_schema_input_type=Base64 | Annotated[list[Base64], Field(min_length=1, max_length=UPLOADS)],
+    ),
+    Field(min_length=1, max_length=UPLOADS),
 ]
 
 

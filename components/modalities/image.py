@@ -36,6 +36,7 @@ class Image(Modality):
     kind: ClassVar[Kind] = Kind.IMAGE
     request: ClassVar[type[BaseModel]] = ImageRequest
     media_type: ClassVar[str] = "image/png"
+    extension: ClassVar[str] = ".png"
     metrics: ClassVar[Mapping[str, Direction]] = {
         "frechet_distance": "lower",
         "precision": "higher",
@@ -131,6 +132,10 @@ class Image(Modality):
             encode=lambda _, rows: self.encode(rows, body)[0],
             labels=[None] * len(seeds) if label is None else [model.classes[own] for own in label.tolist()],
         )
+
+    def asked(self, shape: Shape) -> type[BaseModel]:
+        """A request for new pictures, or one that sends those which are to be turned into others."""
+        return ImageRequest if shape.source is None else ImageEditRequest
 
     def answers(self, body: Any) -> int:
         """`n`, for each picture that is sent."""

@@ -58,15 +58,16 @@ class Modality(ABC):
     """Arrow rows to tensors and back, the client's request, the bytes it gets, the picture of samples.
 
     `assets` are the files that it needs (a tokenizer): they lie in the folder of the prepared data and in that of
-    the artifact; those that are `optional` only where the data need them. `suffix` is that of the file that
-    `picture` makes; `prefixes` are what a report may put before the name of a metric (the features that it was
-    taken on).
+    the artifact; those that are `optional` only where the data need them. `extension` is that of a file of
+    `media_type`, `suffix` that of the file that `picture` makes; `prefixes` are what a report may put before the name
+    of a metric (the features that it was taken on).
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
     request: ClassVar[type[BaseModel]]
     media_type: ClassVar[str]
+    extension: ClassVar[str]
     metrics: ClassVar[Mapping[str, Direction]]
     prefixes: ClassVar[tuple[str, ...]] = ()
     assets: ClassVar[tuple[str, ...]] = ()
@@ -119,6 +120,10 @@ class Modality(ABC):
             encode=lambda _, rows: self.encode(rows, body)[0],
             labels=[None] * len(seeds),
         )
+
+    def asked(self, shape: Shape) -> type[BaseModel]:
+        """What a request to a model of this `shape` is read by."""
+        return self.request
 
     def answers(self, body: Any) -> int:
         """How many answers a validated request `body` asks for."""

@@ -29,6 +29,7 @@ class Text(Modality):
     kind: ClassVar[Kind] = Kind.TOKENS
     request: ClassVar[type[BaseModel]] = CompletionRequest
     media_type: ClassVar[str] = "text/plain; charset=utf-8"
+    extension: ClassVar[str] = ".txt"
     metrics: ClassVar[Mapping[str, Direction]] = {
         "bits_per_character": "lower",
         "perplexity": "lower",

@@ -20,7 +20,7 @@ from ray.experimental import internal_kv
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 
 from components.errors import FailedError, UserError
-from components.serving import haproxy, tls
+from components.serving import bulk, haproxy, tls
 from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
 from components.serving.declared import NAME, Replicas
@@ -53,9 +53,11 @@ class Endpoint:
         self.follower.start()
         self.recorder = Recorder(folder_of(settings), settings.records_days)
         self.access = Access(keyring(settings), required=settings.host not in LOOPBACK)
+        self.jobs = bulk.jobs_of(settings)
+        bulk.resume(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self.catalog, self.access, self.follower.close, self.recorder)
+        return create_app(self.catalog, self.access, self.follower.close, self.recorder, self.jobs)
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
@@ -181,6 +183,8 @@ def withdraw(settings: Settings, paths: Sequence[str] | None = None) -> None:
     for application in held:
         if application not in left:
             serve.delete(application.ray_name)
+    if not left:
+        bulk.dismiss()
 
 
 def _hush() -> None:

@@ -108,7 +108,7 @@ def post(url: str, route: str, body: Mapping[str, Any]) -> httpx.Response:
 
 def answer(reply: httpx.Response) -> dict[str, Any]:
     """The content of an answer; `UserError` for what the server refused, `FailedError` if it failed."""
-    if reply.status_code != 200:
+    if reply.status_code not in (200, 202):
         raise (UserError if reply.status_code < 500 else FailedError)(_message(reply))
     return dict(reply.json())
 
@@ -156,3 +156,12 @@ def _message(reply: httpx.Response) -> str:
         return str(reply.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"The server answered {reply.status_code}: {reply.text[:200]}"
+
+
+def call(url: str, method: str, route: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The object that a route answers; `UserError` for what the server refused, `FailedError` if it failed."""
+    try:
+        reply = httpx.request(method, f"{url}{route}", json=body, headers=_headers(), timeout=PATIENCE)
+    except httpx.HTTPError as error:
+        raise _silent(url, error) from error
+    return answer(reply)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.datastructures import Headers
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.serving.catalog import Catalog, Loaded
@@ -16,6 +17,8 @@ from components.serving.routes.paths import route_of
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """The borders of the latencies' buckets."""
+GONE = 3600.0
+"""Seconds for which the series of a version stay that is not served any more, so that its last numbers are read."""
 OTHER = "other"
 """The route of a request to a path that is none, so that nobody can make series without end."""
 
@@ -39,10 +42,13 @@ ENGINE: Mapping[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str]] 
 
 
 class Metrics:
-    """The counters of one application; `routes` are the paths that get series of their own."""
+    """The counters of one application; `routes` are the paths, or templates of such, that get series of their own."""
 
     def __init__(self, catalog: Catalog, routes: frozenset[str]) -> None:
-        self.routes = routes
+        self.catalog = catalog
+        self._plain = routes
+        self._templates = {path: compile_path(path)[0] for path in sorted(routes) if "{" in path}
+        self._seen: dict[tuple[str, str], float] = {}
         self.registry = CollectorRegistry()
         self.registry.register(Engines(catalog))
         labels = ("route", "model", "version")
@@ -67,7 +73,31 @@ class Metrics:
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
+        self._forget(time.monotonic())
         return generate_latest(self.registry)
+
+    def route(self, path: str) -> str:
+        """The template that `path` has, such as /v1/models/{name}; `OTHER` if there is none."""
+        if path in self._plain:
+            return path
+        fitting = (name for name, template in self._templates.items() if template.match(path))
+        return next(fitting, OTHER)
+
+    def count(self, labels: tuple[str, str, str], status: str, seconds: float) -> None:
+        """Note an answer by route, model and version."""
+        self.requests.labels(*labels, status).inc()
+        self.latency.labels(*labels).observe(seconds)
+        if labels[1]:
+            self._seen[labels[1:]] = time.monotonic()
+
+    def _forget(self, now: float) -> None:
+        """Let go of the series of versions that have not been served for long: there is a new one every night."""
+        loaded = self.catalog.loaded.items()
+        self._seen |= {(model, str(one.served.version)): now for model, one in loaded}
+        for model, version in [own for own, at in self._seen.items() if now - at > GONE]:
+            for metric in (self.requests, self.latency, self.first):
+                metric.remove_by_labels({"model": model, "version": version})
+            del self._seen[model, version]
 
 
 class Engines(Collector):
@@ -114,8 +144,7 @@ class Watched:
             await self.app(scope, receive, send)
             return
         metrics, began = self.metrics, time.perf_counter()
-        own = route_of(scope)
-        route = own if own in metrics.routes else OTHER
+        route = metrics.route(route_of(scope))
         labels, status, first = (route, "", ""), "499", True
 
         async def seen(message: Message) -> None:
@@ -137,5 +166,4 @@ class Watched:
                 status = "500"  # what nobody foresaw is answered further out
                 raise
             finally:
-                metrics.requests.labels(*labels, status).inc()
-                metrics.latency.labels(*labels).observe(time.perf_counter() - began)
+                metrics.count(labels, status, time.perf_counter() - began)

@@ -23,6 +23,7 @@ MODULES = (
     "serve",
     "keys",
     "records",
+    "jobs",
     "generate",
     "edit",
     "augment",

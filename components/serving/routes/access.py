@@ -16,7 +16,10 @@ from components.serving.routes.errors import answer
 from components.serving.routes.paths import route_of
 
 Need = Literal["nothing", "any", "generate", "operate"]
-OPEN = frozenset({"/health", "/ready"})
+OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+ASSETS = "/static-offline-docs/"
+"""The scripts of `/docs`, which a browser asks for without a key."""
+JOB = "/v1/jobs/"
 OPERATOR = ("/metrics", "/v1/deployments")
 SECONDS = 60.0
 
@@ -107,6 +110,7 @@ class Doorkeeper:
             return
         running = self.access.running
         if found is not None:
+            scope.setdefault("state", {})["key"] = found
             running[found.id] = running.get(found.id, 0) + 1
             scope.setdefault("state", {})["key"] = found.id
         try:
@@ -118,10 +122,12 @@ class Doorkeeper:
 
 def needed(path: str, method: str) -> Need:
     """What a request must show."""
-    if path in OPEN:
+    if path in OPEN or path.startswith(ASSETS):
         return "nothing"
     if path.startswith(OPERATOR):
         return "operate"
+    if path.startswith(JOB):
+        return "any"  # who may see a job may end it; the routes know whose it is
     return "any" if method in ("GET", "HEAD", "OPTIONS") else "generate"
 
 

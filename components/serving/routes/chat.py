@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from components.modalities.completion import ChatRequest
 from components.serving.catalog import Catalog
+from components.serving.routes.answers import ChatCompletion, whole_or_streamed
 from components.serving.routes.models import find
 from components.serving.routes.streams import Choice, Form, finite, named, respond
 from components.serving.writing import Entry, Piece
@@ -19,7 +20,7 @@ def router(catalog: Catalog) -> APIRouter:
     """The route that answers chats with the models in `catalog`."""
     routes = APIRouter()
 
-    @routes.post("/v1/chat/completions", response_model=None)
+    @routes.post("/v1/chat/completions", response_model=None, responses=whole_or_streamed(ChatCompletion))
     async def chat(body: ChatRequest) -> Response:
         """Answer the last turn `n` times; answer i has the seed of the request + i."""
         return await respond(find(catalog, body.model, "text"), body, _form(bool(body.logprobs)))

@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from components.modalities.completion import CompletionRequest
 from components.serving.catalog import Catalog
+from components.serving.routes.answers import Completion, whole_or_streamed
 from components.serving.routes.models import find
 from components.serving.routes.streams import Choice, Form, finite, named, respond
 from components.serving.writing import Entry, Piece
@@ -19,7 +20,7 @@ def router(catalog: Catalog) -> APIRouter:
     """The route that continues texts with the models in `catalog`."""
     routes = APIRouter()
 
-    @routes.post("/v1/completions", response_model=None)
+    @routes.post("/v1/completions", response_model=None, responses=whole_or_streamed(Completion))
     async def complete(body: CompletionRequest) -> Response:
         """Continue each prompt `n` times; row i of the request has its seed + i."""
         return await respond(find(catalog, body.model, "text"), body, _form(body.logprobs is not None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from components.errors import FailedError, UserError, shortened, unknown
 from components.modalities.completion import ContextError
 from components.serving.engine import EndedError, QueueFullError
+from components.serving.jobs import TooManyJobsError, UnknownJobError
 from components.serving.routes.paths import route_of
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,16 @@ class UnknownModelError(UserError):
 
 class WithheldError(UserError):
     """Nothing of the answer passes the product's content filter; HTTP 400, as OpenAI says it."""
+
+
+class FieldError(RequestValidationError):
+    """pydantic's findings about a body, or what stands in its field `under`, that was read as a `kind`; HTTP 400."""
+
+    def __init__(
+        self, errors: Sequence[Mapping[str, Any]], kind: type[BaseModel], under: str | None = None
+    ) -> None:
+        super().__init__(errors)
+        self.kind, self.under = kind, under
 
 
 def answer(
@@ -67,9 +78,17 @@ def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
 def respond(request: Request, error: Exception, bodies: Mapping[str, type[BaseModel]]) -> JSONResponse:
     """The answer to a request that ended with `error`; what is not foreseen is logged and told as such."""
     match error:
+        case FieldError():
+            message, param = sentence(error.errors()[0], error.kind)
+            within = ".".join(part for part in (error.under, param) if part)
+            return answer(400, message, "invalid_request", within or None)
         case RequestValidationError():
             message, param = sentence(error.errors()[0], bodies.get(route_of(request.scope), BaseModel))
             return answer(400, message, "invalid_request", param)
+        case UnknownJobError():
+            return answer(404, str(error), "job_not_found")
+        case TooManyJobsError():
+            return answer(429, str(error), "too_many_jobs", headers={"retry-after": "60"})
         case UnknownModelError():
             return answer(404, str(error), "model_not_found", "model")
         case WithheldError():

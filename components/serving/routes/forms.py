@@ -15,6 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
 from components.errors import UserError, shortened
+from components.serving.routes.errors import FieldError
 
 T = TypeVar("T", bound=BaseModel)
 LISTED = re.compile(r"\[\d*\]$")
@@ -28,6 +29,7 @@ SHOWN = 8192
 COMMAS = 8192
 """The most commas of JSON, which the longest prompt and all fields together do not reach."""
 
+FORMS = "a form of files, sent with the header content-type: multipart/form-data, or "
 COUNTED = {list: "files", bytes: "bytes", dict: "fields"}
 """What a wrong value has so many of."""
 
@@ -41,10 +43,16 @@ async def read(request: Request, kind: type[T]) -> T:
 def parsed(content: bytes, sent: str, kind: type[T]) -> T:
     """`content` of the type `sent` as a `kind`; a form's numbers are written as text. Raises what FastAPI raises."""
     form = sent.lower().startswith("multipart/form-data")
+    return validated(fields(content, sent) if form else loads(content, sent, FORMS), kind, strict=not form)
+
+
+def validated(value: Any, kind: type[T], strict: bool = True, under: str | None = None) -> T:
+    """`value` as a `kind`; raises `FieldError`. `under` is the field of the body that holds it, if it is not all."""
     try:
-        return kind.model_validate(fields(content, sent) if form else _json(content, sent), strict=not form)
+        return kind.model_validate(value, strict=strict)
     except ValidationError as error:
-        raise RequestValidationError([_told(one) for one in error.errors(include_url=False)]) from error
+        found = [_told(one) for one in error.errors(include_url=False)]
+        raise FieldError(found, kind, under) from error
 
 
 def _told(error: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,12 +66,10 @@ def _told(error: Mapping[str, Any]) -> dict[str, Any]:
     return {**error, "loc": ("body", *error["loc"]), "input": value}
 
 
-def _json(content: bytes, sent: str) -> Any:
+def loads(content: bytes, sent: str, others: str = "") -> Any:
+    """`content` of the type `sent` as JSON; `others` are what a body may be instead. Raises what FastAPI raises."""
     if not sent.lower().startswith("application/json"):
-        raise UserError(
-            "The body must be a form of files, sent with the header content-type: multipart/form-data, or a JSON "
-            "object, sent with content-type: application/json."
-        )
+        raise UserError(f"The body must be {others}a JSON object, sent with content-type: application/json.")
     commas = content.count(b",")
     if commas > COMMAS:
         raise UserError(

@@ -6,14 +6,16 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from components.serving.catalog import Catalog
+from components.serving.routes.answers import Health, Ready, also
 
 
 def router(catalog: Catalog) -> APIRouter:
     """The health of the models in `catalog`."""
     routes = APIRouter()
 
-    @routes.get("/health")
+    @routes.get("/health", response_model=None, responses=also(Health, 200, 503))
     async def health() -> JSONResponse:
+        """The served versions; 503 while one cannot answer."""
         models = [
             {"id": name, "version": loaded.served.version, "waiting": loaded.engine.waiting}
             for name, loaded in catalog.loaded.items()
@@ -21,8 +23,9 @@ def router(catalog: Catalog) -> APIRouter:
         status = "ok" if catalog.healthy else "unhealthy"
         return JSONResponse({"status": status, "models": models}, 200 if catalog.healthy else 503)
 
-    @routes.get("/ready")
+    @routes.get("/ready", response_model=None, responses=also(Ready, 200, 503))
     async def ready() -> JSONResponse:
+        """Whether every model can answer."""
         return JSONResponse({"ready": catalog.healthy}, 200 if catalog.healthy else 503)
 
     return routes

@@ -17,6 +17,8 @@ from components.modalities.drawing import ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.modality import Order
 from components.serving.catalog import Catalog, Loaded, Withheld, seen
+from components.serving.routes.answers import Pictures, whole_or_streamed
+from components.serving.routes.description import form_or_json
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.forms import read
 from components.serving.routes.models import find, headers
@@ -29,20 +31,22 @@ def router(catalog: Catalog) -> APIRouter:
     """The routes that draw with the models in `catalog`."""
     routes = APIRouter()
 
-    @routes.post(DRAW, response_model=None)
+    said = whole_or_streamed(Pictures)
+
+    @routes.post(DRAW, response_model=None, responses=said)
     async def generate(body: ImageRequest) -> Response:
         """Draw `n` pictures; picture i has the seed of the request + i."""
         loaded = find(catalog, body.model, "image", DRAW)
         return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_generation")
 
-    @routes.post(EDIT, response_model=None)
+    @routes.post(EDIT, response_model=None, responses=said, openapi_extra=form_or_json(ImageEditRequest))
     async def edit(request: Request) -> Response:
         """Turn each picture of a form or of JSON into another, `n` times."""
         body = await read(request, ImageEditRequest)
         loaded = find(catalog, body.model, "image", EDIT)
         return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_edit")
 
-    @routes.post(VARY, response_model=None)
+    @routes.post(VARY, response_model=None, responses=said, openapi_extra=form_or_json(ImageVariationRequest))
     async def vary(request: Request) -> Response:
         """Draw `n` pictures near each picture of a form or of JSON."""
         body = await read(request, ImageVariationRequest)

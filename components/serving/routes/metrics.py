@@ -13,8 +13,11 @@ def router(metrics: Metrics) -> APIRouter:
     """The route of `metrics`."""
     routes = APIRouter()
 
-    @routes.get("/metrics")
+    text = {"text/plain": {"schema": {"type": "string"}}}
+
+    @routes.get("/metrics", response_class=Response, responses={200: {"content": text}})
     async def read() -> Response:
+        """Prometheus' text of the replica that answers."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

@@ -15,6 +15,7 @@ from components.modalities.editing import encodes
 from components.modalities.image import Image
 from components.modalities.text import Text
 from components.serving.catalog import Catalog, Loaded
+from components.serving.routes.answers import ModelList, ModelObject, also
 from components.serving.routes.errors import UnknownModelError
 
 
@@ -22,12 +23,14 @@ def router(catalog: Catalog) -> APIRouter:
     """The routes of the models in `catalog`."""
     routes = APIRouter()
 
-    @routes.get("/v1/models")
+    @routes.get("/v1/models", response_model=None, responses=also(ModelList, 200))
     async def list_models() -> dict[str, Any]:
+        """What is served."""
         return {"object": "list", "data": [describe(loaded) for loaded in catalog.loaded.values()]}
 
-    @routes.get("/v1/models/{name}")
+    @routes.get("/v1/models/{name}", response_model=None, responses=also(ModelObject, 200))
     async def show_model(name: str) -> dict[str, Any]:
+        """One model."""
         return describe(find(catalog, name))
 
     return routes

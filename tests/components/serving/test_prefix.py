@@ -11,7 +11,8 @@ from fastapi.testclient import TestClient
 from components.serving.catalog import Catalog, Served, open_version
 from components.serving.keys import Keyring
 from components.serving.routes.access import Access
-from components.serving.routes.application import LARGEST_BODY, create_app
+from components.serving.routes.application import create_app
+from components.serving.routes.bodies import LARGEST
 from components.serving.routes.paths import route_of
 from components.settings import Settings
 
@@ -54,7 +55,7 @@ def test_routes_are_below_the_prefix(client: TestClient, ring: Keyring) -> None:
 def test_limits_and_metrics_know_the_routes(client: TestClient, ring: Keyring) -> None:
     _, secret = ring.create("runs", ["generate", "operate"])
     bearer = {"authorization": f"Bearer {secret}"}
-    large = b'{"user": "' + b"a" * LARGEST_BODY + b'"}'
+    large = b'{"user": "' + b"a" * LARGEST + b'"}'
     assert client.post(f"/words{DRAW}", content=large, headers=JSON | bearer).status_code == 413
     assert client.post(f"/words{EDIT}", content=large, headers=JSON | bearer).status_code == 400
     text = client.get("/words/metrics", headers=bearer).text

@@ -1,0 +1,69 @@
+"""What a request makes, whatever the modality: files, each with its seed; the same for one request and for millions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from components.errors import UserError
+from components.modalities.completion import TextBody
+from components.serving.catalog import Loaded, Withheld, seen
+from components.serving.writing import Answer, prepare
+
+
+@dataclass(frozen=True)
+class Made:
+    """One answer: a file of the modality's media type, its seed, and its class and its end where they are known.
+
+    `content` is None where the product's filter does not let it out, for the reason in `withheld`.
+    """
+
+    content: bytes | None
+    seed: int
+    label: str | None = None
+    finish: str | None = None
+    withheld: str | None = None
+
+
+@dataclass(frozen=True)
+class Making:
+    """A request under way: `take(i, output)` is answer i of `count`, once `work` has the output of all rows."""
+
+    work: Future[Tensor]
+    count: int
+    take: Callable[[int, Tensor], Made]
+
+
+def begin(loaded: Loaded, body: BaseModel) -> Making:
+    """Let the engine begin with `body`; cancelling the work ends it. Raises `UserError` and `QueueFullError`."""
+    if isinstance(body, TextBody):
+        answer = prepare(loaded, body)
+        return Making(answer.submit(), len(answer.writers), lambda place, _: _written(answer, place))
+    order = loaded.order(body)
+
+    def take(place: int, output: Tensor) -> Made:
+        file, seed, label = seen(loaded, order.file(place, output)), order.seeds[place], order.labels[place]
+        if isinstance(file, Withheld):
+            return Made(None, seed, label, withheld=file.reason)
+        return Made(file, seed, label)
+
+    return Making(loaded.submit(body, order.requests, order.seeds[0]), len(order), take)
+
+
+def _written(answer: Answer, place: int) -> Made:
+    piece = answer.writers[place].result()
+    text = answer.echoes[place] + piece.text
+    return Made(text.encode("utf-8"), (answer.seed + place) % 2**63, finish=piece.finish)
+
+
+def check_whole(body: BaseModel) -> None:
+    """Raise `UserError` if `body` asks for what is more than a file, which the routes of its modality give."""
+    for name in ("stream", "logprobs", "top_logprobs"):
+        if getattr(body, name, None) not in (None, False):
+            raise UserError(
+                f"“{name}” is for the model's own route, which /v1/models names; leave it out here."
+            )

@@ -1,0 +1,210 @@
+"""What the routes answer, for those who read `/openapi.json`: nothing is checked or written by these classes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, Field
+
+from components.serving.jobs import Status
+from components.terms import Policy
+
+Said: TypeAlias = dict[int | str, dict[str, Any]]
+"""What FastAPI takes as `responses`."""
+Finish: TypeAlias = Literal["stop", "length", "content_filter"]
+Base64: TypeAlias = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+
+
+class Failure(BaseModel):
+    """What went wrong, in one sentence; `type` says whose fault it is."""
+
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    code: str
+
+
+class Error(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: Failure
+
+
+class ModelObject(BaseModel):
+    """A model that is served; the fields from `version` on are ours, and there are more of them by modality."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    version: int
+    follows: bool
+    family: str
+    modality: str
+    shape: list[int]
+    routes: list[str]
+    dataset: str
+    licence: str
+    run: str
+    digest: str
+    width: int
+    threads: int
+    records: Policy
+    filtered: bool
+    terms: str
+
+
+class ModelList(BaseModel):
+    """All models that are served."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+class Picture(BaseModel):
+    """A PNG; seed and class are ours."""
+
+    b64_json: Base64 | None
+    seed: int
+    label: str | None = None
+    withheld: str | None = None
+
+
+class Pictures(BaseModel):
+    """Pictures as OpenAI words them."""
+
+    created: int
+    data: list[Picture]
+
+
+class File(BaseModel):
+    """A file of the model's media type."""
+
+    b64: Base64 | None
+    media_type: str
+    seed: int
+    label: str | None = None
+    finish_reason: Finish | None = None
+    withheld: str | None = None
+
+
+class Files(BaseModel):
+    """Files of any modality."""
+
+    created: int
+    model: str
+    data: list[File]
+
+
+class Usage(BaseModel):
+    """Counts of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionChoice(BaseModel):
+    """One text."""
+
+    text: str
+    index: int
+    logprobs: dict[str, Any] | None
+    finish_reason: Finish
+
+
+class Completion(BaseModel):
+    """Texts as OpenAI words them."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class Answered(BaseModel):
+    """What the model says."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: Answered
+    logprobs: dict[str, Any] | None
+    finish_reason: Finish
+
+
+class ChatCompletion(BaseModel):
+    """Answers to a chat as OpenAI words them."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class JobObject(BaseModel):
+    """A job: `done` of `n` rows, `rate` in rows a second, times in seconds since the epoch, `path` of its shards."""
+
+    id: str
+    object: Literal["job"]
+    created: int
+    model: str
+    version: int
+    status: Status
+    n: int
+    done: int
+    rate: float | None
+    seconds_left: float | None
+    seed: int
+    media_type: str
+    path: str
+    started: int | None
+    finished: int | None
+    error: str | None
+    request: dict[str, Any] | None = None
+
+
+class JobList(BaseModel):
+    """A page of jobs, the newest first."""
+
+    object: Literal["list"]
+    data: list[JobObject]
+    has_more: bool
+
+
+class Health(BaseModel):
+    """The served versions and their queues."""
+
+    status: Literal["ok", "unhealthy"]
+    models: list[dict[str, Any]]
+
+
+class Ready(BaseModel):
+    """Whether every model can answer."""
+
+    ready: bool
+
+
+EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "With “stream”: true."}}}
+
+
+def whole_or_streamed(model: type[BaseModel]) -> Said:
+    """An answer that also comes as server-sent events."""
+    return {200: {"model": model, "content": EVENTS, "description": "The answer, whole or as events."}}
+
+
+def also(model: type[BaseModel], *statuses: int) -> Said:
+    """The same object with each of `statuses`."""
+    return {status: {"model": model} for status in statuses}

@@ -1,0 +1,98 @@
+"""`/openapi.json`, as FastAPI words it and these routes are: errors in OpenAI's shape, keys, bodies that we read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from components.serving.routes.access import OPEN
+from components.serving.routes.answers import Error
+
+ABOUT = """Generative models, asked as OpenAI's are.
+
+Beyond loopback every request needs a key (`authorization: Bearer …`). `/v1/models` names each model's routes."""
+SCHEME = {"bearer": {"type": "http", "scheme": "bearer", "description": "A key of `genloom keys create`."}}
+FAILED: Mapping[str, Any] = {
+    "4XX": {"description": "The request is refused, for the reason that the answer says."},
+    "5XX": {"description": "The server cannot answer this now, or failed."},
+}
+PICTURE = {"type": "string", "format": "binary"}
+
+
+def install(app: FastAPI) -> None:
+    """Have `app` describe itself so; call it when all routes are there."""
+
+    def described() -> dict[str, Any]:
+        if not app.openapi_schema:
+            app.openapi_schema = _described(app)
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+def paths(app: FastAPI) -> frozenset[str]:
+    """The paths that `app` has so far, such as /v1/models/{name}."""
+    return frozenset(get_openapi(title=app.title, version=app.version, routes=app.routes)["paths"])
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    found = get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)
+    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= schema_of(Error).pop("$defs")
+    schemas["Error"] = {name: value for name, value in schema_of(Error).items() if name != "$defs"}
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    found["components"]["securitySchemes"] = SCHEME
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            _mend(operation, path)
+    return found
+
+
+def _mend(operation: dict[str, Any], path: str) -> None:
+    """Errors and keys of one operation; on loopback no key is needed."""
+    responses = operation["responses"]
+    responses.pop("422", None)
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    responses.update({status: {**about, "content": content} for status, about in FAILED.items()})
+    operation["security"] = [] if path in OPEN else [{"bearer": []}, {}]
+
+
+def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of what is read as a `kind`, whose parts are found where OpenAPI keeps them."""
+    return kind.model_json_schema(ref_template="#/components/schemas/{model}")
+
+
+def body(*contents: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """What FastAPI takes as `openapi_extra` for a body that a route reads itself: content types with their schemas."""
+    content = {kind: {"schema": schema} for kind, schema in contents}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def json_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """A body of JSON that is read as a `kind`."""
+    return body(("application/json", schema_of(kind)))
+
+
+def form_or_json(kind: type[BaseModel]) -> dict[str, Any]:
+    """A body that is read as a `kind` and holds pictures: as files of a form, or as Base64 in JSON."""
+    form = schema_of(kind)
+    properties = dict(form["properties"])
+    properties["image"] = {"anyOf": [PICTURE, {"type": "array", "items": PICTURE}]}
+    if "mask" in properties:
+        properties["mask"] = PICTURE
+    return body(
+        ("multipart/form-data", {**form, "properties": properties}), ("application/json", schema_of(kind))
+    )
+
+
+def any_body(name: str, *kinds: type[BaseModel]) -> dict[str, Any]:
+    """A body that is read as one of `kinds`, by the model that it names."""
+    listed = " or ".join(kind.__name__ for kind in kinds)
+    schema = {"title": name, "type": "object", "description": f"The fields of {listed}, by the model."}
+    properties = {"model": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
+    return body(("application/json", {**schema, "properties": properties}))

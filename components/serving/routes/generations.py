@@ -1,0 +1,91 @@
+"""`POST /v1/generations`: one route for every modality; the body has the fields that the model's modality takes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict
+
+from components.modalities.completion import CompletionRequest
+from components.modalities.drawing import ImageRequest
+from components.modalities.editing import ImageEditRequest
+from components.serving.catalog import Catalog, Loaded
+from components.serving.making import Made, Making, begin, check_whole
+from components.serving.routes.answers import Files, also
+from components.serving.routes.description import any_body
+from components.serving.routes.forms import loads, validated
+from components.serving.routes.models import find, headers
+
+GENERATE = "/v1/generations"
+
+
+class Named(BaseModel):
+    """The part of a body that says whose fields the others are."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    model: str | None = None
+
+
+def router(catalog: Catalog) -> APIRouter:
+    """The route that generates with every model in `catalog`."""
+    routes = APIRouter()
+
+    @routes.post(
+        GENERATE,
+        response_model=None,
+        responses=also(Files, 200),
+        openapi_extra=any_body("GenerationRequest", ImageRequest, ImageEditRequest, CompletionRequest),
+    )
+    async def generate(request: Request) -> Response:
+        """Generate `n` files of the model's media type; file i has the seed of the request + i."""
+        content, sent = await request.body(), request.headers.get("content-type", "")
+        loaded, body = await asyncio.to_thread(_read, catalog, content, sent)
+        making = await asyncio.to_thread(begin, loaded, body)
+        output = await asyncio.wrap_future(making.work)
+        made = []
+        for first in range(0, making.count, loaded.engine.width):
+            made += await asyncio.to_thread(_taken, making, output, first, loaded.engine.width)
+        answer = await asyncio.to_thread(_written, loaded, made)
+        return Response(answer, media_type="application/json", headers=headers(loaded, made[0].seed))
+
+    return routes
+
+
+def _read(catalog: Catalog, content: bytes, sent: str) -> tuple[Loaded, BaseModel]:
+    """The model that a body names, and the body as its modality reads it."""
+    value = loads(content, sent)
+    loaded = find(catalog, validated(value, Named).model)
+    body = validated(value, loaded.model.modality.asked(loaded.model.shape))
+    check_whole(body)
+    return loaded, body
+
+
+def _taken(making: Making, output: Any, first: int, count: int) -> list[Made]:
+    """A few files at a time, so that a client who left costs no more than those."""
+    return [making.take(place, output) for place in range(first, min(first + count, making.count))]
+
+
+def _written(loaded: Loaded, made: Sequence[Made]) -> bytes:
+    kind = loaded.model.modality.media_type
+    data = (json.dumps(described(one, kind)).encode() for one in made)
+    model = json.dumps(loaded.served.product).encode()
+    return b'{"created":%d,"model":%b,"data":[%b]}' % (int(time.time()), model, b",".join(data))
+
+
+def described(made: Made, media_type: str) -> Mapping[str, Any]:
+    """One file of an answer."""
+    told = {"label": made.label, "finish_reason": made.finish, "withheld": made.withheld}
+    return {
+        "b64": None if made.content is None else b64encode(made.content).decode("ascii"),
+        "media_type": media_type,
+        "seed": made.seed,
+        **{name: value for name, value in told.items() if value is not None},
+    }

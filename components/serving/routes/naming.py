@@ -1,0 +1,60 @@
+"""What an answer is known by: the name of its request, which its record has too."""
+
+from __future__ import annotations
+
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from components.serving.records import ASKING, Asking, Recorder
+from components.serving.routes.paths import route_of
+
+LONGEST = 256
+"""Characters of a request's name that a record keeps."""
+
+
+class RequestName:
+    """Gives an answer an `x-request-id` where no proxy in front has named the request already."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; add the header to its answer."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id")
+        name = given or str(uuid.uuid4())
+        scope.setdefault("state", {})["request"] = name
+        if given is not None:
+            await self.app(scope, receive, send)
+            return
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).append("x-request-id", name)
+            await send(message)
+
+        await self.app(scope, receive, named)
+
+
+class Recorded:
+    """Says on whose behalf a request generates, so that a record can be kept of it."""
+
+    def __init__(self, app: ASGIApp, recorder: Recorder) -> None:
+        self.app, self.recorder = app, recorder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its name and its key, as those who stand before found them."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        name = str(state.get("request", ""))[:LONGEST]
+        before = ASKING.set(Asking(self.recorder, name, state.get("key"), route_of(scope)))
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            ASKING.reset(before)
