@@ -28,7 +28,7 @@ def seconds(usual: float) -> float:
     return min(usual, float(os.environ[TRIAL])) if os.environ.get(TRIAL) else usual
 
 
-def until(true: Callable[[], bool], patience: float = 120.0) -> float:
+def until(true: Callable[[], bool], patience: float = 300.0) -> float:
     """Wait for `true`; the seconds that it took. Raises `TimeoutError`."""
     began = time.perf_counter()
     while not true():

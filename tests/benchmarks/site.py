@@ -30,17 +30,22 @@ from tests.components.serving.conftest import free_port, register
 ROOT = Path(__file__).resolve().parents[2]
 MNIST, SMALL = Shape(data=(1, 28, 28)), Shape(data=(1, 8, 8))
 DRAW = "/v1/images/generations"
-REPLICAS = """
+DEPLOY = """
 import sys
-from components import cluster
 from components.project import open_project
-from components.serving import app
+from components.promotion.registry import Registry
+from components.serving import server
 
-settings = open_project().settings
-cluster.connect(settings)
-app.roll_out(app.served(), settings, replicas=int(sys.argv[1]))
+settings, replicas = open_project().settings, int(sys.argv[1])
+registry = Registry(settings)
+for product in sys.argv[2:]:
+    server.deploy(settings, product, registry.version(product, "champion"), follows=True)
+if replicas > 1:
+    from components.serving import app
+
+    app.roll_out(app.served(), settings, replicas=replicas)
 """
-"""Deploys what is served again, in a process of its own."""
+"""Deploys in a process of its own: one that has joined a Ray ends when that Ray does."""
 
 
 def echo(where: Project, pause: float = 0.0) -> Family:
@@ -75,14 +80,10 @@ def serving(where: Project, products: Sequence[str], replicas: int = 1) -> Itera
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection is a file, here and there
     running = server.start_detached(where.settings, free_port(), "127.0.0.1")
-    registry = Registry(where.settings)
     try:
-        for product in products:
-            server.deploy(where.settings, product, registry.version(product, "champion"), follows=True)
-        if replicas > 1:
-            line = [sys.executable, "-c", REPLICAS, str(replicas)]
-            subprocess.run(line, cwd=where.root, check=True)
-            until(lambda: len(processes(where)) == replicas)
+        line = [sys.executable, "-c", DEPLOY, str(replicas), *products]
+        subprocess.run(line, cwd=where.root, check=True)
+        until(lambda: len(processes(where)) == replicas)
         yield running.url
     finally:
         assert server.stop(where.settings) is not None, running
