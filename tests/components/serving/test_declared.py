@@ -63,7 +63,10 @@ def test_a_file_of_applications_with_defaults(tmp_path: Path) -> None:
         ("applications: {a: {models: {digits: true}}}", "is True: give champion"),
         ("applications: {a: {models: {digits: 1}, replica: 1}}", "did you mean replicas"),
         ("applications: {a: {models: {digits: 1}, gpus: 1}}", "There is no field “gpus”"),
-        ("applications: {a: {models: {digits: 1}, replicas: many}}", "is 'many': give a number, or min and max"),
+        (
+            "applications: {a: {models: {digits: 1}, replicas: many}}",
+            "is 'many': give a number, or min and max",
+        ),
         ("applications: {a: {models: {digits: 1}, replicas: {min: 3, max: 2}}}", "min 3 is more than max 2"),
         ("applications: {a: {models: {digits: 1}, replicas: {most: 2}}}", "There is no field “most”"),
         ("applications: {a: {models: {digits: 1}, replicas: 0}}", "replicas.max is 0"),
@@ -94,7 +97,9 @@ def test_more_cpus_than_there_are_are_refused_with_the_arithmetic() -> None:
         "words": ApplicationRow.model_validate({"models": {"shakespeare": 1}, "replicas": 9}),
     }
     check_cpus(rows, 1.5, "serve.yaml")
-    with pytest.raises(UserError, match=r"2 × 0\.5 \(pictures\) \+ 0\.5 .* = 1\.5 CPUs, and there are 1; lower"):
+    with pytest.raises(
+        UserError, match=r"2 × 0\.5 \(pictures\) \+ 0\.5 .* = 1\.5 CPUs, and there are 1; lower"
+    ):
         check_cpus(rows, 1, "serve.yaml")
 
 
