@@ -101,6 +101,13 @@ def capacity() -> Capacity:
     return Capacity(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
 
 
+def free_cpus() -> float:
+    """The CPUs that nobody on the cluster has reserved."""
+    import ray
+
+    return float(ray.available_resources().get("CPU", 0.0))
+
+
 def find(settings: Settings) -> Local | None:
     """The project's local cluster if its owner lives, even while it is starting."""
     local = _read(settings)

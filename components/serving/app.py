@@ -19,6 +19,7 @@ from ray import serve
 from ray.experimental import internal_kv
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 
+from components import cluster
 from components.errors import FailedError, UserError
 from components.serving import bulk, haproxy, tls
 from components.serving.applications import APPLICATIONS, Application, remember
@@ -40,8 +41,8 @@ TIMEOUT = 300.0
 """Seconds after which the proxy gives a request up."""
 SOON = 2.0
 """The least seconds of requests that a decision about replicas looks back over."""
-WAITS = "to be scheduled"
-"""What Ray Serve says, after half a minute, of replicas for which there are no free CPUs."""
+ROOM = 120.0
+"""Seconds that a replica waits for CPUs which something else holds; more than a slow machine starts a process in."""
 
 
 class Endpoint:
@@ -196,6 +197,7 @@ def _run(application: Application, settings: Settings) -> None:
     """Deploy, and return when the replicas answer; raises RuntimeError if they fail, or find no CPUs here."""
     target = serve.RunTarget(_bound(application, settings), application.ray_name, application.path)
     serve.run_many([target], wait_for_applications_running=False)
+    late = time.monotonic() + ROOM
     while True:
         state = serve.status().applications[application.ray_name]
         if state.status == "RUNNING":
@@ -203,12 +205,14 @@ def _run(application: Application, settings: Settings) -> None:
         message = " ".join([state.message, *(part.message for part in state.deployments.values())])
         if state.status == "DEPLOY_FAILED":
             raise RuntimeError(message)
-        if WAITS in message and not os.environ.get("RAY_ADDRESS"):
+        if cluster.free_cpus() >= application.cpus or os.environ.get("RAY_ADDRESS"):
+            late = time.monotonic() + ROOM
+        if time.monotonic() > late:
             raise RuntimeError(
                 f"A replica waits for {application.cpus:g} CPUs that something else, such as a training, holds; "
                 "wait for its end, or lower cpus."
             )
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def _bound(application: Application, settings: Settings) -> Any:
