@@ -14,7 +14,7 @@ from components.modalities.completion import ChatRequest, CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.serving.catalog import Catalog
-from components.serving.jobs import Jobs
+from components.serving.jobs import JobRequest, Jobs
 from components.serving.metrics import Metrics, Watched
 from components.serving.records import Recorder
 from components.serving.routes import (
@@ -75,7 +75,7 @@ def create_app(
         app.include_router(job_routes.router(catalog, jobs))
     watch = Metrics(catalog, description.paths(app) | {"/metrics"})
     app.include_router(metrics.router(watch))
-    description.install(app)
+    description.install(app, [*BODIES.values(), JobRequest])
     app.add_middleware(Bodies, uploads=UPLOADS, room=Room())
     if recorder is not None:
         app.add_middleware(Recorded, recorder=recorder)

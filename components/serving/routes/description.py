@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,12 +23,12 @@ FAILED: Mapping[str, Any] = {
 PICTURE = {"type": "string", "format": "binary"}
 
 
-def install(app: FastAPI) -> None:
-    """Have `app` describe itself so; call it when all routes are there."""
+def install(app: FastAPI, bodies: Iterable[type[BaseModel]]) -> None:
+    """Have `app` describe itself so, `bodies` included; call it when all routes are there."""
 
     def described() -> dict[str, Any]:
         if not app.openapi_schema:
-            app.openapi_schema = _described(app)
+            app.openapi_schema = _described(app, bodies)
         return app.openapi_schema
 
     app.openapi = described  # type: ignore[method-assign]
@@ -39,11 +39,12 @@ def paths(app: FastAPI) -> frozenset[str]:
     return frozenset(get_openapi(title=app.title, version=app.version, routes=app.routes)["paths"])
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
+def _described(app: FastAPI, bodies: Iterable[type[BaseModel]]) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
-    schemas |= schema_of(Error).pop("$defs")
-    schemas["Error"] = {name: value for name, value in schema_of(Error).items() if name != "$defs"}
+    for kind in (Error, *bodies):
+        schema = schema_of(kind)
+        schemas |= schema.pop("$defs", {}) | {kind.__name__: schema}
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     found["components"]["securitySchemes"] = SCHEME
@@ -57,7 +58,7 @@ def _mend(operation: dict[str, Any], path: str) -> None:
     """Errors and keys of one operation; on loopback no key is needed."""
     responses = operation["responses"]
     responses.pop("422", None)
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    content = {"application/json": {"schema": _named(Error)}}
     responses.update({status: {**about, "content": content} for status, about in FAILED.items()})
     operation["security"] = [] if path in OPEN else [{"bearer": []}, {}]
 
@@ -75,7 +76,7 @@ def body(*contents: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:
     """A body of JSON that is read as a `kind`."""
-    return body(("application/json", schema_of(kind)))
+    return body(("application/json", _named(kind)))
 
 
 def form_or_json(kind: type[BaseModel]) -> dict[str, Any]:
@@ -86,13 +87,14 @@ def form_or_json(kind: type[BaseModel]) -> dict[str, Any]:
     if "mask" in properties:
         properties["mask"] = PICTURE
     return body(
-        ("multipart/form-data", {**form, "properties": properties}), ("application/json", schema_of(kind))
+        ("multipart/form-data", {**form, "properties": properties}), ("application/json", _named(kind))
     )
 
 
-def any_body(name: str, *kinds: type[BaseModel]) -> dict[str, Any]:
+def any_body(*kinds: type[BaseModel]) -> dict[str, Any]:
     """A body that is read as one of `kinds`, by the model that it names."""
-    listed = " or ".join(kind.__name__ for kind in kinds)
-    schema = {"title": name, "type": "object", "description": f"The fields of {listed}, by the model."}
-    properties = {"model": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
-    return body(("application/json", {**schema, "properties": properties}))
+    return body(("application/json", {"anyOf": [_named(kind) for kind in kinds]}))
+
+
+def _named(kind: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}

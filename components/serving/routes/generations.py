@@ -42,7 +42,7 @@ def router(catalog: Catalog) -> APIRouter:
         GENERATE,
         response_model=None,
         responses=also(Files, 200),
-        openapi_extra=any_body("GenerationRequest", ImageRequest, ImageEditRequest, CompletionRequest),
+        openapi_extra=any_body(ImageRequest, ImageEditRequest, CompletionRequest),
     )
     async def generate(request: Request) -> Response:
         """Generate `n` files of the model's media type; file i has the seed of the request + i."""

@@ -1,0 +1,85 @@
+"""schemathesis asks the routes whatever `/openapi.json` says that they take, and much that it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+
+from components.families.family import Shape
+from components.serving.catalog import Catalog
+from components.serving.jobs import Jobs
+from components.serving.routes.application import create_app
+from tests.components.serving.painter import Painter, mirrors, served
+
+UNFIT = ("positive_data_acceptance",)
+"""A schema cannot say what a model knows: its classes, its sizes, what is a picture."""
+EXAMPLES = 20
+
+
+class Kept(Catalog):
+    """One that an application does not close when it ends, as schemathesis ends it after every call."""
+
+    def close(self) -> None:
+        return
+
+
+@pytest.fixture(scope="module")
+def schema(text_catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The description of an application with a model of each kind, which it names so that they are asked."""
+    root = tmp_path_factory.mktemp("openapi")
+    beasts = served(root, "beasts", Painter(), Shape(data=(1, 8, 8), classes=3))
+    catalog = Kept({**text_catalog.loaded, "beasts": beasts, "fill": mirrors(root)["fill"]})
+    app = create_app(catalog, jobs=Jobs(root / "jobs"))
+    for body in app.openapi()["components"]["schemas"].values():
+        if "model" in body.get("properties", {}) and body.get("additionalProperties") is False:
+            body["properties"]["model"] = {"enum": [*catalog.loaded]}
+            body["required"] = [*body.get("required", []), "model"]
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+def operations() -> list[tuple[str, str]]:
+    paths = create_app(Catalog({}), jobs=Jobs(Path("none"))).openapi()["paths"]
+    return [(path, method) for path, found in paths.items() for method in found]
+
+
+def examined(operation: Any, mode: GenerationMode, examples: int) -> list[int]:
+    """Ask so often, the same each time, and look at every answer; their statuses."""
+    statuses: list[int] = []
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        answer = case.call_and_validate(excluded_checks=[CHECKS.get_one(name) for name in UNFIT])
+        statuses.append(answer.status_code)
+
+    ask()
+    return statuses
+
+
+@pytest.mark.parametrize(("path", "method"), operations(), ids=lambda part: part)
+def test_every_answer_is_as_the_description_says(schema: Any, path: str, method: str) -> None:
+    operation = schema[path][method]
+    seen = examined(operation, GenerationMode.POSITIVE, EXAMPLES); print(path, method, sorted(seen)); assert seen
+    if operation.body or operation.query:
+        assert examined(operation, GenerationMode.NEGATIVE, EXAMPLES)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("path", "method"), operations(), ids=lambda part: part)
+def test_many_more_answers_are_as_the_description_says(schema: Any, path: str, method: str) -> None:
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        if mode is GenerationMode.POSITIVE or schema[path][method].body or schema[path][method].query:
+            assert examined(schema[path][method], mode, 40 * EXAMPLES)
