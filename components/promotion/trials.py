@@ -42,9 +42,10 @@ def start(
         standing = ledger.standing(lines)
         version = registry.version(product, which)
         if _runs(kind, version, standing):
-            reasons = (f"The {kind} of {version.name} runs already.",)
-            return Decision(product, version.number, True, reasons, standing.champion)
-        reasons, accepted = (), True
+            said = f"The {kind} of {version.name} runs already."
+            return Decision(product, version.number, True, (said,), standing.champion)
+        reasons: tuple[str, ...] = ()
+        accepted = True
         if kind == "canary":
             verdict = judged(registry, version, row, lines, standing)
             reasons, accepted = verdict.reasons, verdict.accepted

@@ -131,7 +131,7 @@ class Answer:
                 give(piece)
             return piece is not None and piece.finish is not None
 
-        return self.loaded.engine.submit(self.requests, listen)
+        return self.loaded.submit(self.requests, listen)
 
     @property
     def echoes(self) -> list[str]:

@@ -107,6 +107,7 @@ class Doorkeeper:
         running = self.access.running
         if found is not None:
             running[found.id] = running.get(found.id, 0) + 1
+            scope.setdefault("state", {})["key"] = found.id
         try:
             await self.app(scope, receive, send)
         finally:

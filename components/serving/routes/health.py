@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from components.serving.catalog import Catalog
+from components.serving.routes.models import canary_of
 
 
 def router(catalog: Catalog) -> APIRouter:
@@ -15,7 +16,12 @@ def router(catalog: Catalog) -> APIRouter:
     @routes.get("/health")
     async def health() -> JSONResponse:
         models = [
-            {"id": name, "version": loaded.served.version, "waiting": loaded.engine.waiting}
+            {
+                "id": name,
+                "version": loaded.served.version,
+                "waiting": loaded.engine.waiting,
+                "canary": canary_of(catalog, name),
+            }
             for name, loaded in catalog.loaded.items()
         ]
         status = "ok" if catalog.healthy else "unhealthy"

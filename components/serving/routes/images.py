@@ -18,7 +18,8 @@ from components.modalities.editing import ImageEditRequest, ImageVariationReques
 from components.modalities.modality import Order
 from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.forms import read
-from components.serving.routes.models import find, headers
+from components.serving.routes.models import headers
+from components.serving.routes.sides import answered
 from components.serving.routes.sketches import streamed
 
 DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
@@ -28,25 +29,26 @@ def router(catalog: Catalog) -> APIRouter:
     """The routes that draw with the models in `catalog`."""
     routes = APIRouter()
 
+    async def answer(request: Request, body: PictureBody, route: str, event: str) -> Response:
+        async def ask(loaded: Loaded) -> Response:
+            return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), event)
+
+        return await answered(catalog, request, body, ask, "image", route)
+
     @routes.post(DRAW, response_model=None)
-    async def generate(body: ImageRequest) -> Response:
+    async def generate(request: Request, body: ImageRequest) -> Response:
         """Draw `n` pictures; picture i has the seed of the request + i."""
-        loaded = find(catalog, body.model, "image", DRAW)
-        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_generation")
+        return await answer(request, body, DRAW, "image_generation")
 
     @routes.post(EDIT, response_model=None)
     async def edit(request: Request) -> Response:
         """Turn each picture of a form or of JSON into another, `n` times."""
-        body = await read(request, ImageEditRequest)
-        loaded = find(catalog, body.model, "image", EDIT)
-        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_edit")
+        return await answer(request, await read(request, ImageEditRequest), EDIT, "image_edit")
 
     @routes.post(VARY, response_model=None)
     async def vary(request: Request) -> Response:
         """Draw `n` pictures near each picture of a form or of JSON."""
-        body = await read(request, ImageVariationRequest)
-        loaded = find(catalog, body.model, "image", VARY)
-        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_variation")
+        return await answer(request, await read(request, ImageVariationRequest), VARY, "image_variation")
 
     return routes
 
@@ -55,7 +57,7 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
     """The pictures of `order`, all at once or as a stream of `event`s. A client that leaves frees its rows."""
     if body.stream:
         return await streamed(loaded, body, order, event)
-    output = await asyncio.wrap_future(loaded.engine.submit(order.requests))
+    output = await asyncio.wrap_future(loaded.submit(order.requests))
     files = [file async for _, file in encoded(loaded, order, output)]
     content = await asyncio.to_thread(written, order, files)
     return Response(content, headers=headers(loaded, order.seeds[0]), media_type="application/json")

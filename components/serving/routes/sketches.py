@@ -53,7 +53,7 @@ async def streamed(loaded: Loaded, body: PictureBody, order: Order, event: str) 
     partials = frozenset(chosen(1 if steps is None else int(steps[0]), body.partial_images))
 
     def submit(tell: Callable[[Glimpse], None]) -> Future[Tensor]:
-        return loaded.engine.submit(order.requests, look=Look(partials, tell))
+        return loaded.submit(order.requests, look=Look(partials, tell))
 
     first, queue, work = await opened(submit)
     events = _events(order, event, first, queue, work)
