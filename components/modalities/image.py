@@ -145,6 +145,11 @@ class Image(Modality):
         """A picture; where one is turned into another, an empty one of the size of a row."""
         return ImageRequest() if shape.source is None else blank_edit(shape, self.conditions)
 
+    def probe(self, shape: Shape, seed: int) -> BaseModel:
+        """Eight pictures, if the model draws by itself."""
+        drawn = {"n": 8} if shape.source is None else {}
+        return self.warm(shape).model_copy(update={"seed": seed, **drawn})
+
     def encode(self, output: Tensor, body: Any) -> list[bytes]:
         """One PNG a row, enlarged by whole pixels if the request's `size` says so."""
         size = wanted_size(body.size, Shape(data=tuple(output.shape[1:])))

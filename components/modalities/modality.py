@@ -13,11 +13,13 @@ import pyarrow as pa
 from pydantic import BaseModel
 from torch import Tensor
 
-from components.families.family import Batch, Family, Kind, Networks, Requests, Shape
+from components.families.family import NOTHING, Batch, Family, Kind, Networks, Requests, Shape
 
 Direction = Literal["lower", "higher"]
 
 
+RUN = 4
+"""Tokens in a row by which repetitions are seen: fewer recur in sound text, too."""
 DRAW = "draw"
 """The column of random numbers, int64 [N], that a `random` modality gets beside its own when it trains."""
 
@@ -133,6 +135,22 @@ class Modality(ABC):
         """A small request that takes the way of all others, by which a model is warmed before it serves."""
         return self.request()
 
+    def probe(self, shape: Shape, seed: int) -> BaseModel:
+        """A request of a few rows, by which the samples of two versions are compared."""
+        return self.warm(shape).model_copy(update={"seed": seed})
+
+    def variety(self, output: Tensor) -> list[float]:
+        """How much each of several rows of `output` differs from the others; 0 where all are the same.
+
+        Of numbers it is the mean distance to the other rows; of tokens the share of runs of four that neither the
+        row nor one before it had, so that rows that repeat themselves or each other have little.
+        """
+        if not output.is_floating_point():
+            return _novelty(output.tolist())
+        rows = output.flatten(1).double()
+        size = rows.shape[1] * max(1, len(rows) - 1)
+        return [float((row - rows).abs().sum()) / size for row in rows]
+
     @abstractmethod
     def encode(self, output: Tensor, body: Any) -> list[bytes]:
         """The finished rows of `output` as files of `media_type`, as the request asks."""
@@ -144,6 +162,19 @@ class Modality(ABC):
     def progress(self, output: Tensor, requests: Requests) -> bytes:
         """A picture of how training goes: rows of `output`, beside what they were asked for where that can be seen."""
         return self.picture(output)
+
+
+def _novelty(rows: Sequence[Sequence[int]]) -> list[float]:
+    """The share of each row's runs of `RUN` tokens that are new; a shorter row is one run."""
+    known: set[tuple[int, ...]] = set()
+    found = []
+    for row in rows:
+        tokens = [token for token in row if token != NOTHING]
+        runs = [tuple(tokens[place : place + RUN]) for place in range(max(1, len(tokens) - RUN + 1))]
+        before = len(known)
+        known.update(runs)
+        found.append((len(known) - before) / len(runs))
+    return found
 
 
 def kind_of(name: str) -> type[Modality]:

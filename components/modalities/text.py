@@ -124,6 +124,10 @@ class Text(Modality):
             seed=0,
         )
 
+    def probe(self, shape: Shape, seed: int) -> BaseModel:
+        """Eight continuations as the model itself draws them, without what keeps it from repeating itself."""
+        return CompletionRequest(prompt=["Once"], n=8, max_tokens=64, truncation="auto", seed=seed)
+
     def encode(self, output: Tensor, body: Any) -> list[bytes]:
         """The text of each row as UTF-8."""
         return [text.encode("utf-8") for text in self.texts(output)]

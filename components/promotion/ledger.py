@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +19,21 @@ from filelock import FileLock, Timeout
 from components.errors import FailedError, UserError
 from components.settings import Settings
 
-Event = Literal["promote", "refuse", "rollback"]
+Event = Literal["promote", "refuse", "rollback", "canary", "shadow", "withdraw", "stop"]
+MOVES = frozenset({"promote", "rollback"})
+"""The events that make a version champion; each ends a trial that runs."""
+TRIALS = frozenset({"canary", "shadow"})
+"""The events that begin a trial of a version beside the champion."""
 PATIENCE = 600.0
 """Seconds to wait for another process that holds a product's lock."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What was decided about a version: `champion` is the one before, `reasons` are the gate's."""
+    """What was decided about a version: `champion` is the one before, `reasons` are the gate's.
+
+    `terms` are those of a trial that begins: numbers by name.
+    """
 
     event: Event
     product: str
@@ -37,6 +44,7 @@ class Entry:
     who: str
     why: str = ""
     flow_run: str = ""
+    terms: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +61,15 @@ class Standing:
     """What the lines add up to.
 
     `champions` are (number, digest), the present one last, with those before it that no rollback undid;
-    `ever` are all that were champion once; `rolled_back` were left by a rollback and not promoted since.
+    `ever` are all that were champion once; `rolled_back` were left by a rollback, and `withdrawn` failed on trial,
+    and were not promoted since. `trial` is the line that began the canary or shadow which runs now.
     """
 
     champions: tuple[tuple[int, str], ...] = ()
     ever: frozenset[int] = frozenset()
     rolled_back: frozenset[int] = frozenset()
+    withdrawn: frozenset[int] = frozenset()
+    trial: Line | None = None
 
     @property
     def champion(self) -> int | None:
@@ -107,6 +118,8 @@ def append(path: Path, entry: Entry) -> Line:
     path.parent.mkdir(parents=True, exist_ok=True)
     _set_aside(path)
     content = dataclasses.asdict(entry)
+    if not entry.terms:
+        del content["terms"]
     content["time"] = datetime.now(UTC).isoformat(timespec="milliseconds")
     content["previous"] = lines[-1].hash if lines else ""
     content["hash"] = _hash(content)
@@ -151,26 +164,39 @@ def verify(path: Path) -> int:
 
 def last_move(lines: Sequence[Line]) -> str:
     """The hash of the line that made the present champion so; nothing if there is none."""
-    return next((line.hash for line in reversed(lines) if line.event != "refuse"), "")
+    return next((line.hash for line in reversed(lines) if line.event in MOVES), "")
 
 
 def standing(lines: Iterable[Line]) -> Standing:
-    """Replay `lines`: a promotion adds a champion, a rollback returns to an earlier one."""
+    """Replay `lines`: a promotion adds a champion, a rollback returns to an earlier one; both end a trial."""
     champions: list[tuple[int, str]] = []
     ever: set[int] = set()
     left: set[int] = set()
+    withdrawn: set[int] = set()
+    trial: Line | None = None
     for line in lines:
-        if line.event == "refuse":
-            continue
-        target = (line.version, line.digest)
-        if line.event == "rollback" and target in champions:
-            while champions[-1] != target:
-                left.add(champions.pop()[0])
-        else:
-            champions.append(target)
-        ever.add(line.version)
-        left.discard(line.version)
-    return Standing(tuple(champions), frozenset(ever), frozenset(left))
+        if line.event in MOVES:
+            trial = None
+            _move(line, champions, left)
+            ever.add(line.version)
+            left.discard(line.version)
+            withdrawn.discard(line.version)
+        elif line.event in TRIALS:
+            trial = line
+        elif line.event != "refuse":
+            trial = None
+            withdrawn |= {line.version} if line.event == "withdraw" else set()
+    return Standing(tuple(champions), frozenset(ever), frozenset(left), frozenset(withdrawn), trial)
+
+
+def _move(line: Line, champions: list[tuple[int, str]], left: set[int]) -> None:
+    """Let `line` move the champion; those that a rollback leaves go to `left`."""
+    target = (line.version, line.digest)
+    if line.event == "rollback" and target in champions:
+        while champions[-1] != target:
+            left.add(champions.pop()[0])
+    else:
+        champions.append(target)
 
 
 def _split(path: Path) -> tuple[list[bytes], bytes]:
@@ -194,7 +220,8 @@ def _set_aside(path: Path) -> None:
 
 
 def _line(content: Mapping[str, Any]) -> Line:
-    fields = {item.name: content[item.name] for item in dataclasses.fields(Line)}
+    fields = {item.name: content[item.name] for item in dataclasses.fields(Line) if item.name != "terms"}
+    fields["terms"] = content.get("terms", {})  # lines from before there were trials have none
     return Line(**{**fields, "reasons": tuple(fields["reasons"])})
 
 

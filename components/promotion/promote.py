@@ -51,12 +51,12 @@ def promote(
         before = standing.champion
         if version.number == before:
             return Decision(product_name, before, False, (f"{version.name} is already champion.",), before)
-        verdict = _judged(registry, version, product_row, lines, standing)
+        verdict = judged(registry, version, product_row, lines, standing)
         reasons, accepted = verdict.reasons, verdict.accepted
         if force and not accepted:
             accepted, reasons = True, (*reasons, f"{ledger.who()} promoted it all the same (--force).")
         event: Event = "promote" if accepted else "refuse"
-        entry = _entry(event, version, before, reasons, why, flow_run)
+        entry = entry_of(event, version, before, reasons, why, flow_run)
         if accepted:
             registry.fetch(version)  # what cannot be fetched whole must not become champion
         if accepted or not _repeated(lines, entry):
@@ -86,7 +86,7 @@ def rollback(
         registry.fetch(version)
         before = standing.champion
         reasons = (f"{product_name}/{before} gave way to {version.name}, which was champion before.",)
-        record(registry, _entry("rollback", version, before, reasons, why, ""))
+        record(registry, entry_of("rollback", version, before, reasons, why, ""))
         return Decision(product_name, number, True, reasons, before)
 
 
@@ -130,9 +130,10 @@ def record(registry: Registry, entry: Entry) -> None:
     registry.agree(entry.product, ledger.standing(ledger.read(path)).champion, line.hash)
 
 
-def _entry(
-    event: Event, version: Version, before: int | None, reasons: tuple[str, ...], why: str, flow_run: str
+def entry_of(
+    event: Event, version: Version, before: int | None, reasons: tuple[str, ...], why: str, flow_run: str = ""
 ) -> Entry:
+    """What is written about `version`, by the user of this process."""
     return Entry(
         event=event,
         product=version.product,
@@ -157,21 +158,31 @@ def _known(registry: Registry, product: str, lines: list[Line]) -> None:
         )
 
 
-def _judged(
+def judged(
     registry: Registry, version: Version, row: ProductRow, lines: list[Line], standing: Standing
 ) -> Verdict:
-    """The gate's verdict, and the ledger's: nothing that a rollback left comes back by itself."""
+    """The gate's verdict, and the ledger's: nothing that was rolled back or withdrawn comes back by itself."""
     before = registry.version(version.product, CHAMPION) if standing.champions else None
     verdict = decide(registry.report(version), registry.report(before) if before else None, row)
-    if version.number not in standing.rolled_back:
-        return verdict
-    last = next(line for line in reversed(lines) if line.event == "rollback")
-    said = f" ({last.why})" if last.why else ""
-    reason = (
-        f"{version.name} was left by a rollback{said}; it returns only by --force or a rollback --to "
-        f"{version.number}."
-    )
-    return Verdict(False, (reason, *verdict.reasons), verdict.primary)
+    reason = _left(version, lines, standing)
+    return Verdict(False, (reason, *verdict.reasons), verdict.primary) if reason else verdict
+
+
+def _left(version: Version, lines: list[Line], standing: Standing) -> str:
+    """Why a version comes back by force only; nothing if it does not."""
+    name = version.name
+    if version.number in standing.rolled_back:
+        last = next(line for line in reversed(lines) if line.event == "rollback")
+        said = f" ({last.why})" if last.why else ""
+        back = f"--force or a rollback --to {version.number}"
+        return f"{name} was left by a rollback{said}; it returns only by {back}."
+    if version.number in standing.withdrawn:
+        last = next(
+            line for line in reversed(lines) if (line.event, line.version) == ("withdraw", version.number)
+        )
+        said = " ".join(last.reasons)
+        return f"{name} was withdrawn when it was tried ({said.rstrip('.')}); it returns only by --force."
+    return ""
 
 
 def _repeated(lines: list[Line], entry: Entry) -> bool:

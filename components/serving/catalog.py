@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from pydantic import BaseModel
@@ -24,6 +25,9 @@ from components.serving.listening import Listener, Look
 from components.serving.records import ASKING
 from components.settings import Settings
 from components.terms import USUAL, Terms
+
+if TYPE_CHECKING:
+    from components.serving.trial import Trial
 
 SEEDS = 2**52
 """Seeds drawn for those who name none; JavaScript reads such numbers exactly."""
@@ -44,14 +48,27 @@ class Served:
     terms: Terms = USUAL
 
 
+Watch: TypeAlias = Callable[[Requests, float, Future[Tensor]], None]
+"""Hears of rows that were generated or failed, and the seconds that it took. Runs on the engine's thread."""
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A served version in memory, warm; `filter` holds back what is not let out to applications."""
+    """A served version in memory, warm; `filter` holds back what is not let out to applications.
+
+    `watch` hears what becomes of all that is submitted by this object.
+    """
 
     served: Served
     model: Model
     engine: Engine
     filter: ContentFilter | None = None
+    watch: Watch | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as digits/3."""
+        return f"{self.served.product}/{self.served.version}"
 
     def order(self, body: Any) -> Order:
         """The rows of a request; answer i has the seed of the first + i, so it can be asked for alone.
@@ -74,7 +91,10 @@ class Loaded:
         look: Look | None = None,
     ) -> Future[Tensor]:
         """Let the engine begin with the rows of `body`, as `Engine.submit` does; a server keeps a record of it."""
+        began, watch = time.perf_counter(), self.watch
         work = self.engine.submit(requests, listen, look)
+        if watch is not None:
+            work.add_done_callback(lambda done: watch(requests, time.perf_counter() - began, done))
         if (asking := ASKING.get()) is not None:
             asking.follow(self, body, seed, len(requests), work)
         return work
@@ -82,7 +102,7 @@ class Loaded:
     def generate(self, body: BaseModel) -> tuple[list[bytes], Order]:
         """The files of a request, computed here and now."""
         order = self.order(body)
-        output = self.engine.submit(order.requests).result()
+        output = self.submit(body, order.requests, order.seeds[0]).result()
         return [order.file(place, output) for place in range(len(order))], order
 
 
@@ -120,22 +140,37 @@ def threads(count: int) -> Iterator[None]:
 class Catalog:
     """The loaded versions by product name; closing it ends their engines.
 
-    `loaded` is replaced and never changed, so who has read it goes on with what was there.
+    `trials` are the versions that are tried beside them. Both are replaced and never changed, so who has read one
+    goes on with what was there.
     """
 
     def __init__(self, loaded: Mapping[str, Loaded]) -> None:
         self.loaded: Mapping[str, Loaded] = MappingProxyType(dict(loaded))
+        self.trials: Mapping[str, Trial] = MappingProxyType({})
         self._all = list(loaded.values())
 
     def put(self, product: str, loaded: Loaded) -> None:
         """Answer with `loaded` from now on; the version before it stays open for those who use it still."""
-        if loaded not in self._all:
-            self._all.append(loaded)
+        self.keep(loaded)
         self.loaded = MappingProxyType({**self.loaded, product: loaded})
+
+    def keep(self, loaded: Loaded) -> None:
+        """Close this version too when the catalog is closed."""
+        if not any(one is loaded for one in self._all):
+            self._all.append(loaded)
+
+    def begin(self, product: str, trial: Trial) -> None:
+        """Try a version beside the product's champion from now on."""
+        self.keep(trial.loaded)
+        self.trials = MappingProxyType({**self.trials, product: trial})
+
+    def end(self, product: str) -> None:
+        """Try nothing beside the product's champion any more; the version stays open for those who use it still."""
+        self.trials = MappingProxyType({own: one for own, one in self.trials.items() if own != product})
 
     def forget(self, loaded: Loaded) -> None:
         """Let go of a version that was closed."""
-        self._all.remove(loaded)
+        self._all = [one for one in self._all if one is not loaded]
 
     @property
     def healthy(self) -> bool:

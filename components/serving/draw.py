@@ -117,7 +117,7 @@ def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
     body = _body(BODIES[route], given)
     if place.loaded is None:
         assert place.url is not None
-        answer = client.ask(place.url, route, {"model": place.product, **given})
+        answer = client.ask(place.url, route, {"model": place.asked, **given})
         if answer.version != place.version:
             raise UserError(
                 f"The server serves {place.product}/{answer.version} since just now; ask again, or go on with "

@@ -8,6 +8,8 @@ request hears of its rows of tokens after each step.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -28,6 +30,8 @@ PATIENCE = 60.0
 """The most seconds of work that may wait before a request: more would end after its client has left."""
 KNOWN, FORGET = 8, 256
 """Rows after which an engine's pace is known, and after which what was before counts half."""
+HUMBLE = 10
+"""Steps of niceness by which an engine that works for nobody gives way to the others."""
 SICK = 3
 """Steps that fail one after the other before the engine calls itself unhealthy."""
 
@@ -161,6 +165,13 @@ class Engine:
     def sick(self) -> bool:
         """Whether its steps keep failing or its thread has died; one that was closed is not."""
         return self._failures >= SICK or not (self._closing or self.healthy)
+
+    def humble(self) -> None:
+        """Let all other threads go first, for good, where threads have a priority of their own (Linux)."""
+        thread = self._thread.native_id
+        if sys.platform == "linux" and thread is not None:
+            usual = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, usual + HUMBLE))
 
     def close(self) -> None:
         """End the thread; what is not finished fails."""

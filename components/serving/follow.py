@@ -19,6 +19,8 @@ from components.artifact import read_manifest
 from components.errors import FailedError, UserError
 from components.promotion import ledger
 from components.serving.catalog import Catalog, Loaded, Served, open_catalog, open_version
+from components.serving.course import Course, NotNowError
+from components.serving.trials import Trials
 from components.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -32,12 +34,6 @@ PATIENCE = 120.0
 """Seconds that a new version may take to generate for the first time."""
 TRIES = 2
 """How often a version is loaded before it is given up."""
-SLOWEST = 60.0
-"""The most seconds between two tries; they begin with one and double."""
-
-
-class NotNowError(Exception):
-    """The version could not be tried, which is no fault of its own: storage, the registry, memory."""
 
 
 @dataclass
@@ -54,26 +50,6 @@ class Change:
     idle: float | None = None
 
 
-@dataclass
-class Course:
-    """How far a replica is with one product: what it saw of the ledger, and what it tries again, and when.
-
-    `given_up` are the lines that made versions champion which cannot be served, each with the reason until the
-    ledger has it.
-    """
-
-    seen: tuple[int, int] | None = None
-    failures: int = 0
-    again: float = 0.0
-    given_up: dict[str, str] = field(default_factory=dict)
-
-    def later(self) -> None:
-        """Look again, after twice the time of the last failure."""
-        self.seen = None
-        self.again = time.monotonic() + min(SLOWEST, 2.0**self.failures)
-        self.failures += 1
-
-
 class Follower:
     """Keeps the products of `catalog` that follow their champion at it, on a thread of its own."""
 
@@ -81,6 +57,7 @@ class Follower:
         self.catalog, self.settings = catalog, settings
         self._courses: dict[str, Course] = {}
         self._changes: list[Change] = []
+        self.trials = Trials(catalog, settings, self._open)
         self._over = Event()
         self._thread = Thread(target=self._run, name="follower", daemon=True)
 
@@ -94,6 +71,7 @@ class Follower:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
+        self.trials.close()
 
     def _run(self) -> None:
         while not self._over.wait(EVERY):
@@ -104,24 +82,14 @@ class Follower:
         for product, loaded in list(self.catalog.loaded.items()):
             course = self._courses.setdefault(product, Course())
             try:
-                if loaded.served.follows and self._moved(product, course):
+                if loaded.served.follows and course.moved(ledger.path_of(self.settings, product)):
                     self._follow(product, course)
             except Exception:  # what is served goes on, whatever a ledger or a registry says
                 log.exception("following the champion of %s failed", product)
                 course.later()
         for change in list(self._changes):
             self._watch(change)
-
-    def _moved(self, product: str, course: Course) -> bool:
-        """Whether the ledger is another than at the last look; a look that failed counts as none."""
-        if time.monotonic() < course.again:
-            return False
-        try:
-            found = ledger.path_of(self.settings, product).stat()
-        except FileNotFoundError:
-            return False
-        before, course.seen = course.seen, (found.st_mtime_ns, found.st_size)
-        return course.seen != before
+        self.trials.look()
 
     def _follow(self, product: str, course: Course) -> None:
         lines = ledger.read(ledger.path_of(self.settings, product))
@@ -133,7 +101,8 @@ class Follower:
             self._give_up(product, course, turn, len(standing.champions) > 1)
             return
         try:
-            new = self._open(old.served, *standing.champions[-1])
+            number, digest = standing.champions[-1]
+            new = self.trials.canary(product, number, digest) or self._open(old.served, number, digest)
         except NotNowError as error:
             log.warning("%s/%s cannot be tried now: %s", product, standing.champion, error.__cause__)
             course.later()

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from components.promotion.canary import QUANTILES
 from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.paths import route_of
 
@@ -39,6 +40,12 @@ ENGINE: Mapping[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str]] 
     "withheld": (Counted, "Answers that the product's content filter held back."),
 }
 """What is told of each engine."""
+TRIED = {
+    "answered": "Requests that this side of a trial answered.",
+    "failed": "Requests that it did not answer.",
+    "dropped": "Requests that a shadow was not asked, as it had others.",
+}
+"""What is counted of each side of a canary or shadow."""
 
 
 class Metrics:
@@ -51,6 +58,7 @@ class Metrics:
         self._seen: dict[tuple[str, str], float] = {}
         self.registry = CollectorRegistry()
         self.registry.register(Engines(catalog))
+        self.registry.register(Tried(catalog))
         labels = ("route", "model", "version")
         self.requests = Counter(
             "genloom_requests", "Answered requests.", (*labels, "status"), registry=self.registry
@@ -110,10 +118,43 @@ class Engines(Collector):
         """The queue, the fill of the batch, and what was generated, by model and version."""
         for name, (kind, about) in ENGINE.items():
             family = kind(f"genloom_{name}", about, labels=("model", "version"))
-            for model, loaded in self.catalog.loaded.items():
-                value = float(_read(loaded)[name])
-                family.add_metric((model, str(loaded.served.version)), value)
+            for labels, loaded in self._versions().items():
+                family.add_metric(labels, float(_read(loaded)[name]))
             yield family
+
+    def _versions(self) -> dict[tuple[str, str], Loaded]:
+        """What answers and what is tried, by model and version."""
+        tried = [trial.loaded for trial in self.catalog.trials.values()]
+        return {
+            (one.served.product, str(one.served.version)): one
+            for one in (*tried, *self.catalog.loaded.values())
+        }
+
+
+class Tried(Collector):
+    """Reads the tallies of the trials, of both sides, so that one can be seen beside the other."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    def collect(self) -> Iterator[Metric]:
+        """Answers, failures, what a shadow was not asked, latencies and variety."""
+        labels = ("model", "version", "trial")
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {
+            name: Counted(f"genloom_trial_{name}", about, labels=labels) for name, about in TRIED.items()
+        }
+        seconds = Gauged("genloom_trial_seconds", "Quantiles of the latency.", labels=(*labels, "quantile"))
+        variety = Gauged("genloom_trial_variety", "How varied the samples of probes are.", labels=labels)
+        for product, trial in self.catalog.trials.items():
+            for loaded, tally in zip((trial.champion, trial.loaded), trial.tallies(), strict=True):
+                own = (product, str(loaded.served.version), trial.line.event)
+                for name, family in families.items():
+                    family.add_metric(own, getattr(tally, name))
+                variety.add_metric(own, tally.variety.mean)
+                for share in QUANTILES:
+                    if (value := tally.quantile(share)) is not None:
+                        seconds.add_metric((*own, f"{share:g}"), value)
+        yield from (*families.values(), seconds, variety)
 
 
 def _read(loaded: Loaded) -> dict[str, int]:

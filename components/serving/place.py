@@ -34,6 +34,11 @@ class Place:
     loaded: Loaded | None = None
 
     @property
+    def asked(self) -> str:
+        """What requests call the model; by the server the champion answers, whatever is tried beside it."""
+        return self.product if self.url is None else f"{self.product}@champion"
+
+    @property
     def where(self) -> str:
         """Who computes, for a person."""
         return "loaded here" if self.url is None else f"by the server at {self.url}"

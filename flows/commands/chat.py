@@ -71,7 +71,7 @@ def _turn(place: Place, messages: list[dict[str, str]], said: str, asked: dict[s
     from components.serving import speak
 
     messages.append({"role": "user", "content": said})
-    content = {"model": place.product, "messages": messages, "truncation": "auto", **asked}
+    content = {"model": place.asked, "messages": messages, "truncation": "auto", **asked}
     answer = ""
     for piece in speak.speak(place, speak.body_of(content)):
         print(piece.text, end="", flush=True)

@@ -145,7 +145,7 @@ def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | No
     from components.serving import speak
 
     first = secrets.randbelow(2**52) if seed is None else seed
-    body = speak.body_of({"model": place.product, "seed": first, **asked})
+    body = speak.body_of({"model": place.asked, "seed": first, **asked})
     with open_file(out) as stream:
         if as_json:
             print(json.dumps(speak.whole(place, body), ensure_ascii=False, indent=2), file=stream)

@@ -20,6 +20,7 @@ MODULES = (
     "retrain",
     "runs",
     "models",
+    "trials",
     "serve",
     "keys",
     "records",

@@ -206,7 +206,9 @@ def _event(line: Line) -> str:
     before = f"{line.product}/{line.champion}" if line.champion else "none"
     head = f"{line.time[:19].replace('T', ' ')}  {line.event} {line.product}/{line.version}"
     why = f": {line.why}" if line.why else ""
-    return "\n    ".join([f"{head} (champion before: {before}), by {line.who}{why}", *line.reasons])
+    then = "champion before" if line.event in ("promote", "rollback", "refuse") else "champion"
+    terms = [", ".join(f"{name} {value:g}" for name, value in line.terms.items())] if line.terms else []
+    return "\n    ".join([f"{head} ({then}: {before}), by {line.who}{why}", *terms, *line.reasons])
 
 
 def _say(decision: Decision) -> None:

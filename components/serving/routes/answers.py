@@ -52,6 +52,7 @@ class ModelObject(BaseModel):
     records: Policy
     filtered: bool
     terms: str
+    canary: dict[str, Any] | None = None
 
 
 class ModelList(BaseModel):

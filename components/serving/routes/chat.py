@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from components.modalities.completion import ChatRequest
-from components.serving.catalog import Catalog
+from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.answers import ChatCompletion, whole_or_streamed
-from components.serving.routes.models import find
+from components.serving.routes.sides import answered
 from components.serving.routes.streams import Choice, Form, finite, named, respond
 from components.serving.writing import Entry, Piece
 
@@ -21,9 +21,13 @@ def router(catalog: Catalog) -> APIRouter:
     routes = APIRouter()
 
     @routes.post("/v1/chat/completions", response_model=None, responses=whole_or_streamed(ChatCompletion))
-    async def chat(body: ChatRequest) -> Response:
+    async def chat(request: Request, body: ChatRequest) -> Response:
         """Answer the last turn `n` times; answer i has the seed of the request + i."""
-        return await respond(find(catalog, body.model, "text"), body, _form(bool(body.logprobs)))
+
+        async def ask(loaded: Loaded) -> Response:
+            return await respond(loaded, body, _form(bool(body.logprobs)))
+
+        return await answered(catalog, request, body, ask, "text")
 
     return routes
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from components.modalities.completion import CompletionRequest
-from components.serving.catalog import Catalog
+from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.answers import Completion, whole_or_streamed
-from components.serving.routes.models import find
+from components.serving.routes.sides import answered
 from components.serving.routes.streams import Choice, Form, finite, named, respond
 from components.serving.writing import Entry, Piece
 
@@ -21,9 +21,13 @@ def router(catalog: Catalog) -> APIRouter:
     routes = APIRouter()
 
     @routes.post("/v1/completions", response_model=None, responses=whole_or_streamed(Completion))
-    async def complete(body: CompletionRequest) -> Response:
+    async def complete(request: Request, body: CompletionRequest) -> Response:
         """Continue each prompt `n` times; row i of the request has its seed + i."""
-        return await respond(find(catalog, body.model, "text"), body, _form(body.logprobs is not None))
+
+        async def ask(loaded: Loaded) -> Response:
+            return await respond(loaded, body, _form(body.logprobs is not None))
+
+        return await answered(catalog, request, body, ask, "text")
 
     return routes
 

@@ -22,6 +22,7 @@ from components.serving.routes.answers import Files, also
 from components.serving.routes.description import any_body
 from components.serving.routes.forms import loads, validated
 from components.serving.routes.models import find, headers
+from components.serving.routes.sides import answered
 
 GENERATE = "/v1/generations"
 
@@ -47,25 +48,33 @@ def router(catalog: Catalog) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Generate `n` files of the model's media type; file i has the seed of the request + i."""
         content, sent = await request.body(), request.headers.get("content-type", "")
-        loaded, body = await asyncio.to_thread(_read, catalog, content, sent)
-        making = await asyncio.to_thread(begin, loaded, body)
-        output = await asyncio.wrap_future(making.work)
-        made = []
-        for first in range(0, making.count, loaded.engine.width):
-            made += await asyncio.to_thread(_taken, making, output, first, loaded.engine.width)
-        answer = await asyncio.to_thread(_written, loaded, made)
-        return Response(answer, media_type="application/json", headers=headers(loaded, made[0].seed))
+        modality, body = await asyncio.to_thread(_read, catalog, content, sent)
+
+        async def ask(loaded: Loaded) -> Response:
+            return await _respond(loaded, body)
+
+        return await answered(catalog, request, body, ask, modality)
 
     return routes
 
 
-def _read(catalog: Catalog, content: bytes, sent: str) -> tuple[Loaded, BaseModel]:
-    """The model that a body names, and the body as its modality reads it."""
+async def _respond(loaded: Loaded, body: BaseModel) -> Response:
+    making = await asyncio.to_thread(begin, loaded, body)
+    output = await asyncio.wrap_future(making.work)
+    made = []
+    for first in range(0, making.count, loaded.engine.width):
+        made += await asyncio.to_thread(_taken, making, output, first, loaded.engine.width)
+    answer = await asyncio.to_thread(_written, loaded, made)
+    return Response(answer, media_type="application/json", headers=headers(loaded, made[0].seed))
+
+
+def _read(catalog: Catalog, content: bytes, sent: str) -> tuple[str, BaseModel]:
+    """The modality of the model that a body names, and the body as it reads it."""
     value = loads(content, sent)
-    loaded = find(catalog, validated(value, Named).model)
+    loaded = find(catalog, (validated(value, Named).model or "").partition("@")[0] or None)
     body = validated(value, loaded.model.modality.asked(loaded.model.shape))
     check_whole(body)
-    return loaded, body
+    return loaded.model.about.modality, body
 
 
 def _taken(making: Making, output: Any, first: int, count: int) -> list[Made]:

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 
 from components.serving.catalog import Catalog
 from components.serving.routes.answers import Health, Ready, also
+from components.serving.routes.models import canary_of
 
 
 def router(catalog: Catalog) -> APIRouter:
@@ -17,7 +18,12 @@ def router(catalog: Catalog) -> APIRouter:
     async def health() -> JSONResponse:
         """The served versions; 503 while one cannot answer."""
         models = [
-            {"id": name, "version": loaded.served.version, "waiting": loaded.engine.waiting}
+            {
+                "id": name,
+                "version": loaded.served.version,
+                "waiting": loaded.engine.waiting,
+                "canary": canary_of(catalog, name),
+            }
             for name, loaded in catalog.loaded.items()
         ]
         status = "ok" if catalog.healthy else "unhealthy"

@@ -21,7 +21,8 @@ from components.serving.routes.answers import Pictures, whole_or_streamed
 from components.serving.routes.description import form_or_json
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.forms import read
-from components.serving.routes.models import find, headers
+from components.serving.routes.models import headers
+from components.serving.routes.sides import answered
 from components.serving.routes.sketches import streamed
 
 DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
@@ -33,25 +34,26 @@ def router(catalog: Catalog) -> APIRouter:
 
     said = whole_or_streamed(Pictures)
 
+    async def answer(request: Request, body: PictureBody, route: str, event: str) -> Response:
+        async def ask(loaded: Loaded) -> Response:
+            return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), event)
+
+        return await answered(catalog, request, body, ask, "image", route)
+
     @routes.post(DRAW, response_model=None, responses=said)
-    async def generate(body: ImageRequest) -> Response:
+    async def generate(request: Request, body: ImageRequest) -> Response:
         """Draw `n` pictures; picture i has the seed of the request + i."""
-        loaded = find(catalog, body.model, "image", DRAW)
-        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_generation")
+        return await answer(request, body, DRAW, "image_generation")
 
     @routes.post(EDIT, response_model=None, responses=said, openapi_extra=form_or_json(ImageEditRequest))
     async def edit(request: Request) -> Response:
         """Turn each picture of a form or of JSON into another, `n` times."""
-        body = await read(request, ImageEditRequest)
-        loaded = find(catalog, body.model, "image", EDIT)
-        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_edit")
+        return await answer(request, await read(request, ImageEditRequest), EDIT, "image_edit")
 
     @routes.post(VARY, response_model=None, responses=said, openapi_extra=form_or_json(ImageVariationRequest))
     async def vary(request: Request) -> Response:
         """Draw `n` pictures near each picture of a form or of JSON."""
-        body = await read(request, ImageVariationRequest)
-        loaded = find(catalog, body.model, "image", VARY)
-        return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), "image_variation")
+        return await answer(request, await read(request, ImageVariationRequest), VARY, "image_variation")
 
     return routes
 

@@ -23,17 +23,28 @@ def router(catalog: Catalog) -> APIRouter:
     """The routes of the models in `catalog`."""
     routes = APIRouter()
 
+    def told(loaded: Loaded) -> dict[str, Any]:
+        return {**describe(loaded), "canary": canary_of(catalog, loaded.served.product)}
+
     @routes.get("/v1/models", response_model=None, responses=also(ModelList, 200))
     async def list_models() -> dict[str, Any]:
         """What is served."""
-        return {"object": "list", "data": [describe(loaded) for loaded in catalog.loaded.values()]}
+        return {"object": "list", "data": [told(loaded) for loaded in catalog.loaded.values()]}
 
     @routes.get("/v1/models/{name}", response_model=None, responses=also(ModelObject, 200))
     async def show_model(name: str) -> dict[str, Any]:
         """One model."""
-        return describe(find(catalog, name))
+        return told(find(catalog, name))
 
     return routes
+
+
+def canary_of(catalog: Catalog, product: str) -> dict[str, Any] | None:
+    """The version that answers a share of the product's requests, if one does."""
+    trial = catalog.trials.get(product)
+    if trial is None or not trial.canary:
+        return None
+    return {"version": trial.loaded.served.version, "share": trial.terms.share}
 
 
 def find(catalog: Catalog, name: str | None, modality: str | None = None, route: str | None = None) -> Loaded:

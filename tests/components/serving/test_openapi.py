@@ -72,7 +72,8 @@ def examined(operation: Any, mode: GenerationMode, examples: int) -> list[int]:
 @pytest.mark.parametrize(("path", "method"), operations(), ids=lambda part: part)
 def test_every_answer_is_as_the_description_says(schema: Any, path: str, method: str) -> None:
     operation = schema[path][method]
-    seen = examined(operation, GenerationMode.POSITIVE, EXAMPLES); print(path, method, sorted(seen)); assert seen
+    seen = examined(operation, GenerationMode.POSITIVE, EXAMPLES)
+    assert seen
     if operation.body or operation.query:
         assert examined(operation, GenerationMode.NEGATIVE, EXAMPLES)
 

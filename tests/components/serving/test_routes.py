@@ -88,7 +88,10 @@ def test_without_a_seed_pictures_differ_and_the_header_repeats_them(client: Test
 def test_health_tells_the_versions(client: TestClient, catalog: Catalog) -> None:
     answer = client.get("/health")
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ok", "models": [{"id": "digits", "version": 3, "waiting": 0}]}
+    assert answer.json() == {
+        "status": "ok",
+        "models": [{"id": "digits", "version": 3, "waiting": 0, "canary": None}],
+    }
     assert client.get("/ready").json() == {"ready": True}
     catalog.close()
     assert client.get("/health").status_code == 503

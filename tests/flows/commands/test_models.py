@@ -9,7 +9,9 @@ import torch
 from components.artifact import About, read_manifest, save
 from components.evaluation.report import Metric, Report, write_report
 from components.families.family import Shape, kind_of
+from components.promotion.canary import Tally
 from components.promotion.registry import Registry, Version
+from components.serving.tallies import Seen, write
 from components.settings import Settings, read_settings
 from components.tracking import open_client
 from flows.commands import main
@@ -126,6 +128,61 @@ def test_versions_are_promoted_refused_and_rolled_back(root: Path, register, gen
     broken = genloom("ledger", "verify", "digits")
     assert broken.code == 1
     assert "Line 3 of" in broken.err
+
+
+def test_a_canary_is_started_shown_and_stopped(
+    root: Path, register, genloom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "MODULES", ("models", "trials"))
+    register(1, 10.0)
+    genloom("promote", "digits")
+    register(2, 8.0)
+    idle = genloom("canary", "status", "digits")
+    assert idle.out == "No canary of digits runs; start one with genloom canary start digits.\n"
+    said = genloom("canary", "start", "digits", "--share", "0.2", "--requests", "50", "--minutes", "5")
+    assert said.code == 0, said.err
+    assert said.out.startswith("digits/2 answers 20.0% beside digits/1.\n")
+    assert "No server of this project follows digits now" in said.out
+    settings = read_settings(root)
+    turn = json.loads(genloom("ledger", "show", "digits", "--json").out)[-1]["hash"]
+    for replica in ("a", "b"):
+        sides = Tally(failed=1), Tally()
+        for side, count in zip(sides, (40, 4), strict=True):
+            for _ in range(count):
+                side.answer("draw", 0.010)
+        write(settings, "digits", Seen(turn, replica, *sides))
+    status = json.loads(genloom("canary", "status", "digits", "--json").out)
+    assert (status["running"], status["trial"], status["replicas"], status["verdict"]) == (
+        True,
+        "canary",
+        2,
+        "wait",
+    )
+    assert status["reason"] == "digits/2 has had 8 of 50 requests."
+    assert status["terms"] == {"share": 0.2, "requests": 50, "minutes": 5, "slower": 1.5, "variety": 0.5}
+    assert [(one["version"], one["answered"], one["failed"]) for one in status["sides"]] == [
+        ("digits/1", 80, 2),
+        ("digits/2", 8, 0),
+    ]
+    assert status["sides"][1]["p50 ms"] == pytest.approx(10, rel=0.05)
+    assert "digits/2 has had 8 of 50 requests." in genloom("canary", "status", "digits").out
+    other = genloom("shadow", "start", "digits")
+    assert (other.code, "A canary of digits/2 runs; stop it first" in other.err) == (2, True)
+    assert json.loads(genloom("shadow", "status", "digits", "--json").out)["running"] is False
+    stopped = genloom("canary", "stop", "digits", "--why", "enough")
+    assert stopped.out == "The canary of digits/2 has ended; digits/1 answers everything.\n"
+    assert "The last one, of digits/2, was stopped on" in genloom("canary", "status", "digits").out
+    twice = genloom("canary", "stop", "digits")
+    assert (twice.code, "No canary of digits runs" in twice.err) == (2, True)
+    assert "share 0.2, requests 50, minutes 5" in genloom("ledger", "show", "digits").out
+    register(3, 30.0)
+    refused = genloom("canary", "start", "digits")
+    assert (refused.code, "digits/3 was refused as a canary" in refused.err) == (3, True)
+    assert genloom("canary", "start", "digits", "--force").code == 2
+    assert genloom("canary", "start", "digits", "--share", "0.9").code == 2
+    assert genloom("shadow", "start", "digits").out.startswith(
+        "digits/3 is asked, in secret, 10.0% beside digits/1."
+    )
 
 
 def test_a_version_is_shown_with_its_metrics_pictures_and_origin(register, genloom) -> None:
