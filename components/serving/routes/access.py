@@ -112,7 +112,6 @@ class Doorkeeper:
         if found is not None:
             scope.setdefault("state", {})["key"] = found
             running[found.id] = running.get(found.id, 0) + 1
-            scope.setdefault("state", {})["key"] = found.id
         try:
             await self.app(scope, receive, send)
         finally:

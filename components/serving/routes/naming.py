@@ -52,8 +52,8 @@ class Recorded:
             await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        name = str(state.get("request", ""))[:LONGEST]
-        before = ASKING.set(Asking(self.recorder, name, state.get("key"), route_of(scope)))
+        name, key = str(state.get("request", ""))[:LONGEST], state.get("key")
+        before = ASKING.set(Asking(self.recorder, name, None if key is None else key.id, route_of(scope)))
         try:
             await self.app(scope, receive, send)
         finally:

@@ -57,7 +57,7 @@ def key_of(request: Request, body: Any) -> str:
         return f"name {named}"
     key = request.scope.get("state", {}).get("key")
     if key is not None:
-        return f"key {key}"
+        return f"key {key.id}"
     return f"session {request.headers.get(SESSION) or secrets.token_hex(8)}"
 
 

@@ -193,7 +193,7 @@ def test_what_nobody_foresaw_counts_as_an_error_of_the_server(
     def fails(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("components.serving.routes.images.find", fails)
+    monkeypatch.setattr("components.serving.routes.sides.find", fails)
     with client_of(catalog, ring, required=False) as client:
         assert client.post(DRAW, json={}).status_code == 500
         text = client.get("/metrics").text
