@@ -69,7 +69,7 @@ def replica(where: Project, url: str) -> Row:
 def engine(where: Project, url: str) -> Row:
     """A request that ends the engine's thread, and the time until a new replica answers."""
     (before,) = processes(where)
-    with httpx.Client(timeout=30) as client:
+    with httpx.Client(timeout=300) as client:  # a request may wait for the new replica
         last = client.post(f"{url}{DRAW}", json={"seed": LAST})
         assert last.status_code == 500, last.text
         statuses: dict[int, int] = {}
