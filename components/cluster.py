@@ -135,8 +135,6 @@ def prepare_environment(settings: Settings) -> None:
     quiet_environment()
     for name, value in {**SERVE, **WORKERS}.items():
         os.environ.setdefault(name, value)
-    if settings.tls_cert is not None:
-        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # Ray's HAProxy has no TLS, and would answer without
     if os.environ.get("RAY_ADDRESS"):
         return
     os.environ["RAY_AUTH_MODE"] = "token"

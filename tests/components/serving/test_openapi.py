@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
 import schemathesis
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
@@ -15,11 +17,20 @@ from components.families.family import Shape
 from components.serving.catalog import Catalog
 from components.serving.jobs import Jobs
 from components.serving.routes.application import create_app
-from tests.components.serving.painter import Painter, mirrors, served
+from tests.components.serving.painter import Painter, masked, mirrors, picture, saved, served
 
 UNFIT = ("positive_data_acceptance",)
 """A schema cannot say what a model knows: its classes, its sizes, what is a picture."""
 EXAMPLES = 20
+BODIES = {
+    "ImageRequest": ["beasts"],
+    "ImageEditRequest": ["fill"],
+    "ImageVariationRequest": ["digits"],
+    "CompletionRequest": ["tales", "plain"],
+    "ChatRequest": ["tales"],
+    "JobRequest": ["tales", "beasts"],
+}
+"""What is asked of which models."""
 
 
 class Kept(Catalog):
@@ -29,17 +40,41 @@ class Kept(Catalog):
         return
 
 
+def narrow(description: dict[str, Any], models: list[str], jobs: list[str]) -> None:
+    """Leave of what may be asked for at random a part that models can do, so that more than refusals is seen."""
+    png = base64.b64encode(saved(picture(16, 16))).decode()
+    hole = base64.b64encode(masked(16, 16, (slice(2, 9), slice(2, 9)))).decode()
+    few = {
+        **{"n": [1, 2, 5], "size": ["auto"], "label": [None], "guidance": [None]},
+        **{"steps": [None], "strength": [0, 0.5], "image": [png], "mask": [hole], "max_tokens": [None, 1, 9]},
+        **{"best_of": [None], "truncation": ["auto"], "logprobs": [None], "top_logprobs": [None]},
+    }
+    for name, fitting in BODIES.items():
+        body = description["components"]["schemas"][name]
+        own = {**few, "model": fitting, **({"prompt": ["", "cat"]} if name.startswith("Image") else {})}
+        own |= {"truncation": [None]} if name.startswith("Image") else {}
+        body["properties"] |= {
+            field: {"enum": own[field]} for field in own.keys() & body["properties"].keys()
+        }
+        body["required"] = [*body.get("required", []), "model"]
+    for path, operations in description["paths"].items():
+        named = {"enum": models if "models" in path else jobs}
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] == "path":
+                    parameter["schema"] = named
+
+
 @pytest.fixture(scope="module")
 def schema(text_catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The description of an application with a model of each kind, which it names so that they are asked."""
     root = tmp_path_factory.mktemp("openapi")
     beasts = served(root, "beasts", Painter(), Shape(data=(1, 8, 8), classes=3))
     catalog = Kept({**text_catalog.loaded, "beasts": beasts, "fill": mirrors(root)["fill"]})
-    app = create_app(catalog, jobs=Jobs(root / "jobs"))
-    for body in app.openapi()["components"]["schemas"].values():
-        if "model" in body.get("properties", {}) and body.get("additionalProperties") is False:
-            body["properties"]["model"] = {"enum": [*catalog.loaded]}
-            body["required"] = [*body.get("required", []), "model"]
+    jobs = Jobs(root / "jobs")
+    app = create_app(catalog, jobs=jobs)
+    ids = [TestClient(app).post("/v1/jobs", json={"model": "digits", "n": 1}).json()["id"] for _ in range(2)]
+    narrow(app.openapi(), [*catalog.loaded], ids)
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
@@ -73,7 +108,7 @@ def examined(operation: Any, mode: GenerationMode, examples: int) -> list[int]:
 def test_every_answer_is_as_the_description_says(schema: Any, path: str, method: str) -> None:
     operation = schema[path][method]
     seen = examined(operation, GenerationMode.POSITIVE, EXAMPLES)
-    assert seen
+    assert min(seen) < 300, seen
     if operation.body or operation.query:
         assert examined(operation, GenerationMode.NEGATIVE, EXAMPLES)
 
