@@ -174,7 +174,7 @@ def test_a_canary_is_started_shown_and_stopped(
     assert "The last one, of digits/2, was stopped on" in genloom("canary", "status", "digits").out
     twice = genloom("canary", "stop", "digits")
     assert (twice.code, "No canary of digits runs" in twice.err) == (2, True)
-    assert "share 0.2, requests 50, minutes 5" in genloom("ledger", "show", "digits").out
+    assert "minutes 5, requests 50, share 0.2" in genloom("ledger", "show", "digits").out
     register(3, 30.0)
     refused = genloom("canary", "start", "digits")
     assert (refused.code, "digits/3 was refused as a canary" in refused.err) == (3, True)
