@@ -201,7 +201,7 @@ def _run(application: Application, settings: Settings) -> None:
                 f"A replica waits for {application.cpus:g} CPUs that something else, such as a training, holds; "
                 "wait for its end, or lower cpus."
             )
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def _bound(application: Application, settings: Settings) -> Any:
