@@ -236,6 +236,7 @@ def _scaled(replicas: Replicas) -> AutoscalingConfig:
         upscale_delay_s=replicas.up,
         downscale_delay_s=replicas.down,
         look_back_period_s=max(SOON, replicas.up),
+        metrics_interval_s=SOON / 2,
     )
 
 
