@@ -212,7 +212,7 @@ def _run(application: Application, settings: Settings) -> None:
                 f"A replica waits for {application.cpus:g} CPUs that something else, such as a training, holds; "
                 "wait for its end, or lower cpus."
             )
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def _bound(application: Application, settings: Settings) -> Any:
@@ -248,6 +248,7 @@ def _scaled(replicas: Replicas) -> AutoscalingConfig:
         upscale_delay_s=replicas.up,
         downscale_delay_s=replicas.down,
         look_back_period_s=max(SOON, replicas.up),
+        metrics_interval_s=SOON / 2,
     )
 
 

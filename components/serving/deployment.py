@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from components import cluster
+from components.promotion import ledger
 from components.serving import client, server
 from components.serving.declared import ApplicationRow, check_cpus
 from components.settings import Settings, writable_home
@@ -115,25 +116,32 @@ def _served(registry: Registry, row: ApplicationRow, version: Version, terms: Te
 def status(settings: Settings, url: str) -> list[dict[str, Any]]:
     """The applications by path: how many replicas run, of how many, and which versions they serve.
 
-    One without a replica is not asked, as that would start one; its versions are those that it was given.
+    One that may have no replica is not asked, as that could start one; of it the ledger says what it follows.
     """
     cluster.connect(settings)
     from components.serving import app
 
     states = app.states()
-    return [_described(one, states.get(one.path), url) for one in app.applications()]
+    return [_described(one, states.get(one.path), url, settings) for one in app.applications()]
 
 
-def _described(one: Application, state: State | None, url: str) -> dict[str, Any]:
-    own, running = url + one.path.rstrip("/"), 0 if state is None else state.running
-    given = {served.product: served.version for served in one.served}
-    listed = {str(model["id"]): int(model["version"]) for model in (client.models(own) if running else [])}
+def _described(one: Application, state: State | None, url: str, settings: Settings) -> dict[str, Any]:
+    own, sleeps = url + one.path.rstrip("/"), one.replicas.min == 0
+    given = {served.product: _present(served, settings) for served in one.served}
+    listed = {} if sleeps else {str(model["id"]): int(model["version"]) for model in client.models(own)}
     return {
         "application": one.name,
         "url": own,
         "status": "gone" if state is None else state.status,
-        "replicas": running,
+        "replicas": 0 if state is None else state.running,
         "wanted": str(one.replicas),
+        "sleeps": sleeps,
         "cpus": one.cpus,
         "models": given | listed,
     }
+
+
+def _present(served: Served, settings: Settings) -> int:
+    """The version that a replica would serve if it were started now."""
+    champions = ledger.standing(ledger.read(ledger.path_of(settings, served.product))).champions
+    return champions[-1][0] if served.follows and champions else served.version

@@ -11,12 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
 
 from flows.commands.show import AsJson, listing
+
+if TYPE_CHECKING:
+    from components.settings import Settings
 
 PATIENCE = 20.0
 """Seconds that nvidia-smi has to answer."""
@@ -120,6 +123,7 @@ def _project() -> Iterator[Finding]:
             f"{mirror}{'' if there else ' is no folder; mend it'}",
         )
     yield _port(project.settings.host, project.settings.port)
+    yield _tls(project.settings)
     yield from _services(project.settings.tracking_uri)
 
 
@@ -137,6 +141,22 @@ def _port(host: str, port: int) -> Finding:
             cause = error.strerror or str(error)
             return Finding("port", "note", f"{port} cannot be taken on {host}: {cause}; serve with --port")
     return Finding("port", "ok", f"{port} is free on {host}")
+
+
+def _tls(settings: Settings) -> Finding:
+    """Whether certificate and key can be served with."""
+    from components.errors import UserError
+    from components.serving import tls
+
+    if settings.tls_cert is None:
+        return Finding(
+            "TLS", "note", "not set: plain HTTP; set GENLOOM_TLS_CERT and GENLOOM_TLS_KEY for HTTPS"
+        )
+    try:
+        tls.check(settings)
+    except UserError as error:
+        return Finding("TLS", "mend", str(error))
+    return Finding("TLS", "ok", f"{settings.tls_cert} and its key")
 
 
 def _services(tracking_uri: str) -> Iterator[Finding]:

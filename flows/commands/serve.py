@@ -245,7 +245,7 @@ def _status(settings: Settings, as_json: bool) -> None:
         content |= {"url": running.url, "pid": running.pid, "log": str(server.log_of(settings))}
         held = deployment.status(settings, running.url)
     if as_json:
-        awake = [one["url"] for one in held if one["replicas"]]
+        awake = [one["url"] for one in held if not one["sleeps"]]
         models = {"models": [model for url in awake for model in client.models(url)], "applications": held}
         facts(content | (models if running is not None else {}), as_json)
         return

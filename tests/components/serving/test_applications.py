@@ -213,7 +213,7 @@ def test_a_burst_brings_a_second_replica_and_idleness_ends_both(place: Place) ->
             over.set()
     assert set.union(*(one.result() for one in pressing)) == {200}
     place.wait("tales", 0)
-    assert place.status()["applications"][1]["models"] == {"tales": 1}  # and asking did not start one
+    assert place.status()["applications"][1]["models"] == {"tales": 1}  # said without starting one
     assert place.replicas()["tales"] == 0
     assert place.http.post(f"{place.url}{SPEAK}", json={"prompt": "a", "max_tokens": 4}).status_code == 200
 

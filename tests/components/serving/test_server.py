@@ -154,8 +154,8 @@ def test_generate_asks_the_server_and_writes_a_grid_or_files(
     assert (tmp_path / "two.png").read_bytes() != (tmp_path / "grid.png").read_bytes()
 
 
-def test_status_says_what_is_served(url: str, port: int, genloom: Callable[..., Any]) -> None:
-    status = json.loads(genloom("serve", "--status", "--json").out)
+def test_status_says_what_is_served(url: str, elsewhere: Callable[..., Any]) -> None:
+    status = json.loads(elsewhere("serve", "--status", "--json").out)
     assert (status["running"], status["url"]) == (True, url)
     assert [(model["id"], model["version"]) for model in status["models"]] == [
         ("digits", 1),
@@ -163,7 +163,11 @@ def test_status_says_what_is_served(url: str, port: int, genloom: Callable[..., 
         ("kinds", 1),
         ("holes", 1),
     ]
-    assert "digits/1 (vae)" in genloom("serve", "--status").out
+    served = {"digits": 1, "tales": 1, "kinds": 1, "holes": 1}
+    [application] = status["applications"]
+    assert (application["application"], application["replicas"], application["wanted"]) == ("genloom", 1, "1")
+    assert application["models"] == served
+    assert "digits/1" in elsewhere("serve", "--status").out
 
 
 def test_a_server_that_runs_elsewhere_is_not_moved(url: str, site: Any) -> None:
