@@ -42,7 +42,8 @@ def paths(app: FastAPI) -> frozenset[str]:
 def _described(app: FastAPI, bodies: Iterable[type[BaseModel]]) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
-    for kind in (Error, *bodies):
+    kinds: list[type[BaseModel]] = [Error, *bodies]
+    for kind in kinds:
         schema = schema_of(kind)
         schemas |= schema.pop("$defs", {}) | {kind.__name__: schema}
     for unused in ("HTTPValidationError", "ValidationError"):
