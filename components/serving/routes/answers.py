@@ -198,7 +198,13 @@ class Ready(BaseModel):
     ready: bool
 
 
-EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "With “stream”: true."}}}
+EVENT = {
+    "type": "object",
+    "description": "One server-sent event, with “stream”: true; `data` is JSON, or [DONE] at the end of texts.",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+EVENTS = {"text/event-stream": {"schema": EVENT}}
 
 
 def whole_or_streamed(model: type[BaseModel]) -> Said:

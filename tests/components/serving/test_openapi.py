@@ -42,7 +42,7 @@ class Kept(Catalog):
 
 def narrow(description: dict[str, Any], models: list[str], jobs: list[str]) -> None:
     """Leave of what may be asked for at random a part that models can do, so that more than refusals is seen."""
-    png = base64.b64encode(saved(picture(16, 16))).decode()
+    png = base64.b64encode(saved(picture(16, 16, 1))).decode()
     hole = base64.b64encode(masked(16, 16, (slice(2, 9), slice(2, 9)))).decode()
     few = {
         **{"n": [1, 2, 5], "size": ["auto"], "label": [None], "guidance": [None]},
