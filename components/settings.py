@@ -1,6 +1,7 @@
 """What the environment decides: the variables `GENLOOM_*`, and the quiet, offline defaults of the stack."""
 
 import os
+import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -121,11 +122,11 @@ def writable_home(settings: Settings) -> Path:
     Returns `home`; raises `UserError` if one cannot be written.
     """
     for name, folder in {"GENLOOM_HOME": settings.home, "GENLOOM_STORAGE": settings.shared}.items():
-        probe = folder / f".writable-{os.getpid()}"
+        probe = folder / f".writable-{os.getpid()}-{threading.get_ident()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"")
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"The folder {folder} ({name}) cannot be written: {error.strerror}; "

@@ -183,10 +183,12 @@ def fitted(config: str, bind: str, folder: Path) -> str:
     parts = dict(sections(config))
     if missing := {*REWRITTEN, *REMOVED} - {*parts}:
         raise ValueError(f"Ray Serve's configuration of HAProxy has no {', '.join(sorted(missing))}.")
-    for gone in REMOVED:
-        del parts[gone]
+    for name in REMOVED:
+        del parts[name]
     defaults, frontend, nowhere = (parts[name] for name in REWRITTEN)
-    defaults[:] = [line for line in defaults if not line.strip().startswith("errorfile ")]
+    # with splicing, a client that leaves before its answer begins is not noticed, and its rows are computed for nobody
+    gone = ("errorfile ", "option splice-")
+    defaults[:] = [line for line in defaults if not line.strip().startswith(gone)]
     defaults += [f"    errorfile {status} {folder / f'{status}.http'}" for status in ERRORS]
     defaults.append(f"    timeout http-request {HEAD}s")
     (place,) = (place for place, line in enumerate(frontend) if line.strip().startswith("bind "))

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 WAITING = 10_000
 """Lines that may wait for a slow disk; more are dropped, as a request never waits for its record."""
 LONG = 4096
-"""Characters of one text in a full record; of a longer one, such as an uploaded picture, the hash is kept."""
+"""Characters of one text in a full record; of a longer one, and of an uploaded file, the hash is kept."""
+HASHED = "sha256:"
 HOW = ("stream", "stream_options", "partial_images", "model")
 """Fields that change how an answer is sent and not what is in it."""
 
@@ -69,34 +70,35 @@ class Recorder:
 
     def __init__(self, folder: Path, days: int) -> None:
         self.folder, self.days = folder, days
-        self._lines: Queue[tuple[str, str] | None] = Queue(WAITING)
+        self._waiting: Queue[Callable[[], Record] | None] = Queue(WAITING)
         self._day: dict[str, str] = {}
         self._thread = Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
 
-    def put(self, record: Record) -> None:
-        """Write `record` soon."""
-        content = {name: value for name, value in asdict(record).items() if name != "body" or value}
+    def put(self, make: Callable[[], Record]) -> None:
+        """Make a record and write it soon; what it hashes costs nobody but the thread of this recorder."""
         try:
-            self._lines.put_nowait((record.product, json.dumps(content, ensure_ascii=False)))
+            self._waiting.put_nowait(make)
         except Full:
-            log.error("a record of %s was lost: the disk is too slow", record.product)
+            log.error("a record was lost: the disk is too slow")
 
     def close(self) -> None:
         """Write what waits and end the thread; doing it again changes nothing."""
         if self._thread.is_alive():
-            self._lines.put(None)
+            self._waiting.put(None)
             self._thread.join()
 
     def _run(self) -> None:
-        while (line := self._lines.get()) is not None:
+        while (make := self._waiting.get()) is not None:
             try:
-                self._write(*line)
-            except OSError:  # a full disk must not end serving; the next line may find room again
-                log.exception("a record of %s could not be written", line[0])
+                self._write(make())
+            except Exception:  # a full disk must not end serving; the next line may find room again
+                log.exception("a record could not be written")
 
-    def _write(self, product: str, line: str) -> None:
-        """Append the line in one call, so that several replicas may write into one file."""
+    def _write(self, record: Record) -> None:
+        """Append a line in one call, so that several replicas may write into one file."""
+        content = {name: value for name, value in asdict(record).items() if name != "body" or value}
+        line, product = json.dumps(content, ensure_ascii=False), record.product
         day = datetime.now(UTC).date().isoformat()
         folder = self.folder / product
         if self._day.get(product) != day:
@@ -121,36 +123,46 @@ class Asking:
 
     def follow(self, loaded: Loaded, body: BaseModel, seed: int, rows: int, work: Future[Tensor]) -> None:
         """Keep a record once `work` is over, as the version's product wants it."""
-        policy = loaded.served.terms.records
-        if policy == "none":
+        if loaded.served.terms.records == "none":
             return
         began, at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")
-        content = asked(body)
 
         def over(done: Future[Tensor]) -> None:
-            output = None if done.cancelled() or done.exception() is not None else done.result()
-            self.recorder.put(
-                Record(
-                    at=at,
-                    request=self.request,
-                    key=self.key,
-                    route=self.route,
-                    product=loaded.served.product,
-                    version=loaded.served.version,
-                    artifact=loaded.model.digest,
-                    width=loaded.engine.width,
-                    threads=loaded.engine.threads,
-                    seed=seed,
-                    rows=rows,
-                    outcome="left" if done.cancelled() else "failed" if output is None else "done",
-                    seconds=round(time.perf_counter() - began, 6),
-                    asked=digest_of(content),
-                    content=None if output is None else content_hash(output),
-                    body=_shortened(content) if policy == "full" else None,
-                )
-            )
+            seconds = round(time.perf_counter() - began, 6)
+            self.recorder.put(lambda: self._record(loaded, body, seed, rows, done, at, seconds))
 
         work.add_done_callback(over)
+
+    def _record(
+        self,
+        loaded: Loaded,
+        body: BaseModel,
+        seed: int,
+        rows: int,
+        done: Future[Tensor],
+        at: str,
+        seconds: float,
+    ) -> Record:
+        output = None if done.cancelled() or done.exception() is not None else done.result()
+        content, served = asked(body), loaded.served
+        return Record(
+            at=at,
+            request=self.request,
+            key=self.key,
+            route=self.route,
+            product=served.product,
+            version=served.version,
+            artifact=loaded.model.digest,
+            width=loaded.engine.width,
+            threads=loaded.engine.threads,
+            seed=seed,
+            rows=rows,
+            outcome="left" if done.cancelled() else "failed" if output is None else "done",
+            seconds=seconds,
+            asked=digest_of(content),
+            content=None if output is None else content_hash(output),
+            body=_shortened(content) if served.terms.records == "full" else None,
+        )
 
 
 ASKING: ContextVar[Asking | None] = ContextVar("asking", default=None)
@@ -159,13 +171,18 @@ ASKING: ContextVar[Asking | None] = ContextVar("asking", default=None)
 
 def asked(body: BaseModel) -> dict[str, Any]:
     """What decides the content of an answer, beside its seed: the fields that are not at their defaults."""
-    content = body.model_dump(mode="json", exclude_defaults=True)
+    content = body.model_dump(exclude_defaults=True)
     return {name: value for name, value in content.items() if name not in (*HOW, "seed")}
 
 
 def digest_of(content: dict[str, Any]) -> str:
     """The sha256 of a request's content, in hex."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=_hashed).encode()).hexdigest()
+
+
+def _hashed(value: Any) -> str:
+    """What stands for an uploaded file."""
+    return f"{HASHED}{hashlib.sha256(value).hexdigest()}" if isinstance(value, bytes) else str(value)
 
 
 def content_hash(output: Tensor) -> str:
@@ -219,12 +236,14 @@ def _day(path: Path) -> date:
 
 
 def _shortened(value: Any) -> Any:
-    """`value` with the sha256 of texts that are too long to keep."""
+    """`value` with the sha256 of files, and of texts that are too long to keep."""
     match value:
         case str() if len(value) > LONG:
-            return f"sha256:{hashlib.sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()}"
+            return _hashed(value.encode("utf-8", "surrogatepass"))
+        case bytes():
+            return _hashed(value)
         case dict():
             return {name: _shortened(part) for name, part in value.items()}
-        case list():
+        case list() | tuple():
             return [_shortened(part) for part in value]
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from components.modalities.completion import TextBody
 from components.promotion.registry import Registry
 from components.serving.catalog import Loaded, Served, open_version
 from components.serving.engine import Engine
-from components.serving.records import Record, asked, content_hash, digest_of
+from components.serving.records import HASHED, Record, asked, content_hash, digest_of
 from components.serving.routes.application import BODIES
 from components.serving.routes.errors import sentence
 from components.serving.writing import prepare
@@ -68,10 +69,10 @@ def _again(loaded: Loaded, body: BaseModel) -> str:
 
 def _body(record: Record, content: Mapping[str, Any] | None) -> BaseModel:
     """The request as it was validated, with the seed that was drawn for it."""
-    if content is None:
+    if content is None or HASHED in json.dumps(content):
         raise UserError(
-            f"The record of {record.request} holds only the hash of what was asked; give it with --body FILE, or "
-            f"set records: full for {record.product} to keep it from now on."
+            f"The record of {record.request} holds only the hash of what was asked, or of a part; give the whole with "
+            f"--body FILE, or set records: full for {record.product} to keep all but files from now on."
         )
     kind = BODIES[record.route]
     try:
@@ -80,7 +81,6 @@ def _body(record: Record, content: Mapping[str, Any] | None) -> BaseModel:
         raise UserError(sentence(dict(error.errors()[0]), kind)[0]) from error
     if digest_of(asked(body)) != record.asked:
         raise UserError(
-            f"This is not what the request {record.request} asked: the hashes differ; give the body that was sent "
-            "(a record keeps only the hash of a text of more than 4,096 characters)."
+            f"This is not what the request {record.request} asked: the hashes differ; give the body that was sent."
         )
     return body

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from components.promotion.registry import Registry
 from components.serving.catalog import Served, open_catalog
@@ -21,8 +25,17 @@ from components.serving.routes.application import create_app
 from components.terms import Policy, Terms
 from tests.components.serving.conftest import Said, Site
 
-DRAW, COMPLETE = "/v1/images/generations", "/v1/completions"
-POLICIES: dict[str, Policy] = {"digits": "hash", "tales": "full", "kinds": "none"}
+DRAW, EDIT, COMPLETE = "/v1/images/generations", "/v1/images/edits", "/v1/completions"
+POLICIES: dict[str, Policy] = {"digits": "hash", "tales": "full", "holes": "full", "kinds": "none"}
+
+
+def a_hole() -> str:
+    """A picture of which a quarter is transparent, in Base64."""
+    pixels = np.full((16, 16, 4), 200, np.uint8)
+    pixels[:8, :8, 3] = 0
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return b64encode(file.getvalue()).decode("ascii")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +58,7 @@ def answered(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "told": (COMPLETE, {"model": "tales", "prompt": "A secret", "max_tokens": 8}),
         "streamed": (COMPLETE, {"model": "tales", "prompt": "A secret", "max_tokens": 8, "stream": True}),
         "kind": (DRAW, {"model": "kinds", "label": "owl"}),
+        "filled": (EDIT, {"model": "holes", "image": a_hole()}),
         "wrong": (DRAW, {"model": "digits", "n": 0}),
     }
     with TestClient(app, headers={"authorization": f"Bearer {secret}"}) as client:
@@ -52,12 +66,14 @@ def answered(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             name: client.post(route, json=body, headers={"x-request-id": f"request-{name}"})
             for name, (route, body) in asked.items()
         }
-    assert [answer.status_code for answer in answers.values()] == [200, 200, 200, 200, 400]
+    assert [answer.status_code for answer in answers.values()] == [200, 200, 200, 200, 200, 400]
     return {"key": key.id, **answers}
 
 
 def records(site: Site, product: str) -> dict[str, Record]:
-    return {record.request: record for record in read(folder_of(site.settings, product))}
+    """Those of this module; a real server of the same site keeps others."""
+    found = read(folder_of(site.settings, product))
+    return {record.request: record for record in found if record.request.startswith("request-")}
 
 
 def test_a_record_has_hashes_and_not_what_was_asked(site: Site, answered: dict[str, Any]) -> None:
@@ -89,7 +105,7 @@ def test_a_recorded_request_gives_the_same_again(
         assert json.loads(said.out)["same"] is True
     said = genloom("records", "replay", "digits", "request-drawn")
     assert said.code == 2
-    assert "holds only the hash of what was asked; give it with --body FILE" in said.err
+    assert "give the whole with --body FILE" in said.err
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"n": 2, "user": "alice"}))
     assert genloom("records", "replay", "digits", "request-drawn", "--body", body).code == 0
@@ -100,6 +116,21 @@ def test_a_recorded_request_gives_the_same_again(
     said = genloom("records", "replay", "digits", "request-nobody")
     assert said.code == 2
     assert "There is no record of a request 'request-nobody'" in said.err
+
+
+def test_of_an_uploaded_picture_only_the_hash_is_kept(
+    site: Site, answered: dict[str, Any], genloom: Callable[..., Said], tmp_path: Path
+) -> None:
+    record = records(site, "holes")["request-filled"]
+    assert record.body is not None
+    assert str(record.body["image"]).startswith("['sha256:")
+    said = genloom("records", "replay", "holes", "request-filled")
+    assert (said.code, "give the whole with --body FILE" in said.err) == (2, True)
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"image": a_hole()}))
+    said = genloom("records", "replay", "holes", "request-filled", "--body", body, "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["same"] is True
 
 
 def test_another_content_is_told(
@@ -146,7 +177,7 @@ def test_old_days_are_deleted_and_other_files_are_left(tmp_path: Path) -> None:
         (folder / f"{today - timedelta(days=days)}.jsonl").write_text("")
     (folder / "notes.jsonl").write_text("")
     recorder = Recorder(tmp_path / "records", days=7)
-    recorder.put(a_record())
+    recorder.put(a_record)
     recorder.close()
     kept = {path.stem for path in folder.iterdir()}
     assert kept == {"notes", str(today), str(today - timedelta(days=7))}
@@ -156,7 +187,7 @@ def test_old_days_are_deleted_and_other_files_are_left(tmp_path: Path) -> None:
 def test_a_disk_that_refuses_ends_nothing(tmp_path: Path, recorder: Recorder) -> None:
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "digits").write_text("a file in the way")
-    recorder.put(a_record())
-    recorder.put(a_record("tales"))
+    recorder.put(a_record)
+    recorder.put(lambda: a_record("tales"))
     recorder.close()
     assert [record.product for record in read(tmp_path / "records" / "tales")] == ["tales"]
