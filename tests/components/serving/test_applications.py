@@ -150,6 +150,7 @@ def test_a_product_cannot_be_added_beside_the_file(place: Place) -> None:
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_another_version_reaches_all_replicas_without_a_failed_request(place: Place) -> None:
     over = threading.Event()
 
@@ -175,6 +176,7 @@ def test_another_version_reaches_all_replicas_without_a_failed_request(place: Pl
     assert after == {"2"}
 
 
+@pytest.mark.long
 def test_one_that_does_not_come_up_leaves_what_was_served(
     place: Place, artifact: Callable[..., Path]
 ) -> None:
@@ -218,6 +220,7 @@ def test_a_burst_brings_a_second_replica_and_idleness_ends_both(place: Place) ->
     assert place.http.post(f"{place.url}{SPEAK}", json={"prompt": "a", "max_tokens": 4}).status_code == 200
 
 
+@pytest.mark.long
 def test_what_the_file_does_not_name_is_taken_away(place: Place) -> None:
     said = place.apply(text="applications: {figures: {models: {digits: 2}, replicas: 2, cpus: 0.1}}")
     assert said.code == 0, said.err

@@ -70,6 +70,7 @@ def generators(found: dict[str, Any]) -> list[psutil.Process]:
     return [one for one in named if any(file.path.startswith(found["path"]) for file in one.open_files())]
 
 
+@pytest.mark.long
 def test_a_job_whose_process_is_killed_goes_on_and_keeps_its_shards(url: str) -> None:
     found = ordered(url, model="digits", n=100_000, seed=0)
     waited(url, found["id"], lambda one: one["done"] > 0)

@@ -204,6 +204,7 @@ def test_what_only_the_canary_refuses_is_its_fault(
     assert canary.ours.failed == 1, "what both refuse is the client's"
 
 
+@pytest.mark.long
 def test_a_canary_that_stands_still_holds_nobody_up(
     catalog: Catalog, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

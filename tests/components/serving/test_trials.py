@@ -171,6 +171,7 @@ def _fail(*_: object) -> None:
     raise RuntimeError("a broken model")
 
 
+@pytest.mark.long
 def test_a_slow_canary_is_withdrawn(replica: Callable[[], Follower], settings: Settings) -> None:
     follower = replica()
     began(settings, follower, 2, terms=Terms(share=0.5, requests=1000, minutes=0))
