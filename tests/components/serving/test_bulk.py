@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import psutil
 import pyarrow.dataset as ds
+import pytest
 
 OVER = ("done", "failed", "cancelled")
 
