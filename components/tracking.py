@@ -189,10 +189,14 @@ class Tracker:
             self.client.log_batch(tracking_run, params=flat[start : start + BATCH["params"]])
 
     @asks
-    def log(self, tracking_run: str, step: int, values: Mapping[str, float]) -> None:
-        """Log `values` at `step` in as few requests as MLflow takes."""
+    def log(self, tracking_run: str, values: Mapping[int, Mapping[str, float]]) -> None:
+        """Log the values of each step in as few requests as MLflow takes."""
         now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        metrics = [
+            Metric(name, float(value), now, step)
+            for step, found in values.items()
+            for name, value in found.items()
+        ]
         for start in range(0, len(metrics), BATCH["metrics"]):
             self.client.log_batch(tracking_run, metrics=metrics[start : start + BATCH["metrics"]])
 

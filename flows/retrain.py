@@ -102,7 +102,7 @@ def evaluate_model(root: Path, candidate: Candidate) -> None:
         )
     if not candidate.version:
         found = {f"test/{name}": metric.value for name, metric in report.metrics.items()}
-        Tracker(project.settings).log(candidate.tracking_run, candidate.steps, found)
+        Tracker(project.settings).log(candidate.tracking_run, {candidate.steps: found})
     first = next(iter(report.metrics))
     metric = report.metrics[first]
     say(

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from components.train.runs import write_text
 Progress = Callable[[Mapping[str, Any]], None]
 INTERVAL = 0.5
 """Seconds between two looks."""
+SENDING = 5.0
+"""Seconds between two requests to the run log: one costs as much as a step of a small model, on the same cores."""
 UNLOGGED = frozenset({"step", "seconds", "warnings"})
 """What a line of progress holds beside numbers that are logged."""
 
@@ -30,6 +33,7 @@ class Watch:
         self.offset, self.inode = 0, 0
         self.sent = folder / "sent"
         self.last = int(self.sent.read_text()) if self.sent.is_file() else 0
+        self.read, self.unsent, self.again = self.last, dict[int, dict[str, float]](), 0.0
         self.seen = {path.name for path in (folder / "samples").glob("step-*.*")}
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._follow, name="watch", daemon=True)
@@ -42,7 +46,7 @@ class Watch:
         self.ended.set()
         self.thread.join()
         try:
-            self._look()
+            self._look(final=True)
         except UserError as error:
             logging.getLogger(__name__).warning(
                 "The run log misses the end of %s: %s", self.folder.name, error
@@ -54,23 +58,33 @@ class Watch:
             with contextlib.suppress(UserError):
                 self._look()
 
-    def _look(self) -> None:
+    def _look(self, final: bool = False) -> None:
         for line, end in self._new_lines():
             values = {name: value for name, value in line.items() if name not in UNLOGGED}
-            if line["step"] > self.last:  # a resumed run repeats what it had sent before it was killed
-                self.tracker.log(self.tracking_run, line["step"], values)
-                self.last = line["step"]
-                write_text(self.sent, str(self.last))
+            if line["step"] > self.read:  # a resumed run repeats what it had sent before it was killed
+                self.unsent[line["step"]] = values
+                self.read = line["step"]
             self.offset = end
             if self.progress:
                 self.progress(line)
             else:
                 for sentence in line.get("warnings", ()):
                     logging.getLogger(__name__).warning("%s", sentence)
+        self._send(final)
         for path in sorted((self.folder / "samples").glob("step-*.*")):
             if path.suffix != ".part" and path.name not in self.seen:
                 self.tracker.picture(self.tracking_run, path)
                 self.seen.add(path.name)
+
+    def _send(self, final: bool) -> None:
+        """Hand what was read to the run log, if it is time; what it does not take is sent the next time."""
+        if not self.unsent or not (final or time.monotonic() >= self.again):
+            return
+        self.again = time.monotonic() + SENDING
+        self.tracker.log(self.tracking_run, self.unsent)
+        self.last = max(self.unsent)
+        self.unsent = {}
+        write_text(self.sent, str(self.last))
 
     def _new_lines(self) -> list[tuple[dict[str, Any], int]]:
         """The lines that are complete and not handed on yet, each with the offset behind it."""

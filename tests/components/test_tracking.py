@@ -30,7 +30,7 @@ def tracker(settings: Settings) -> Tracker:
 def test_a_run_holds_its_parameters_numbers_and_pictures(tracker: Tracker, tmp_path: Path) -> None:
     run = tracker.begin("digits-vae-1", "digits-vae", PARAMETERS, TAGS)
     for step in (50, 100):
-        tracker.log(run, step, {"loss/autoencoder": 1.0 / step, "rows_per_second": 100})
+        tracker.log(run, {step: {"loss/autoencoder": 1.0 / step, "rows_per_second": 100}})
     (tmp_path / "step-000100.png").write_bytes(b"png")
     tracker.picture(run, tmp_path / "step-000100.png")
     tracker.end(run, "FINISHED")
@@ -60,7 +60,7 @@ def test_a_run_that_did_not_finish_is_reopened_and_a_finished_one_is_not(tracker
 
 def test_thousands_of_numbers_and_a_loss_that_is_nan_are_taken(tracker: Tracker) -> None:
     run = tracker.begin("digits-vae-3", "digits-vae", {f"p{n}": n for n in range(150)}, TAGS)
-    tracker.log(run, 1, {f"loss/{number}": number for number in range(2500)} | {"loss/nan": float("nan")})
+    tracker.log(run, {1: {f"loss/{number}": number for number in range(2500)} | {"loss/nan": float("nan")}})
     found = tracker.client.get_run(run).data
     assert (len(found.params), len(found.metrics)) == (150, 2501)
 

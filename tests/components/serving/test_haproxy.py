@@ -65,6 +65,15 @@ def test_only_the_asked_address_is_bound(tmp_path: Path, host: str, bind: str) -
     assert re.findall(r"^ *bind (.*)$", config, flags=re.MULTILINE) == [bind]
 
 
+def test_a_client_that_leaves_is_noticed(tmp_path: Path) -> None:
+    """`abortonclose` notices it, but not while the connection is spliced; test_openai.py sees it happen."""
+    whole = written(tmp_path)
+    assert "option splice-" in whole
+    config = haproxy.fitted(whole, "127.0.0.1:8123", tmp_path)
+    assert "option splice-" not in config
+    assert "option abortonclose" in config
+
+
 def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "serve").mkdir()
     variables = haproxy.environment(tmp_path, tmp_path, "127.0.0.1", 8123)
