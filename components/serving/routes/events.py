@@ -1,4 +1,4 @@
-"""Server-sent events from an engine's thread, of text and of pictures alike."""
+"""What the routes of text and of pictures share: work beside the loop, and events from an engine's thread."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self.work.cancel()
+
+
+async def aside(small: bool, work: Callable[[], T]) -> T:
+    """`work` done here where it is small, else on a thread, so that other requests go on.
+
+    Going to a thread and back waits twice for the interpreter's lock, which the engine's thread wants as well.
+    """
+    return work() if small else await asyncio.to_thread(work)
 
 
 async def opened(

@@ -7,6 +7,7 @@ import json
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -20,11 +21,14 @@ from components.serving.catalog import Catalog, Loaded, Withheld, seen
 from components.serving.routes.answers import Pictures, whole_or_streamed
 from components.serving.routes.description import form_or_json
 from components.serving.routes.errors import WithheldError
+from components.serving.routes.events import aside
 from components.serving.routes.forms import read
 from components.serving.routes.models import headers
 from components.serving.routes.sides import answered
 from components.serving.routes.sketches import streamed
 
+FEW, SMALL = 16, 2**14
+"""Pictures, and values of all of them together, that are worked on beside the other requests."""
 DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 
 
@@ -36,7 +40,8 @@ def router(catalog: Catalog) -> APIRouter:
 
     async def answer(request: Request, body: PictureBody, route: str, event: str) -> Response:
         async def ask(loaded: Loaded) -> Response:
-            return await respond(loaded, body, await asyncio.to_thread(loaded.order, body), event)
+            order = await aside(_is_small(body), lambda: loaded.order(body))
+            return await respond(loaded, body, order, event)
 
         return await answered(catalog, request, body, ask, "image", route)
 
@@ -63,10 +68,11 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
     if body.stream:
         return await streamed(loaded, body, order, event)
     output = await asyncio.wrap_future(loaded.submit(body, order.requests, order.seeds[0]))
-    files = [file async for _, file in encoded(loaded, order, output)]
+    small = _is_small(body) and output.numel() <= SMALL and loaded.filter is None
+    files = [file async for _, file in encoded(loaded, order, output, small)]
     if all(isinstance(file, Withheld) for file in files):
         raise WithheldError(str(files[0]))
-    content = await asyncio.to_thread(written, order, files)
+    content = await aside(small, lambda: written(order, files))
     return Response(content, headers=headers(loaded, order.seeds[0]), media_type="application/json")
 
 
@@ -84,15 +90,22 @@ def described(order: Order, place: int, file: bytes | Withheld) -> dict[str, Any
     return {"b64_json": b64encode(file).decode("ascii"), "seed": order.seeds[place], **named}
 
 
+def _is_small(body: PictureBody) -> bool:
+    """Whether a request takes no pictures and wants a few, at the model's own size."""
+    return isinstance(body, ImageRequest) and (body.n or 1) <= FEW and body.size == "auto"
+
+
 async def encoded(
-    loaded: Loaded, order: Order, output: Tensor
+    loaded: Loaded, order: Order, output: Tensor, small: bool = False
 ) -> AsyncIterator[tuple[int, bytes | Withheld]]:
-    """The files, made beside the loop and a few at a time, so that a client who left costs no more than those."""
+    """The files, a few at a time and, unless all are `small`, beside the loop: a client who left costs no more."""
     width = loaded.engine.width
     for first in range(0, len(order), width):
         places = range(first, min(first + width, len(order)))
-        files = await asyncio.to_thread(
-            lambda some: [seen(loaded, order.file(place, output)) for place in some], places
-        )
+        files = await aside(small, partial(_files, loaded, order, output, places))
         for place, file in zip(places, files, strict=True):
             yield place, file
+
+
+def _files(loaded: Loaded, order: Order, output: Tensor, places: range) -> list[bytes | Withheld]:
+    return [seen(loaded, order.file(place, output)) for place in places]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from components.modalities.completion import TextBody
 from components.serving.catalog import Loaded
-from components.serving.routes.events import EventStream, Waiting, kept, opened, told
+from components.serving.routes.events import EventStream, Waiting, aside, kept, opened, told
 from components.serving.routes.models import headers
 from components.serving.writing import Answer, Piece, prepare
 
@@ -46,7 +46,7 @@ class Form:
 
 async def respond(loaded: Loaded, body: TextBody, form: Form) -> Response:
     """The answer to `body`, whole or streamed. A client that leaves frees its rows."""
-    answer = await _aside(_size(body), lambda: prepare(loaded, body))
+    answer = await aside(_size(body) <= SMALL, lambda: prepare(loaded, body))
     envelope = {
         "id": f"{form.prefix}-{uuid.uuid4().hex}",
         "object": form.chunk if body.stream else form.whole,
@@ -58,7 +58,7 @@ async def respond(loaded: Loaded, body: TextBody, form: Form) -> Response:
         return await _streamed(answer, form, envelope)
     await asyncio.wrap_future(answer.submit())
     tokens = sum(writer.tokens for writer in answer.writers)
-    whole = await _aside(tokens, lambda: _whole(answer, form, envelope))
+    whole = await aside(tokens <= SMALL, lambda: _whole(answer, form, envelope))
     return Response(whole, media_type="application/json", headers=headers(loaded, answer.seed))
 
 
@@ -122,11 +122,6 @@ def _size(body: TextBody) -> int:
     return sum(len(part) for part in getattr(body, "prompt", ())) + sum(
         len(message.content) + TURN for message in getattr(body, "messages", ())
     )
-
-
-async def _aside(size: int, work: Callable[[], T]) -> T:
-    """`work` done here where it is small, else on a thread, so that other requests go on."""
-    return await asyncio.to_thread(work) if size > SMALL else work()
 
 
 def named(token: bytes) -> str:
