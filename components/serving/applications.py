@@ -41,7 +41,9 @@ class Application:
 
 
 def _wanted(application: Application) -> tuple[object, ...]:
-    models = {(one.product, None if one.follows else one.version) for one in application.served}
+    models = {
+        (one.product, None if one.follows else one.version, one.terms.digest) for one in application.served
+    }
     return (application.path, models, application.replicas, application.cpus)
 
 

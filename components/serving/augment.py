@@ -190,7 +190,13 @@ def _parts(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
 
 def _draw(place: Place, folder: Path, part: Sequence[Sample], options: Mapping[str, Any]) -> None:
     body = {**options, "label": part[0].label, "n": len(part), "seed": part[0].seed}
-    for sample, file in zip(part, ask(place, DRAW, body).files, strict=True):
+    files = ask(place, DRAW, body).files
+    if len(files) < len(part):
+        raise UserError(
+            f"The content filter of {place.product} withholds {len(part) - len(files)} of {len(part)} pictures; take "
+            "it out of params.yaml and serve again, or augment while nothing is served."
+        )
+    for sample, file in zip(part, files, strict=True):
         path = folder / sample.file
         path.parent.mkdir(exist_ok=True)
         replace(path, file)

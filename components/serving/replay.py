@@ -9,16 +9,18 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from components.artifact import Model, load
 from components.errors import UserError
-from components.modalities.completion import TextBody
+from components.filtering import open_filter
 from components.promotion.registry import Registry
-from components.serving.catalog import Loaded, Served, open_version
+from components.serving.catalog import Loaded, Served
 from components.serving.engine import Engine
+from components.serving.making import begin
 from components.serving.records import HASHED, Record, asked, content_hash, digest_of
 from components.serving.routes.application import BODIES
 from components.serving.routes.errors import sentence
-from components.serving.writing import prepare
 from components.settings import Settings
+from components.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -34,47 +36,43 @@ class Replayed:
         return self.content == self.record.content
 
 
-def replay(settings: Settings, record: Record, given: Mapping[str, Any] | None = None) -> Replayed:
+def replay(
+    settings: Settings, record: Record, terms: Terms, given: Mapping[str, Any] | None = None
+) -> Replayed:
     """Generate the request of `record` again, at the width and with the threads that it had.
 
-    `given` is the request's body where the record holds only its hash. Raises `UserError` if there is no body, if
-    it is not the one that was recorded, or if the request never got an answer.
+    By `terms` a text ends where the product's content filter ends it. `given` is the request's body where the record
+    holds only its hash. Raises `UserError` if there is no body, if it is not the one that was recorded, if the version
+    is not what answered, or if the request never got an answer.
     """
     if record.content is None:
         raise UserError(f"The request {record.request} got no answer ({record.outcome}); name another one.")
-    body = _body(record, record.body if given is None else given)
     registry = Registry(settings)
-    version = registry.version(record.product, record.version)
-    served = Served(record.product, record.version, registry.fetch(version), 0)
-    loaded = open_version(served, settings)
-    if loaded.model.digest != record.artifact:
-        loaded.engine.close()
+    folder = registry.fetch(registry.version(record.product, record.version))
+    model = load(folder)
+    if model.digest != record.artifact:
         raise UserError(
             f"{record.product}/{record.version} is another artifact than the one that answered "
             f"({record.artifact[:12]}); restore the registry that the record is of."
         )
-    loaded.engine.close()
-    engine = Engine(loaded.model, record.width, threads=record.threads)
+    body = _body(record, model, record.body if given is None else given)
+    served = Served(record.product, record.version, folder, 0, terms=terms)
+    engine = Engine(model, record.width, threads=record.threads)
     try:
-        return Replayed(record, _again(Loaded(served, loaded.model, engine), body))
+        making = begin(Loaded(served, model, engine, open_filter(terms)), body)
+        return Replayed(record, content_hash(making.work.result()))
     finally:
         engine.close()
 
 
-def _again(loaded: Loaded, body: BaseModel) -> str:
-    if isinstance(body, TextBody):
-        return content_hash(prepare(loaded, body).submit().result())
-    return content_hash(loaded.engine.submit(loaded.order(body).requests).result())
-
-
-def _body(record: Record, content: Mapping[str, Any] | None) -> BaseModel:
+def _body(record: Record, model: Model, content: Mapping[str, Any] | None) -> BaseModel:
     """The request as it was validated, with the seed that was drawn for it."""
     if content is None or HASHED in json.dumps(content):
         raise UserError(
             f"The record of {record.request} holds only the hash of what was asked, or of a part; give the whole with "
             f"--body FILE, or set records: full for {record.product} to keep all but files from now on."
         )
-    kind = BODIES[record.route]
+    kind = BODIES.get(record.route) or model.modality.asked(model.shape)
     try:
         body = kind.model_validate({**content, "seed": record.seed})
     except ValidationError as error:

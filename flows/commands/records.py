@@ -49,15 +49,15 @@ def replay(product: Product, request: Request, body: Body = None, as_json: AsJso
     from components.serving.replay import replay as again
 
     project = open_project()
-    project.product(product)
+    terms = project.terms(product)
     record = find(project.settings, product, request)
-    found = again(project.settings, record, None if body is None else _read(body))
+    found = again(project.settings, record, terms, None if body is None else _read(body))
     content = {"request": request, "version": f"{product}/{record.version}", "same": found.same}
     facts({**content, "recorded": record.content, "content": found.content}, as_json)
     if not found.same:
         raise FailedError(
             f"{product}/{record.version} gives other content now; another kind of device or of processor computes "
-            "other bits, and so may another release of torch."
+            "other bits, and so may another release of torch; a content filter that was changed ends texts elsewhere."
         )
 
 

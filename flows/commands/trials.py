@@ -126,10 +126,10 @@ def _follows(settings: Settings, product: str) -> bool:
 
     from components.serving import client, server
 
-    running = server.find(settings)
-    if running is None:
+    url = server.url_of(settings, product)
+    if url is None:
         return bool(os.environ.get("RAY_ADDRESS"))
-    served = client.served(running.url, product)
+    served = client.served(url, product)
     return served is not None and bool(served["follows"])
 
 

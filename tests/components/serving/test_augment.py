@@ -29,11 +29,13 @@ class Server:
     def __init__(self, *versions: int) -> None:
         self.versions = list(versions)
         self.asked: list[int] = []
+        self.withheld = 0
 
     def ask(self, url: str, route: str, body: Mapping[str, Any]) -> client.Answer:
         version = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
         count = int(body["n"])
         self.asked.append(count)
+        count -= self.withheld
         seeds = [int(body["seed"]) + row for row in range(count)]
         return client.Answer([saved(picture(2, 2))] * count, version, seeds, [body.get("label")] * count)
 
@@ -67,6 +69,16 @@ def test_names_that_are_no_folders_are_replaced(server: Server, tmp_path: Path) 
         ("", 1000004),
     ]
     assert all((folder / line["file_name"]).is_file() for line in lines)
+
+
+def test_pictures_that_a_filter_withholds_are_said(server: Server, tmp_path: Path) -> None:
+    server.withheld = 1
+    with pytest.raises(
+        UserError, match="filter of kinds withholds 1 of 2 pictures; take it out of params.yaml"
+    ):
+        fill(place("cat"), tmp_path / "out")
+    server.withheld = 0
+    assert fill(place("cat"), tmp_path / "out").made == 2
 
 
 def test_two_classes_share_no_folder(server: Server, tmp_path: Path) -> None:

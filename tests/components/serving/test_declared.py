@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 
 from components.errors import UserError
 from components.project import open_project
+from components.serving.applications import Application
+from components.serving.catalog import Served
 from components.serving.declared import ApplicationRow, Replicas, check_cpus, read_declaration
+from components.terms import Terms
 from flows.commands import main
 
 GOOD = """
@@ -124,3 +128,16 @@ def test_check_and_serve_read_the_file(
         error = capfd.readouterr().err
         assert said in error
         assert error.count("\n") == 1
+
+
+def test_an_application_changes_with_what_it_serves_and_its_terms_and_not_with_the_champion(
+    tmp_path: Path,
+) -> None:
+    served = Served("digits", 1, tmp_path, 0, follows=True)
+    before = Application("a", "/", (served,))
+    assert Application("b", "/", (replace(served, version=2, created=9),)).same(before)
+    assert not Application("a", "/", (replace(served, follows=False),)).same(before)
+    assert not Application("a", "/", (replace(served, terms=Terms("full")),)).same(before)
+    assert not Application("a", "/", (replace(served, terms=Terms(words=("darn",))),)).same(before)
+    assert not Application("a", "/", (served,), cpus=0.5).same(before)
+    assert not before.same(None)

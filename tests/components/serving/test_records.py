@@ -25,6 +25,7 @@ from components.serving.routes.application import create_app
 from components.terms import Policy, Terms
 from tests.components.serving.conftest import Said, Site
 
+GENERATE = "/v1/generations"
 DRAW, EDIT, COMPLETE = "/v1/images/generations", "/v1/images/edits", "/v1/completions"
 POLICIES: dict[str, Policy] = {"digits": "hash", "tales": "full", "holes": "full", "kinds": "none"}
 
@@ -59,6 +60,7 @@ def answered(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "streamed": (COMPLETE, {"model": "tales", "prompt": "A secret", "max_tokens": 8, "stream": True}),
         "kind": (DRAW, {"model": "kinds", "label": "owl"}),
         "filled": (EDIT, {"model": "holes", "image": a_hole()}),
+        "made": (GENERATE, {"model": "tales", "prompt": "Once", "max_tokens": 4, "n": 2}),
         "wrong": (DRAW, {"model": "digits", "n": 0}),
     }
     with TestClient(app, headers={"authorization": f"Bearer {secret}"}) as client:
@@ -66,7 +68,7 @@ def answered(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             name: client.post(route, json=body, headers={"x-request-id": f"request-{name}"})
             for name, (route, body) in asked.items()
         }
-    assert [answer.status_code for answer in answers.values()] == [200, 200, 200, 200, 200, 400]
+    assert [answer.status_code for answer in answers.values()] == [200, 200, 200, 200, 200, 200, 400]
     return {"key": key.id, **answers}
 
 
@@ -91,7 +93,7 @@ def test_a_record_has_hashes_and_not_what_was_asked(site: Site, answered: dict[s
 def test_a_full_record_has_the_prompt_and_none_has_no_record(site: Site, answered: dict[str, Any]) -> None:
     assert records(site, "kinds") == {}
     found = records(site, "tales")
-    assert set(found) == {"request-told", "request-streamed"}
+    assert set(found) == {"request-told", "request-streamed", "request-made"}
     assert found["request-told"].body == {"prompt": ["A secret"], "max_tokens": 8}
     assert found["request-told"].asked == found["request-streamed"].asked
 
@@ -99,7 +101,7 @@ def test_a_full_record_has_the_prompt_and_none_has_no_record(site: Site, answere
 def test_a_recorded_request_gives_the_same_again(
     site: Site, answered: dict[str, Any], genloom: Callable[..., Said], tmp_path: Path
 ) -> None:
-    for name in ("told", "streamed"):
+    for name in ("told", "streamed", "made"):
         said = genloom("records", "replay", "tales", f"request-{name}", "--json")
         assert said.code == 0, said.err
         assert json.loads(said.out)["same"] is True
@@ -148,7 +150,7 @@ def test_the_list_shows_the_newest_first(
     site: Site, answered: dict[str, Any], genloom: Callable[..., Said]
 ) -> None:
     listed = json.loads(genloom("records", "list", "tales", "-n", "2", "--json").out)
-    assert [one["request"] for one in listed] == ["request-streamed", "request-told"]
+    assert [one["request"] for one in listed] == ["request-made", "request-streamed"]
     assert "request-drawn" in genloom("records", "list", "digits").out
     said = genloom("records", "list", "mnist")
     assert "No request to mnist is on record; its records are “hash”." in said.out

@@ -22,7 +22,6 @@ from components.train.launch import Trained, plan_of, train
 from components.train.loop import Meter, Place
 from components.train.runs import load_run, read_progress, read_run, read_runs
 from components.train.step import Trainee
-from components.train.watch import Watch
 
 SHORT = [
     "train.steps=60",
@@ -396,41 +395,6 @@ def test_progress_counts_predicted_tokens() -> None:
     logged, bad, stop = meter.read(stop=True)
     assert (bad, stop) == (8, True)
     assert logged["tokens_per_second"] / logged["rows_per_second"] == pytest.approx(11 / 3)
-
-
-@pytest.mark.usefixtures("project")
-def test_samples_that_are_text_reach_the_run_log(tmp_path: Path) -> None:
-    from components.tracking import Tracker, open_client
-
-    settings = open_project().settings
-    tracker = Tracker(settings)
-    run = tracker.begin("texts-1", "texts", {}, {"product": "texts"})
-    (tmp_path / "samples").mkdir()
-    with Watch(tmp_path, tracker, run, None):
-        (tmp_path / "samples" / "step-000000001.part").write_text("half")
-        (tmp_path / "samples" / "step-000000002.txt").write_text("Once upon a time")
-    found = open_client(settings).list_artifacts(run, "samples")
-    assert [entry.path for entry in found] == ["samples/step-000000002.txt"]
-
-
-@pytest.mark.usefixtures("project")
-def test_every_line_of_progress_reaches_the_run_log_once(tmp_path: Path) -> None:
-    """Lines go there together; a run that was resumed repeats some, and what the log missed is sent later."""
-    from components.tracking import Tracker, open_client
-
-    settings = open_project().settings
-    tracker = Tracker(settings)
-    run = tracker.begin("lines-1", "lines", {}, {"product": "lines"})
-    shown: list[int] = []
-    for last in (4, 7):
-        lines = [json.dumps({"step": step, "loss/a": 1.0 / step, "seconds": 1.0}) for step in range(1, last)]
-        with Watch(tmp_path, tracker, run, lambda line: shown.append(line["step"])) as watch:
-            (tmp_path / "progress.jsonl").write_text("\n".join(lines) + "\n")
-            watch.again = float("inf")
-    history = open_client(settings).get_metric_history(run, "loss/a")
-    assert [(one.step, one.value) for one in history] == [(step, 1.0 / step) for step in range(1, 7)]
-    assert (tmp_path / "sent").read_text() == "6"
-    assert set(shown) == set(range(1, 7))
 
 
 def test_two_trainings_of_the_same_run_do_not_meet(project: Path) -> None:
