@@ -73,9 +73,7 @@ def test_names_that_are_no_folders_are_replaced(server: Server, tmp_path: Path) 
 
 def test_pictures_that_a_filter_withholds_are_said(server: Server, tmp_path: Path) -> None:
     server.withheld = 1
-    with pytest.raises(
-        UserError, match="filter of kinds withholds 1 of 2 pictures; take it out of params.yaml"
-    ):
+    with pytest.raises(UserError, match="filter of kinds withholds 1 of 2 pictures; take it out"):
         fill(place("cat"), tmp_path / "out")
     server.withheld = 0
     assert fill(place("cat"), tmp_path / "out").made == 2
