@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
 from components.settings import Settings, read_settings
 from components.tables import read_yaml, validate
-from components.terms import FilterRow, Policy, Terms, terms_of
+from components.terms import FilterRow, Policy, Precision, Terms, terms_of
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -54,6 +55,8 @@ class ProductRow(Row):
     guards: Mapping[str, Guard] = {}
     records: Policy = "hash"
     filter: FilterRow | None = None
+    precision: Precision = "fp32"
+    compile: bool = False
 
 
 class TrainOptions(Row):
@@ -133,7 +136,8 @@ class Project:
     def terms(self, name: str) -> Terms:
         """The terms on which a product is served; raises `UserError` for a filter that cannot be."""
         row = self.product(name)
-        return terms_of(self.root, name, row.records, row.filter)
+        held_back = terms_of(self.root, name, row.records, row.filter)
+        return dataclasses.replace(held_back, precision=row.precision, compile=row.compile)
 
     def run(self, name: str, overrides: Iterable[str] = ()) -> RunRow:
         """The row of a run with `--set` assignments applied; names and values are checked."""

@@ -1,4 +1,4 @@
-"""The terms on which a product is served: what is kept of requests, and what is not let out."""
+"""The terms on which a product is served: what is kept of requests, what is not let out, and how it is computed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from components.row import Row
 
 Policy = Literal["none", "hash", "full"]
 """What a server keeps of a request: nothing, the hashes of what was asked and what came, or what was asked as well."""
+Precision = Literal["fp32", "bf16"]
+"""Of linear layers and convolutions."""
 
 
 WITHHELD = "withheld"
@@ -39,6 +41,8 @@ class Terms:
     words: tuple[str, ...] = ()
     code: Path | None = None
     code_hash: str = ""
+    precision: Precision = "fp32"
+    compile: bool = False
 
     @property
     def filters(self) -> bool:

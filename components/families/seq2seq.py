@@ -14,7 +14,7 @@ from components.families.gpt import GPT, Decoder
 from components.families.layers.attention import Block, initialise
 from components.families.layers.documents import beginnings
 from components.families.layers.norm import RMSNorm
-from components.families.layers.views import Entering, Stepping, View, Whole, boundaries, empty_cache
+from components.families.layers.views import Entering, Stepping, View, Whole, boundaries
 
 
 @dataclass(kw_only=True)
@@ -71,8 +71,8 @@ class Translator(Decoder):
     def blank(self, requests: Requests) -> dict[str, Tensor]:
         """The cache, and each row's source, encoded alone so that its bits depend on nothing else."""
         device, rows, part = self.embedding.weight.device, len(requests), self.stack[0].attention
-        sizes = (part.kv_heads, self.sources, part.size, device)
-        remembered = empty_cache(rows, len(self.blocks), *sizes)
+        sizes = (2, part.kv_heads, self.sources, part.size)
+        remembered = torch.zeros(len(self.blocks), rows, *sizes, device=device).transpose(0, 1)
         reach = torch.zeros(rows, self.sources, dtype=torch.bool, device=device)
         sources = requests.source
         if sources is None:

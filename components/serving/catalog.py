@@ -20,6 +20,7 @@ from components.artifact import Model, load
 from components.families.family import Requests
 from components.filtering import ContentFilter, open_filter
 from components.modalities.modality import Maker, Order
+from components.serving import computing
 from components.serving.engine import Engine
 from components.serving.listening import Listener, Look
 from components.serving.records import ASKING
@@ -196,9 +197,13 @@ def open_catalog(served: Sequence[Served], settings: Settings) -> Catalog:
 
 
 def open_version(served: Served, settings: Settings) -> Loaded:
-    """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and generate once to warm it."""
+    """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and generate once to warm it.
+
+    What is to be compiled is compiled then. Raises `UserError`.
+    """
     held_back = open_filter(served.terms)
     model = load(_folder(served, settings))
+    computing.prepare(model, served.terms, settings)
     loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1), held_back)
     try:
         loaded.generate(model.modality.warm(model.shape))

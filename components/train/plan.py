@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from components import compiler
 from components.artifact import WEIGHTS, About, read_manifest
 from components.data.dataset import Dataset
 from components.errors import UserError, unknown
@@ -201,7 +202,7 @@ def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> N
             f"In run {name}, {kind} takes gradients of gradients, which torch.compile cannot; "
             "set train.compile to false."
         )
-    if options.compile and not _compiler():
+    if options.compile and not compiler.found():
         raise UserError(
             f"In run {name}, train.compile needs a C++ compiler and none was found; install g++, name one in CXX, "
             "or set train.compile to false."
@@ -224,18 +225,6 @@ def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> N
             f"In run {name}, {kind} has several networks ({networks}) whose losses need each other's weights, "
             "and FSDP2 shards those of one; set train.distribute to ddp."
         )
-
-
-def _compiler() -> bool:
-    """Whether torch.compile finds the C++ compiler that it would call."""
-    from torch._inductor.cpp_builder import get_cpp_compiler  # takes a second or two to import
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except (InvalidCxxCompiler, RuntimeError):
-        return False
-    return True
 
 
 def check_start(name: str, row: RunRow, family: Family, dataset: Dataset, start: Path) -> None:

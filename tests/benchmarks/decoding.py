@@ -1,4 +1,8 @@
-"""Generation with sampling options on: the engine's streams beside transformers' `generate`, called one by one."""
+"""Generation with sampling options on: the engine's streams beside transformers' `generate`, called one by one.
+
+Ours as a product is served that says nothing, and as one that says `compile: true` and `precision: bf16`; the partner
+in the precision in which it is faster.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,11 @@ from components.artifact import Model, load, save
 from components.families.family import Requests, Shape
 from components.families.gpt import GPT
 from components.modalities.tokenizer import train_tokenizer
+from components.serving import computing
 from components.serving.engine import Engine
 from components.serving.listening import News
+from components.settings import Settings
+from components.terms import Terms
 from components.train.step import networks_for
 from tests.benchmarks import partners
 from tests.benchmarks.row import Row
@@ -27,6 +34,7 @@ from tests.components.families.rows import an_about
 
 STREAMS, PROMPT, NEW, ROUNDS, THREADS = 16, 16, 100, 3, 1
 CHARACTERS = "".join(map(chr, range(32, 95)))
+HOW = {"as usual": Terms(), "compiled, bf16": Terms(compile=True, precision="bf16")}
 OPTIONS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
 
 
@@ -38,39 +46,40 @@ def run(project: Path) -> list[Row]:
 
 def compare(size: Size) -> list[Row]:
     """16 streams and one stream of ours against one call after the other of theirs."""
+    vocabulary = a_model(size).shape.vocabulary
+    rates = {
+        name: statistics.median(theirs(size, vocabulary, dtype) for _ in range(ROUNDS))
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
+    fastest = max(rates, key=lambda name: rates[name])
+    partner = f"transformers' generate gives {rates[fastest]:,.0f} one by one, in {fastest}"
+    rows = [row for how, terms in HOW.items() for row in served(size, how, terms, rates[fastest], partner)]
     model = a_model(size)
-    one_by_one = statistics.median(theirs(size, model.shape.vocabulary) for _ in range(ROUNDS))
-    many = [streams(model, STREAMS, STREAMS) for _ in range(ROUNDS)]
-    single = statistics.median(streams(model, 1, 1).rate for _ in range(ROUNDS))
-    shared = statistics.median(streams(model, STREAMS, 1).rate for _ in range(ROUNDS))
+    what = f"cache of {STREAMS} streams, GPT {size.name}"
+    return [*rows, Row(what, f"{cache(model) / 2**20:.1f} MiB", "stated", {})]
+
+
+def served(size: Size, how: str, terms: Terms, beside: float, partner: str) -> list[Row]:
+    """The rows of one way to serve; ratios to `beside` tokens a second."""
+    many = [streams(size, terms, STREAMS, STREAMS) for _ in range(ROUNDS)]
+    single = statistics.median(streams(size, terms, 1, 1).rate for _ in range(ROUNDS))
+    shared = statistics.median(streams(size, terms, STREAMS, 1).rate for _ in range(ROUNDS))
     rate = statistics.median(found.rate for found in many)
     first = sorted(wait for found in many for wait in found.first)
-    partner = f"transformers' generate gives {one_by_one:,.0f} one by one"
-    name = f"tokens/s, GPT {size.name}"
+    name = f"tokens/s, GPT {size.name}, {how}"
     waits = f"p50 {1000 * statistics.median(first):.0f} ms, p99 {1000 * first[int(0.99 * len(first))]:.0f} ms"
+    rows = [
+        (f"{STREAMS} streams at once", rate, "≥ 10×", f"({rate:,.0f}; {partner})"),
+        ("one stream, one row computed at once", single, "≥ 2×", f"({single:,.0f})"),
+        (f"one stream, {STREAMS} rows computed at once", shared, "stated", f"({shared:,.0f})"),
+    ]
+    first_token = f"time to first token, GPT {size.name}, {how}, {STREAMS} streams beginning at once"
     return [
-        Row(
-            f"{name}, {STREAMS} streams at once",
-            f"{rate / one_by_one:.1f}× ({rate:,.0f}; {partner})",
-            "≥ 10×",
-            {"ratio": rate / one_by_one},
+        *(
+            Row(f"{name}, {what}", f"{own / beside:.1f}× {said}", wanted, {"ratio": own / beside})
+            for what, own, wanted, said in rows
         ),
-        Row(
-            f"{name}, one stream, one row computed at once",
-            f"{single / one_by_one:.1f}× ({single:,.0f})",
-            "≥ 2×",
-            {"ratio": single / one_by_one},
-        ),
-        Row(
-            f"{name}, one stream, {STREAMS} rows computed at once",
-            f"{shared / one_by_one:.1f}× ({shared:,.0f})",
-            "stated",
-            {"ratio": shared / one_by_one},
-        ),
-        Row(
-            f"time to first token, GPT {size.name}, {STREAMS} streams beginning at once", waits, "stated", {}
-        ),
-        Row(f"cache of {STREAMS} streams, GPT {size.name}", f"{cache(model) / 2**20:.1f} MiB", "stated", {}),
+        Row(first_token, waits, "stated", {}),
     ]
 
 
@@ -100,8 +109,10 @@ class Streamed:
     first: list[float]
 
 
-def streams(model: Model, width: int, count: int) -> Streamed:
+def streams(size: Size, terms: Terms, width: int, count: int) -> Streamed:
     """`count` requests that are submitted together and listened to, as a streaming route does."""
+    model = a_model(size)
+    computing.prepare(model, terms, Settings())
     engine = Engine(model, width, threads=THREADS)
     engine.submit(request(model, 10**6)).result()
     began = time.perf_counter()
@@ -135,9 +146,10 @@ def prompt(seed: int, vocabulary: int) -> Tensor:
     return torch.randint(2, vocabulary, (1, PROMPT), generator=torch.Generator().manual_seed(seed))
 
 
-def theirs(size: Size, vocabulary: int) -> float:
+def theirs(size: Size, vocabulary: int, dtype: torch.dtype) -> float:
     """Tokens a second of `generate`, one call after the other."""
     model = partners.llama(size.layers, size.heads, size.width, size.hidden, size.context, vocabulary).eval()
+    model = model.to(dtype)
     config = GenerationConfig(
         max_new_tokens=NEW,
         min_new_tokens=NEW,

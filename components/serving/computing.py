@@ -1,0 +1,69 @@
+"""How a served model computes: in which precision, and by code that was compiled for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from components import compiler
+from components.artifact import Model
+from components.errors import UserError
+from components.families.autoregressive import Language
+from components.settings import Settings, writable_home
+from components.terms import Terms
+
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": True, "cpp_wrapper": True}
+"""Weights become constants, which lie as the products want them; kernels call each other without Python."""
+
+
+def prepare(model: Model, terms: Terms, settings: Settings) -> None:
+    """Change the networks of `model` as its product's `terms` say; they can generate afterwards, and nothing else.
+
+    What is compiled is so when it is first called. Raises `UserError` where there is no compiler.
+    """
+    if terms.precision == "bf16":
+        for network in model.networks.values():
+            shorten(network)
+    if terms.compile:
+        if not compiler.found():
+            raise UserError(
+                f"The product {model.about.product} is compiled for serving, which needs a C++ compiler, and none was "
+                "found; install g++, name one in CXX, or set its compile to false."
+            )
+        compiler.settle(writable_home(settings) / "compiled")
+        for network in model.networks.values():
+            compiled(network)
+
+
+def compiled(network: nn.Module) -> None:
+    """Compile what the sampler calls in every step, for the engine's fixed number of rows."""
+    if isinstance(network, Language):
+        step: Callable[..., Tensor] = torch.compile(network.step, dynamic=False, options=OPTIONS)
+        network.step = step  # type: ignore[method-assign]
+    else:
+        network.compile(dynamic=False, options=OPTIONS)
+
+
+class Short(nn.Module):
+    """A layer whose weights and products are in bfloat16, and what comes in and goes out as it was."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.to(torch.bfloat16)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """As the layer."""
+        output: Tensor = self.layer(inputs.to(torch.bfloat16))
+        return output.to(inputs.dtype)
+
+
+def shorten(network: nn.Module) -> None:
+    """Compute linear layers and convolutions of `network` in bfloat16; sums, norms and attention stay as they are."""
+    for name, part in list(network.named_children()):
+        if type(part) in (nn.Linear, nn.Conv2d):
+            setattr(network, name, Short(part))
+        else:
+            shorten(part)

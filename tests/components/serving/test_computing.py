@@ -1,0 +1,106 @@
+"""How a served model computes: shorter, or compiled, and with what comes out of it as good as before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.artifact import Model, load, save
+from components.errors import UserError
+from components.families.family import Requests, Shape, Task, kind_of, names
+from components.serving import computing
+from components.settings import Settings
+from components.terms import Terms
+from tests.components.families.rows import an_about, assets_of, made, requests_of, shapes_of, stirred
+
+TEXT = Shape(data=(160,), vocabulary=30, prompt=(160, 30))
+
+
+def a_model(name: str, shape: Shape, folder: Path) -> Model:
+    family, networks = made(name, shape)
+    assets = assets_of(shape, folder.with_name(f"{folder.name}-assets"))
+    save(folder, family, stirred(networks), shape, an_about(shape), assets)
+    return load(folder)
+
+
+def greedy(shape: Shape, seeds: list[int]) -> Requests:
+    """Requests whose answers small differences hardly change."""
+    requests = requests_of(seeds, shape)
+    requests.options = {"temperature": torch.zeros(len(seeds)), "end": torch.full((len(seeds),), -2)}
+    return requests
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_family_generates_in_bfloat16(name: str, tmp_path: Path) -> None:
+    shape = shapes_of(name)[0]
+    usual, short = (a_model(name, shape, tmp_path / folder) for folder in ("usual", "short"))
+    computing.prepare(short, Terms(precision="bf16"), Settings())
+    requests = greedy(shape, [1, 2]) if shape.vocabulary else requests_of([1, 2], shape)
+    outputs = [model.sample(requests, 2) for model in (usual, short)]
+    assert outputs[1].dtype == outputs[0].dtype
+    assert outputs[1].shape == outputs[0].shape
+    if shape.vocabulary:
+        assert ((outputs[1] >= -1) & (outputs[1] < shape.vocabulary)).all()
+    else:
+        assert torch.isfinite(outputs[1]).all()
+        if (
+            Task.FREE in kind_of(name).tasks and name != "vqvae"
+        ):  # a code is drawn, so a small step may be a large one
+            assert (outputs[0] - outputs[1]).abs().mean() < 0.1
+
+
+def test_layers_are_short_and_what_they_add_to_is_not(tmp_path: Path) -> None:
+    model = a_model("gpt", TEXT, tmp_path / "model")
+    computing.prepare(model, Terms(precision="bf16"), Settings())
+    kinds = {name: value.dtype for name, value in model.networks["decoder"].state_dict().items()}
+    short = {name for name, kind in kinds.items() if kind == torch.bfloat16}
+    assert short == {name for name in kinds if name.endswith(".layer.weight")}
+    assert kinds["embedding.weight"] == torch.float32
+
+
+@pytest.fixture
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings whose folder takes what is compiled."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "built"))
+    return Settings(home=tmp_path / "home")
+
+
+SLOW = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt", pytest.param("lstm", marks=SLOW), pytest.param("seq2seq", marks=SLOW)]
+)
+def test_a_compiled_text_is_the_same_and_its_neighbours_leave_no_trace(
+    name: str, tmp_path: Path, built: Settings
+) -> None:
+    """Prompts of different lengths, in two blocks of the cache."""
+    shape = replace(TEXT, source=(9,)) if shapes_of(name)[0].source else TEXT
+    usual, model = (a_model(name, shape, tmp_path / folder) for folder in ("usual", "compiled"))
+    computing.prepare(model, Terms(compile=True), built)
+    requests = greedy(shape, [3, 5, 8])
+    together = model.sample(requests, 3)
+    assert torch.equal(together, usual.sample(requests, 3))
+    for place, seed in enumerate([3, 5, 8]):
+        assert torch.equal(model.sample(greedy(shape, [seed]), 3)[0], together[place])
+
+
+@pytest.mark.parametrize("name", ["gan", pytest.param("diffusion", marks=SLOW)])
+def test_a_compiled_picture_is_the_same(name: str, tmp_path: Path, built: Settings) -> None:
+    shape = shapes_of(name)[0]
+    usual, model = (a_model(name, shape, tmp_path / folder) for folder in ("usual", "compiled"))
+    computing.prepare(model, Terms(compile=True), built)
+    requests = requests_of([1, 2], shape)
+    assert torch.allclose(model.sample(requests, 4), usual.sample(requests, 4), atol=1e-4)
+
+
+def test_compiling_without_a_compiler_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = a_model("gan", shapes_of("gan")[0], tmp_path / "model")
+    monkeypatch.setattr("components.compiler.found", lambda: False)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler, and none was found; install g\+\+"):
+        computing.prepare(model, Terms(compile=True), Settings())
