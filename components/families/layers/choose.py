@@ -62,7 +62,7 @@ def choose(
         scaled = scaled / torch.where(temperature > 0, temperature, 1.0)
     weights = scaled.exp()
     if asked & {"top_k", "top_p", "min_p"}:
-        weights = weights.masked_fill(scaled < least(scaled, settings, asked), 0.0)
+        weights = weights.masked_fill(scaled < least(scaled, weights, settings, asked), 0.0)
     drawn = inverse(weights, uniform)
     if "temperature" in asked:
         drawn = torch.where(temperature[:, 0] > 0, drawn, logits.argmax(1))
@@ -107,39 +107,47 @@ def counted(tokens: Tensor, vocabulary: int) -> Tensor:
     return counts.scatter_add_(1, place, torch.ones_like(place, dtype=torch.float32))[:, :vocabulary]
 
 
-def least(scaled: Tensor, settings: Tensor, asked: set[str]) -> Tensor:
+def least(scaled: Tensor, weights: Tensor, settings: Tensor, asked: set[str]) -> Tensor:
     """The least scaled logit that is kept in each row, [R, 1]; the largest one is 0. Equals are kept together.
 
-    In this order, each on what the one before has left: the `top_k` largest; the fewest whose probabilities sum
-    to `top_p` (Holtzman et al. 2020, arXiv:1904.09751); those of at least `min_p` times the largest probability
-    (arXiv:2407.01082).
+    `weights` are their exponentials. In this order, each on what the one before has left: the `top_k` largest; the
+    fewest whose probabilities sum to `top_p` (Holtzman et al. 2020, arXiv:1904.09751); those of at least `min_p` times
+    the largest probability (arXiv:2407.01082).
     """
     lowest = scaled.new_full((len(scaled), 1), float("-inf"))
+    keep = settings[:, COLUMN["top_k"], None].long().clamp(0, scaled.shape[1])
+    ordered = _largest(scaled, keep, asked) if asked & {"top_k", "top_p"} else lowest
     if "top_k" in asked:
-        keep = settings[:, COLUMN["top_k"], None].long().clamp(0, scaled.shape[1])
-        values = scaled.topk(max(int(keep.max()), 1)).values
-        lowest = torch.where(keep > 0, values.gather(1, (keep - 1).clamp(min=0)), lowest)
+        lowest = torch.where(keep > 0, ordered.gather(1, (keep - 1).clamp(min=0)), lowest)
     if "top_p" in asked:
         share = settings[:, COLUMN["top_p"], None]
-        lowest = torch.maximum(lowest, nucleus(scaled, lowest, share))
+        lowest = torch.maximum(lowest, nucleus(scaled, weights, ordered, lowest, share))
     if "min_p" in asked:
         lowest = torch.maximum(lowest, settings[:, COLUMN["min_p"], None].log())
     return lowest
 
 
-def nucleus(scaled: Tensor, lowest: Tensor, share: Tensor) -> Tensor:
+def _largest(scaled: Tensor, keep: Tensor, asked: set[str]) -> Tensor:
+    """As many of the largest as the options look at, [R, C], falling."""
+    most = scaled.shape[1]
+    if most > CANDIDATES:
+        most = max(int(keep.max()), CANDIDATES if "top_p" in asked else 1)
+    return scaled.topk(most).values
+
+
+def nucleus(scaled: Tensor, weights: Tensor, ordered: Tensor, lowest: Tensor, share: Tensor) -> Tensor:
     """The least scaled logit of the nucleus of each row, [R, 1]; −∞ where `share` [R, 1] is 1.
 
-    It is looked for among the largest few; only a row whose nucleus is wider is sorted as a whole.
+    It is looked for among the largest, `ordered` [R, C]; only a row whose nucleus is wider is sorted as a whole.
     """
-    total = scaled.exp().masked_fill(scaled < lowest, 0.0).sum(1, keepdim=True, dtype=torch.float64)
-    found, whole = _cut(scaled.topk(min(CANDIDATES, scaled.shape[1])).values, lowest, share * total)
+    total = weights.masked_fill(scaled < lowest, 0.0).sum(1, keepdim=True, dtype=torch.float64)
+    found, whole = _cut(ordered, lowest, share * total)
     found = torch.where(share < 1, found, float("-inf"))
-    if scaled.shape[1] > CANDIDATES:
+    if scaled.shape[1] > ordered.shape[1]:
         wide = (~whole & (share < 1)).squeeze(1).nonzero().squeeze(1)
         if len(wide):
-            ordered = scaled[wide].sort(1, descending=True).values
-            found[wide] = _cut(ordered, lowest[wide], (share * total)[wide])[0]
+            every = scaled[wide].sort(1, descending=True).values
+            found[wide] = _cut(every, lowest[wide], (share * total)[wide])[0]
     return found
 
 

@@ -121,7 +121,7 @@ def test_of_equal_tokens_the_first_is_greedy_and_all_are_kept_together() -> None
     logits = torch.tensor([[0.0, 2.0, 1.0, 2.0, 1.0, -3.0]]).expand(3, -1)
     options = {"top_k": torch.tensor([1, 3, 0]), "top_p": torch.tensor([1.0, 1.0, 0.1])}
     settings = table(options, 3, torch.device("cpu"))
-    kept = logits - 2.0 >= least(logits - 2.0, settings, {"top_k", "top_p"})
+    kept = logits - 2.0 >= least(logits - 2.0, (logits - 2.0).exp(), settings, {"top_k", "top_p"})
     assert kept.int().tolist() == [[0, 1, 0, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 1, 0, 1, 0, 0]]
     cold = table({"temperature": torch.zeros(3)}, 3, torch.device("cpu"))
     uniform, nothing = torch.rand(3, dtype=torch.float64), torch.full((3, 1), -1)
@@ -144,7 +144,7 @@ def test_the_nucleus_of_a_large_vocabulary(spread: float) -> None:
     scaled -= scaled.amax(1, keepdim=True)
     share = torch.tensor([0.9, 0.3, 1.0, 0.999])
     settings = table({"top_p": share}, 4, torch.device("cpu"))
-    kept = scaled >= least(scaled, settings, {"top_p"})
+    kept = scaled >= least(scaled, scaled.exp(), settings, {"top_p"})
     for row in range(4):
         mass, order = scaled[row].double().softmax(0).sort(descending=True)
         count = int((mass.cumsum(0) - mass < float(share[row])).sum()) if share[row] < 1 else 3000
