@@ -12,6 +12,7 @@ from components import compiler
 from components.artifact import Model
 from components.errors import UserError
 from components.families.autoregressive import Language
+from components.families.layers.prior import Prior
 from components.settings import Settings, writable_home
 from components.terms import Terms
 
@@ -40,10 +41,11 @@ def prepare(model: Model, terms: Terms, settings: Settings) -> None:
 
 def compiled(network: nn.Module) -> None:
     """Compile what the sampler calls in every step, for the engine's fixed number of rows."""
-    if isinstance(network, Language):
-        step: Callable[..., Tensor] = torch.compile(network.step, dynamic=False, options=OPTIONS)
-        network.step = step  # type: ignore[method-assign]
-    else:
+    stepping = [part for part in network.modules() if isinstance(part, Language | Prior)]
+    for part in stepping:
+        step: Callable[..., Tensor] = torch.compile(part.step, dynamic=False, options=OPTIONS)
+        part.step = step  # type: ignore[method-assign]
+    if not stepping:
         network.compile(dynamic=False, options=OPTIONS)
 
 

@@ -88,7 +88,9 @@ def test_a_compiled_text_is_the_same_and_its_neighbours_leave_no_trace(
         assert torch.equal(model.sample(greedy(shape, [seed]), 3)[0], together[place])
 
 
-@pytest.mark.parametrize("name", ["gan", pytest.param("diffusion", marks=SLOW)])
+@pytest.mark.parametrize(
+    "name", ["gan", pytest.param("diffusion", marks=SLOW), pytest.param("vqvae", marks=SLOW)]
+)
 def test_a_compiled_picture_is_the_same(name: str, tmp_path: Path, built: Settings) -> None:
     shape = shapes_of(name)[0]
     usual, model = (a_model(name, shape, tmp_path / folder) for folder in ("usual", "compiled"))
