@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from components import files
 from components.data.dataset import file_hash
 from components.errors import UserError, unknown
 from components.families.family import Family, Networks, Requests, Shape, kind_of, names
@@ -77,13 +77,19 @@ def save(
     `assets` is the folder that holds the modality's files, which are copied into the artifact; of the optional ones
     those that are there.
     """
-    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.draft(folder) as draft:
+        draft.mkdir()
+        return _write(draft, family, networks, shape, about, assets)
+
+
+def _write(
+    draft: Path, family: Family, networks: Networks, shape: Shape, about: About, assets: Path | None
+) -> str:
     # save_file would make a file that only its owner can read, which a shared folder cannot use
     (draft / WEIGHTS).write_bytes(to_bytes(flatten(networks)))
-    files = [WEIGHTS, *_assets(about.modality, assets)]
-    for name in files[1:]:
+    names = [WEIGHTS, *_assets(about.modality, assets)]
+    for name in names[1:]:
         assert assets is not None, f"a model of {about.modality} needs the folder of its assets"
         shutil.copyfile(assets / name, draft / name)
     manifest = {
@@ -94,11 +100,10 @@ def save(
         "width": WIDTH,
         "about": dataclasses.asdict(about),
         "torch": torch.__version__,
-        "files": {name: file_hash(draft / name) for name in files},
+        "files": {name: file_hash(draft / name) for name in names},
     }
     manifest["digest"] = _digest(manifest)
     (draft / "model.json").write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
-    replace_folder(draft, folder)
     return str(manifest["digest"])
 
 
@@ -107,15 +112,6 @@ def _assets(modality: str, folder: Path | None) -> list[str]:
     kind = kind_of_modality(modality)
     there = [name for name in kind.optional if folder is not None and (folder / name).is_file()]
     return [*kind.assets, *there]
-
-
-def replace_folder(draft: Path, folder: Path) -> None:
-    """Put `draft` in the place of `folder`, which is whole at every moment but between two renames."""
-    old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

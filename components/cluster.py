@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from components import files
 from components.errors import FailedError, UserError
 from components.settings import Settings, quiet_environment, writable_home
 
@@ -145,10 +146,7 @@ def _token(settings: Settings) -> Path:
     """The file with the secret of the project's clusters, made on first use, readable by its owner only."""
     path = writable_home(settings) / "ray-token"
     if not path.exists():
-        draft = path.with_name(f".ray-token-{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_hex(32), encoding="utf-8")
-        draft.replace(path)
+        files.write(path, secrets.token_hex(32), mode=0o600)
     return path
 
 
@@ -214,9 +212,7 @@ def _file(settings: Settings) -> Path:
 def announce(settings: Settings, pid: int, address: str = "") -> None:
     """Tell the project's other processes to join the Ray of process `pid`; without an address, to wait for it."""
     local = Local(address, pid, psutil.Process(pid).create_time())
-    draft = settings.home / f".cluster-{os.getpid()}.json"
-    draft.write_text(json.dumps(asdict(local)), encoding="utf-8")
-    draft.replace(_file(settings))
+    files.write(_file(settings), json.dumps(asdict(local)))
 
 
 def _read(settings: Settings) -> Local | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from components.artifact import About, Model, load, replace_folder, save
+from components import files
+from components.artifact import About, Model, load, save
 from components.data.dataset import Dataset, file_hash
 from components.errors import UserError
 from components.families.family import Family
@@ -57,17 +57,14 @@ def export_hf(artifact: Path, folder: Path) -> Path:
     folder = folder.expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; name a folder that is new or empty.")
-    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
-    try:
-        draft.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.draft(folder) as draft:
+        draft.mkdir()
         named = dict(_theirs(model.networks["decoder"].state_dict(), model.family))
         (draft / "model.safetensors").write_bytes(to_bytes(named, {"format": "pt"}))
         (draft / "config.json").write_text(json.dumps(_config(model), indent=2), encoding="utf-8")
         for name in FILES:
             shutil.copyfile(artifact / name, draft / name)
-        replace_folder(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from components import files
 
 HEIGHT, GAP, CAPTION = 480, 16, 20
 """Pixels: the height of each picture, the space around it, the size of a caption's letters."""
@@ -29,12 +30,8 @@ def side_by_side(pictures: Sequence[tuple[Sequence[str], Path]], path: Path) -> 
         sheet.paste(image, (left, top))
         left += width + GAP
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
+    with files.draft(path) as draft:
         sheet.save(draft, format="PNG")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _scaled(path: Path) -> Image.Image:

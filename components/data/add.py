@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
+from components import files
 from components.data.describe import describe_pictures, describe_text, is_text
 from components.data.documents import is_empty
 from components.data.example import Dropped, silent
@@ -138,9 +138,7 @@ def add(project: Project, name: str, row: FolderRow | ParquetRow | TextFilesRow)
         ensure_workspace(project)
         ensure_stage(open_project(project.root), name)
     except BaseException:
-        draft = params.with_name(f".params-{os.getpid()}.yaml")
-        draft.write_bytes(before)
-        draft.replace(params)
+        files.write(params, before)
         raise
     return found
 
@@ -192,11 +190,7 @@ def _enter(
     tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
     for family in families:
         tables["runs"].setdefault(f"{name}-{family}", {"product": name, "family": family})
-    draft = path.with_name(f".params-{os.getpid()}.yaml")
-    try:
+    with files.draft(path) as draft:
         with draft.open("w", encoding="utf-8") as stream:
             yaml.dump(tables, stream)
         read_tables(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from components import files
 from components.artifact import Model, load
 from components.data.dataset import Dataset
 from components.errors import UserError
@@ -59,7 +59,8 @@ def evaluate(
         checked = Checked(model.modality, open_filter(terms))
         measured = measurement.measure(checked.watch(subject_of(model)), say)
     for name, content in measured.files.items():
-        _write(folder / name, content)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        files.write(folder / name, content)
     report = Report(
         artifact=model.digest,
         family=type(model.family).__module__.rpartition(".")[2],
@@ -156,11 +157,3 @@ def one_thread() -> Iterator[None]:
 
 def _silent(sentence: str) -> None:
     pass
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
+from components import files
 from components.data.dataset import file_hash
 
 About = Mapping[str, Any]
@@ -52,6 +52,4 @@ def _read(path: Path) -> Kept | None:
 
 def _write(path: Path, network: nn.Module, about: About) -> None:
     weights = {key: value.contiguous() for key, value in network.state_dict().items()}
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_bytes(serialized(weights, metadata={"about": json.dumps(about, sort_keys=True)}))
-    draft.replace(path)
+    files.write(path, serialized(weights, metadata={"about": json.dumps(about, sort_keys=True)}))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components import files
 from components.errors import UserError
 from components.modalities.modality import Direction
 
@@ -96,10 +96,8 @@ def _cell(metric: Metric | None) -> str:
 
 def write_report(path: Path, report: Report) -> None:
     """Write `report` as JSON, atomically."""
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft.write_text(json.dumps(dataclasses.asdict(report), indent=2), encoding="utf-8")
-    draft.replace(path)
+    files.write(path, json.dumps(dataclasses.asdict(report), indent=2))
 
 
 def read_report(path: Path) -> Report:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from components import files
 from components.errors import UserError
 from components.families.family import Shape
 from components.modalities.corruption import Corruption
@@ -87,9 +87,7 @@ def save_conditions(folder: Path, conditions: Conditions) -> list[str]:
         "corruption": None if conditions.corruption is None else asdict(conditions.corruption),
         "view": asdict(conditions.view),
     }
-    draft = folder / f".{CONDITIONS}-{os.getpid()}"
-    draft.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
-    draft.replace(folder / CONDITIONS)
+    files.write(folder / CONDITIONS, json.dumps(content, indent=2, sort_keys=True))
     if conditions.captions is None:
         return [CONDITIONS]
     conditions.captions.save(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -15,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.decoders import DecodeStream
 
+from components import files
 from components.errors import UserError
 from components.families.family import END
 
@@ -150,9 +150,7 @@ class TextTokenizer:
         for name, content in zip(
             FILES, (self.core.to_str(pretty=True), json.dumps(config, indent=2)), strict=True
         ):
-            draft = folder / f".{name}-{os.getpid()}"
-            draft.write_text(content, encoding="utf-8")
-            draft.replace(folder / name)
+            files.write(folder / name, content)
 
 
 class TextStream:

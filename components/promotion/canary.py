@@ -28,7 +28,7 @@ QUANTILES = (0.5, 0.95)
 
 
 @dataclass(frozen=True)
-class Terms:
+class Criteria:
     """How a trial goes: `share` of the requests, decided after so many of them and so many `minutes`.
 
     It is withdrawn where its p50 or p95 is more than `slower` times the champion's, or the variety of what it
@@ -46,9 +46,9 @@ class Terms:
         return asdict(self)
 
 
-def terms_of(numbers: Mapping[str, float]) -> Terms:
+def criteria_of(numbers: Mapping[str, float]) -> Criteria:
     """What the ledger kept."""
-    return Terms(**{**numbers, "requests": int(numbers["requests"])})  # type: ignore[arg-type]
+    return Criteria(**{**numbers, "requests": int(numbers["requests"])})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -159,19 +159,19 @@ def bucket(seconds: float) -> int:
     return round(STEPS * math.log2(max(seconds, FASTEST) / FASTEST))
 
 
-def decide(terms: Terms, champion: Tally, challenger: Tally, minutes: float, names: Names) -> Verdict:
+def decide(criteria: Criteria, champion: Tally, challenger: Tally, minutes: float, names: Names) -> Verdict:
     """What the two sides' tallies say after `minutes`.
 
     Every look before the last is a test of its own, so it takes overwhelming evidence to withdraw early; at the
     end the usual 5% do. Nothing is promoted before requests, minutes and probes are enough.
     """
-    missing = _missing(terms, champion, challenger, minutes, names)
+    missing = _missing(criteria, champion, challenger, minutes, names)
     level = HASTY if missing else FINAL
     for fault in (
         _broken(challenger, names),
         _failing(champion, challenger, level, names),
-        *(_slow(terms, champion, challenger, level, share, names) for share in QUANTILES),
-        _alike(terms, champion, challenger, names),
+        *(_slow(criteria, champion, challenger, level, share, names) for share in QUANTILES),
+        _alike(criteria, champion, challenger, names),
     ):
         if fault:
             return Verdict("withdraw", fault)
@@ -180,14 +180,14 @@ def decide(terms: Terms, champion: Tally, challenger: Tally, minutes: float, nam
     return Verdict("promote", _praise(champion, challenger, minutes, names))
 
 
-def _missing(terms: Terms, champion: Tally, challenger: Tally, minutes: float, names: Names) -> str:
+def _missing(criteria: Criteria, champion: Tally, challenger: Tally, minutes: float, names: Names) -> str:
     """What there is not enough of yet; nothing if all is there."""
-    if challenger.requests < terms.requests:
-        return f"{names.challenger} has had {challenger.requests} of {terms.requests} requests."
+    if challenger.requests < criteria.requests:
+        return f"{names.challenger} has had {challenger.requests} of {criteria.requests} requests."
     if champion.answered < KNOWN:
         return f"{names.champion} has answered {champion.answered} of the {KNOWN} requests it is judged by."
-    if minutes < terms.minutes:
-        return f"{minutes:.1f} of {terms.minutes:g} minutes are over."
+    if minutes < criteria.minutes:
+        return f"{minutes:.1f} of {criteria.minutes:g} minutes are over."
     if min(champion.probes, challenger.probes) < PROBES:
         return f"{challenger.probes} of {PROBES} probes of the quality were made."
     return ""
@@ -216,9 +216,11 @@ def _failing(champion: Tally, challenger: Tally, level: float, names: Names) -> 
     )
 
 
-def _slow(terms: Terms, champion: Tally, challenger: Tally, level: float, share: float, names: Names) -> str:
+def _slow(
+    criteria: Criteria, champion: Tally, challenger: Tally, level: float, share: float, names: Names
+) -> str:
     """More late answers than chance explains, by the binomial test; late is what exceeds the champion's quantile."""
-    late, known = _late(terms, champion, challenger, share)
+    late, known = _late(criteria, champion, challenger, share)
     if known < KNOWN or late <= known * (1 - share):
         return ""
     from scipy.stats import binomtest
@@ -227,18 +229,18 @@ def _slow(terms: Terms, champion: Tally, challenger: Tally, level: float, share:
     if chance >= level:
         return ""
     return (
-        f"{late} of {known} answers of {names.challenger} were later than {terms.slower:g} times the "
+        f"{late} of {known} answers of {names.challenger} were later than {criteria.slower:g} times the "
         f"p{100 * share:.0f} of {names.champion} (by chance: p = {chance:.2g}); {_pace(champion, challenger)}."
     )
 
 
-def _late(terms: Terms, champion: Tally, challenger: Tally, share: float) -> tuple[int, int]:
+def _late(criteria: Criteria, champion: Tally, challenger: Tally, share: float) -> tuple[int, int]:
     """How many of the challenger's answers are late, of those whose kind of request the champion answers too."""
     late = known = 0
     for kind, counts in challenger.seconds.items():
         usual = _upper(champion.seconds.get(kind, {}), share)
         if usual is not None:
-            limit = max(terms.slower * usual, usual + FLOOR)
+            limit = max(criteria.slower * usual, usual + FLOOR)
             late += sum(count for place, count in counts.items() if _middle(place) > limit)
             known += sum(counts.values())
     return late, known
@@ -255,12 +257,12 @@ def _upper(counts: Mapping[int, int], share: float) -> float | None:
     return _ranked(counts, rank) if rank <= total else None
 
 
-def _alike(terms: Terms, champion: Tally, challenger: Tally, names: Names) -> str:
+def _alike(criteria: Criteria, champion: Tally, challenger: Tally, names: Names) -> str:
     """Samples that are much more alike than the champion's: the two intervals are apart by the factor asked for."""
     ours, theirs = challenger.variety, champion.variety
     if min(champion.probes, challenger.probes) < PROBES:
         return ""
-    if ours.mean + ours.half >= terms.variety * (theirs.mean - theirs.half):
+    if ours.mean + ours.half >= criteria.variety * (theirs.mean - theirs.half):
         return ""
     return (
         f"What {names.challenger} generates is much alike: its variety is {ours.mean:.3g} ± {ours.half:.2g} and that "

@@ -12,7 +12,7 @@ from typing import Literal
 from components.errors import UserError
 from components.project import ProductRow
 from components.promotion import ledger
-from components.promotion.canary import Terms, Verdict
+from components.promotion.canary import Criteria, Verdict
 from components.promotion.ledger import Line, Standing
 from components.promotion.promote import Decision, entry_of, judged, record, settle
 from components.promotion.registry import CHALLENGER, Registry, Version
@@ -26,7 +26,7 @@ def start(
     product: str,
     row: ProductRow,
     kind: Kind,
-    terms: Terms,
+    criteria: Criteria,
     which: str | int = CHALLENGER,
     force: bool = False,
     why: str = "",
@@ -54,7 +54,7 @@ def start(
         if accepted:
             registry.fetch(version)  # what cannot be fetched whole cannot be tried
             entry = entry_of(kind, version, standing.champion, reasons, why)
-            record(registry, dataclasses.replace(entry, terms=terms.numbers()))
+            record(registry, dataclasses.replace(entry, terms=criteria.numbers()))
         return Decision(product, version.number, accepted, reasons, standing.champion)
 
 

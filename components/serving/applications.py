@@ -6,13 +6,13 @@ place, without a moment in which nobody has the path.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from components import files
 from components.serving.catalog import Served
 from components.serving.declared import NAME, Replicas
 from components.settings import Settings
@@ -54,9 +54,7 @@ def remember(settings: Settings, applications: Sequence[Application]) -> None:
     """Write down what is served, so that the project's other commands find it without joining Ray."""
     path = _record(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_bytes(APPLICATIONS.dump_json(list(applications), indent=2))
-    draft.replace(path)
+    files.write(path, APPLICATIONS.dump_json(list(applications), indent=2))
 
 
 def remembered(settings: Settings) -> list[Application]:

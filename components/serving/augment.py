@@ -12,9 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from components import files
 from components.errors import UserError
 from components.serving.catalog import SEEDS
-from components.serving.draw import DRAW, ask, at_once, replace
+from components.serving.draw import DRAW, ask, at_once
 from components.serving.place import Place
 
 PLAN, METADATA, LOCK = ".augment.json", "metadata.jsonl", ".augment.lock"
@@ -119,10 +120,8 @@ def _filled(
 
 def _listed(path: Path, samples: Samples, plan: Mapping[str, Any]) -> None:
     """Write the list of the pictures at once, in the place of what was there."""
-    draft = path.with_name(f".{path.name}")
-    with draft.open("w", encoding="utf-8", newline="\n") as file:
+    with files.draft(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(_line(sample, plan) for sample in samples)
-    draft.replace(path)
 
 
 def _check(folder: Path) -> None:
@@ -153,7 +152,7 @@ def _plan(place: Place, folder: Path, seed: int | None, options: Mapping[str, An
             )
         return plan
     plan = {**mine, "seed": secrets.randbelow(SEEDS) if seed is None else seed}
-    replace(file, json.dumps(plan).encode("utf-8"))
+    files.write(file, json.dumps(plan))
     return plan
 
 
@@ -190,16 +189,16 @@ def _parts(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
 
 def _draw(place: Place, folder: Path, part: Sequence[Sample], options: Mapping[str, Any]) -> None:
     body = {**options, "label": part[0].label, "n": len(part), "seed": part[0].seed}
-    files = ask(place, DRAW, body).files
-    if len(files) < len(part):
+    drawn = ask(place, DRAW, body).files
+    if len(drawn) < len(part):
         raise UserError(
-            f"The content filter of {place.product} withholds {len(part) - len(files)} of {len(part)} pictures; take "
+            f"The content filter of {place.product} withholds {len(part) - len(drawn)} of {len(part)} pictures; take "
             "it out of params.yaml and serve again, or augment while nothing is served."
         )
-    for sample, file in zip(part, files, strict=True):
+    for sample, file in zip(part, drawn, strict=True):
         path = folder / sample.file
         path.parent.mkdir(exist_ok=True)
-        replace(path, file)
+        files.write(path, file)
 
 
 def _line(sample: Sample, plan: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from components import files
 from components.errors import UserError
 from components.modalities.drawing import PIXELS, ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
@@ -143,12 +144,12 @@ def _together(place: Place, answers: Sequence[client.Answer]) -> Drawing:
 def write(target: Target, drawing: Drawing) -> list[Path]:
     """Write the pictures, each file at once, and say which: one PNG, a grid, or files in a folder."""
     if not target.folder:
-        replace(target.path, drawing.files[0] if len(drawing.files) == 1 else sheet(drawing.files))
+        files.write(target.path, drawing.files[0] if len(drawing.files) == 1 else sheet(drawing.files))
         return [target.path]
     target.path.mkdir(exist_ok=True)
     paths = [target.path / name for name in drawing.names]
     for path, file in zip(paths, drawing.files, strict=True):
-        replace(path, file)
+        files.write(path, file)
     return paths
 
 
@@ -176,13 +177,3 @@ def _body(kind: type[PictureBody], given: Mapping[str, Any]) -> PictureBody:
         return kind.model_validate(given)
     except ValidationError as error:
         raise UserError(sentence(dict(error.errors()[0]), kind)[0]) from error
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file at once, in the place of what was there."""
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ nobody overwrites what another has written, and a job goes on from its folder al
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import time
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
+from components import files
 from components.errors import UserError
 from components.terms import USUAL, Terms
 
@@ -137,10 +137,9 @@ class Jobs:
                 raise TooManyJobsError(
                     f"There are {most} jobs that are not over; wait for one, or cancel one."
                 )
-            draft = self.folder / f".{job.id}"
-            (draft / DATA).mkdir(parents=True)
-            (draft / JOB).write_text(job.model_dump_json(indent=2), encoding="utf-8")
-            draft.rename(self.folder / job.id)
+            with files.draft(self.folder / job.id) as draft:
+                (draft / DATA).mkdir(parents=True)
+                (draft / JOB).write_text(job.model_dump_json(indent=2), encoding="utf-8")
 
     def get(self, name: str) -> tuple[Job, State]:
         """The job of that id and how far it is. Raises `UnknownJobError`."""
@@ -189,9 +188,7 @@ class Jobs:
 
     def keep(self, name: str, state: State) -> None:
         """Write how far a job is; for the process that runs it."""
-        draft = self.folder / name / f".{STATE}-{os.getpid()}"
-        draft.write_text(state.model_dump_json(), encoding="utf-8")
-        draft.replace(self.folder / name / STATE)
+        files.write(self.folder / name / STATE, state.model_dump_json())
 
     def data(self, job: Job) -> Path:
         """The folder of the shards, in which there is nothing else to read."""

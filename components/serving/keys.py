@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 import time
@@ -16,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock
 
+from components import files
 from components.errors import UserError, unknown
 from components.settings import Settings, writable_home
 
@@ -131,16 +131,8 @@ class Keyring:
         return FileLock(self.path.with_suffix(".lock"))
 
     def _write(self, keys: dict[str, Key]) -> None:
-        draft = self.path.with_name(f".{self.path.name}-{os.getpid()}")
         content = json.dumps([asdict(key) for key in keys.values()], indent=2)
-        try:
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            draft.replace(self.path)
-        finally:
-            draft.unlink(missing_ok=True)
+        files.write(self.path, content, mode=0o600, sync=True)
 
 
 def keyring(settings: Settings) -> Keyring:

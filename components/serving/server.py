@@ -26,7 +26,7 @@ import httpx
 import psutil
 from filelock import FileLock
 
-from components import cluster
+from components import cluster, files
 from components.errors import FailedError, UserError
 from components.serving import client, haproxy, tls
 from components.settings import Settings, writable_home
@@ -208,9 +208,7 @@ def _hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
         app.open_proxy(host, port, settings)
         app.withdraw(settings)  # forgets what a server that was killed left written down
         server = Server(_at(host, port, settings), os.getpid(), psutil.Process().create_time())
-        draft = _record(settings).with_suffix(".draft")
-        draft.write_text(json.dumps(asdict(server)), encoding="utf-8")
-        draft.replace(_record(settings))
+        files.write(_record(settings), json.dumps(asdict(server)))
         yield server
     finally:
         _record(settings).unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotYetError
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
+from components import files
 from components.errors import FailedError, UserError
 from components.serving.catalog import Loaded, Served, open_version
 from components.serving.jobs import Job, part
@@ -55,17 +55,10 @@ def open_job(job: Job, settings: Settings) -> Loaded:
 def write_shard(loaded: Loaded, job: Job, place: int, folder: Path, stopped: Callable[[], bool]) -> None:
     """Generate shard `place` and put it into `folder`. Raises `StoppedError` if `stopped` says so meanwhile."""
     path = folder / part(place)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
     kind = _schema(job, loaded)
-    try:
-        with pq.ParquetWriter(draft, kind, compression="zstd") as file:
-            for made in _generated(loaded, job, job.shard(place), stopped):
-                file.write_table(_table(made, kind))
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with files.draft(path, sync=True) as draft, pq.ParquetWriter(draft, kind, compression="zstd") as file:
+        for made in _generated(loaded, job, job.shard(place), stopped):
+            file.write_table(_table(made, kind))
 
 
 def _generated(loaded: Loaded, job: Job, rows: range, stopped: Callable[[], bool]) -> Iterator[list[Made]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from components import files
 from components.promotion.canary import Tally, together
 from components.settings import Settings
 
@@ -30,12 +30,7 @@ def write(settings: Settings, product: str, seen: Seen) -> None:
     """Put `seen` in the place of what the replica wrote before."""
     path = _folder(settings, product) / f"{seen.turn[:16]}-{seen.replica}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        draft.write_bytes(SEEN.dump_json(seen))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    files.write(path, SEEN.dump_json(seen))
 
 
 def read(settings: Settings, product: str, turn: str) -> list[Seen]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from pathlib import Path
 
+from components import files
 from components.errors import UserError
 from components.settings import Settings
 
@@ -58,9 +58,7 @@ def publish(settings: Settings) -> None:
     if settings.tls_cert is None:
         withdraw(settings)
         return
-    draft = own.with_name(f".{own.name}-{os.getpid()}")
-    draft.write_text(_leaf(settings.tls_cert), encoding="utf-8")
-    draft.replace(own)
+    files.write(own, _leaf(settings.tls_cert))
 
 
 def withdraw(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from components.families.family import Requests
 from components.modalities.completion import TextBody
-from components.promotion.canary import Names, Tally, terms_of, together
+from components.promotion.canary import Names, Tally, criteria_of, together
 from components.promotion.ledger import Line
 from components.serving.catalog import Loaded, Watch
 from components.serving.engine import QueueFullError
@@ -37,7 +37,7 @@ class Trial:
 
     def __init__(self, line: Line, loaded: Loaded, champion: Loaded, seed: int = 0) -> None:
         self.line, self.loaded, self.champion = line, loaded, champion
-        self.terms = terms_of(line.terms)
+        self.criteria = criteria_of(line.terms)
         self.names = Names(champion.name, loaded.name)
         self.ours, self.theirs = Tally(), Tally()
         self.stuck = False
@@ -74,7 +74,7 @@ class Trial:
     def takes(self, key: str) -> bool:
         """Whether who has this key is in the share; the same key always is, and in another trial another share."""
         digest = hashlib.sha256(f"{key}\n{self.line.hash}".encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") < self.terms.share * 2**64
+        return int.from_bytes(digest[:8], "big") < self.criteria.share * 2**64
 
     def fault(self, error: Exception) -> None:
         """Count a request that the champion answered and this version did not."""

@@ -179,7 +179,7 @@ class Trials:
         """What all replicas together have seen; a shadow is withdrawn only for numbers that are not finite."""
         self._write(product, trial)
         champion, challenger = tallies.sides(tallies.read(self.settings, product, trial.line.hash))
-        verdict = decide(trial.terms, champion, challenger, trial.minutes, trial.names)
+        verdict = decide(trial.criteria, champion, challenger, trial.minutes, trial.names)
         if trial.canary or challenger.broken:
             return verdict
         return Verdict("wait", verdict.reason)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from components.artifact import replace_folder
+from components import files
 from components.data.dataset import Position, file_hash
 from components.errors import UserError
 from components.families.sampling import mix
@@ -48,16 +47,13 @@ def save(folder: Path, trainee: Trainee, step: int, position: Position, rank: in
     content = _whole_content(trainee)
     if rank == 0:
         target = folder / "checkpoints" / f"step-{step:09d}"
-        draft = target.with_name(f".{target.name}-{os.getpid()}")
-        draft.mkdir(parents=True)
-        try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.draft(target) as draft:
+            draft.mkdir()
             _write(draft, content, states)
             state = {"step": step, "rows": position.rows, "world": trainee.world, "torch": torch.__version__}
             state["files"] = {path.name: file_hash(path) for path in sorted(draft.iterdir())}
             (draft / "state.json").write_text(json.dumps(state), encoding="utf-8")
-            replace_folder(draft, target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         for old in checkpoints(folder)[:-KEPT]:
             shutil.rmtree(old)
     if trainee.world > 1:

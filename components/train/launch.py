@@ -103,7 +103,7 @@ def with_workers(row: RunRow, count: int) -> RunRow:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half written in a run's folder; the caller holds the lock."""
-    for draft in [*folder.glob(".*-*"), *folder.glob("checkpoints/.step-*")]:
+    for draft in [*folder.glob(".*-*"), *folder.glob("*/.step-*")]:
         if draft.is_dir():
             shutil.rmtree(draft)
         else:

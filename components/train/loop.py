@@ -16,6 +16,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from components import files
 from components.artifact import WEIGHTS, fill, save
 from components.data.dataset import Batches, Dataset, Position, open_dataset
 from components.errors import FailedError, UserError
@@ -25,7 +26,7 @@ from components.train import checkpoint
 from components.train.adapters import adapt, merged
 from components.train.collapse import Collapse
 from components.train.plan import Plan
-from components.train.runs import RunState, write_text
+from components.train.runs import RunState
 from components.train.schedule import factor
 from components.train.step import Trainee, advance, build, networks_for, predicted
 
@@ -75,7 +76,7 @@ def run_to_outcome(plan: Plan, place: Place) -> None:
             raise  # the others would wait for this rank; a FailedError is raised by all of them together
         outcome = {"state": "failed", "reason": str(error)}
     if place.rank == 0:
-        write_text(plan.folder / "outcome.json", json.dumps(outcome))
+        files.write(plan.folder / "outcome.json", json.dumps(outcome))
 
 
 def _trainee(plan: Plan, place: Place, family: Family, dataset: Dataset) -> Trainee:
@@ -230,9 +231,7 @@ def _picture(
         network.train(training[name])
     target = plan.folder / "samples" / f"step-{step:09d}{dataset.tensors.suffix}"
     target.parent.mkdir(exist_ok=True)
-    draft = target.with_suffix(".part")
-    draft.write_bytes(dataset.tensors.progress(output, requests))
-    draft.replace(target)
+    files.write(target, dataset.tensors.progress(output, requests))
 
 
 def preview(dataset: Dataset) -> Requests:
@@ -268,4 +267,4 @@ def forget_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             continue
-    write_text(path, "".join(kept))
+    files.write(path, "".join(kept))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from components import files
 from components.errors import UserError, unknown
 from components.settings import Settings
 
@@ -77,18 +77,8 @@ def write_run(record: RunRecord) -> RunRecord:
     """Write `run.json`, atomically, and return the record."""
     content = {name: value for name, value in dataclasses.asdict(record).items() if name != "folder"}
     record.folder.mkdir(parents=True, exist_ok=True)
-    write_text(record.folder / "run.json", json.dumps(content, indent=2, sort_keys=True))
+    files.write(record.folder / "run.json", json.dumps(content, indent=2, sort_keys=True))
     return record
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path`, atomically."""
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def load_run(folder: Path) -> RunRecord:

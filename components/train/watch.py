@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from components import files
 from components.errors import UserError
 from components.tracking import Tracker
-from components.train.runs import write_text
 
 Progress = Callable[[Mapping[str, Any]], None]
 INTERVAL = 0.5
@@ -84,7 +84,7 @@ class Watch:
         self.tracker.log(self.tracking_run, self.unsent)
         self.last = max(self.unsent)
         self.unsent = {}
-        write_text(self.sent, str(self.last))
+        files.write(self.sent, str(self.last))
 
     def _new_lines(self) -> list[tuple[dict[str, Any], int]]:
         """The lines that are complete and not handed on yet, each with the offset behind it."""

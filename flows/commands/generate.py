@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from components import files
 from components.errors import UserError
 from flows.commands.show import AsJson
 
@@ -169,12 +169,8 @@ def open_file(out: Path | None) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return
-    draft = out.with_name(f".{out.name}-{os.getpid()}")
     try:
-        with draft.open("w", encoding="utf-8") as stream:
+        with files.draft(out) as draft, draft.open("w", encoding="utf-8") as stream:
             yield stream
-        draft.replace(out)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}); name another file with -o.") from error
-    finally:
-        draft.unlink(missing_ok=True)

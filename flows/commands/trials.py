@@ -11,7 +11,7 @@ from components.errors import RefusedError, UserError
 from flows.commands.show import AsJson, facts, listing
 
 if TYPE_CHECKING:
-    from components.promotion.canary import Tally, Terms
+    from components.promotion.canary import Criteria, Tally
     from components.promotion.ledger import Line
     from components.promotion.trials import Kind
     from components.settings import Settings
@@ -64,11 +64,11 @@ def start_canary(
     why: Why = "",
 ) -> None:
     """Let a version that passes the gate answer a share; the servers promote or withdraw it by themselves."""
-    from components.promotion.canary import Terms
+    from components.promotion.canary import Criteria
 
     if force and not why:
         raise UserError("To overrule the gate, say why: --force --why “…”.")
-    _start("canary", product, version, Terms(share, requests, minutes, slower), force, why)
+    _start("canary", product, version, Criteria(share, requests, minutes, slower), force, why)
 
 
 def stop_canary(product: Product, why: Why = "") -> None:
@@ -83,9 +83,9 @@ def canary_status(product: Product, as_json: AsJson = False) -> None:
 
 def start_shadow(product: Product, version: Which = None, share: Mirrored = 0.1, why: Why = "") -> None:
     """Ask a version what the champion is asked, after the champion has answered; nobody sees its answers."""
-    from components.promotion.canary import Terms
+    from components.promotion.canary import Criteria
 
-    _start("shadow", product, version, Terms(share), False, why)
+    _start("shadow", product, version, Criteria(share), False, why)
 
 
 def stop_shadow(product: Product, why: Why = "") -> None:
@@ -98,7 +98,7 @@ def shadow_status(product: Product, as_json: AsJson = False) -> None:
     _status("shadow", product, as_json)
 
 
-def _start(kind: Kind, product: str, version: int | None, terms: Terms, force: bool, why: str) -> None:
+def _start(kind: Kind, product: str, version: int | None, criteria: Criteria, force: bool, why: str) -> None:
     from components.project import open_project
     from components.promotion.registry import CHALLENGER
     from components.promotion.trials import start
@@ -106,11 +106,11 @@ def _start(kind: Kind, product: str, version: int | None, terms: Terms, force: b
     project = open_project()
     row = project.product(product)
     which = CHALLENGER if version is None else version
-    decision = start(project.settings, product, row, kind, terms, which, force, why)
+    decision = start(project.settings, product, row, kind, criteria, which, force, why)
     if not decision.accepted:
         raise RefusedError(f"{decision.name} was refused as a {kind}. {' '.join(decision.reasons)}")
     part = "answers" if kind == "canary" else "is asked, in secret,"
-    typer.echo(f"{decision.name} {part} {terms.share:.1%} beside {product}/{decision.previous}.")
+    typer.echo(f"{decision.name} {part} {criteria.share:.1%} beside {product}/{decision.previous}.")
     for reason in decision.reasons:
         typer.echo(f"  {reason}")
     if not _follows(project.settings, product):
@@ -163,14 +163,14 @@ def _running(settings: Settings, product: str, line: Line, as_json: bool) -> Non
     """The two sides as all replicas have seen them, and what that says by now."""
     from datetime import UTC, datetime
 
-    from components.promotion.canary import Names, decide, terms_of
+    from components.promotion.canary import Names, criteria_of, decide
     from components.serving import tallies
 
-    terms, seen = terms_of(line.terms), tallies.read(settings, product, line.hash)
+    criteria, seen = criteria_of(line.terms), tallies.read(settings, product, line.hash)
     minutes = (datetime.now(UTC) - datetime.fromisoformat(line.time)).total_seconds() / 60
     names = Names(f"{product}/{line.champion}", f"{product}/{line.version}")
     sides = tallies.sides(seen)
-    verdict = decide(terms, *sides, minutes, names)
+    verdict = decide(criteria, *sides, minutes, names)
     rows = [_row(name, side) for name, side in zip((names.champion, names.challenger), sides, strict=True)]
     content = {
         "running": True,
@@ -178,7 +178,7 @@ def _running(settings: Settings, product: str, line: Line, as_json: bool) -> Non
         "product": product,
         "since": line.time,
         "by": line.who,
-        "terms": terms.numbers(),
+        "terms": criteria.numbers(),
         "replicas": len(seen),
         "verdict": verdict.what,
         "reason": verdict.reason,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components import files
 from components.settings import quiet_environment
 from tests.benchmarks import (
     decoding,
@@ -101,9 +102,7 @@ def keep(target: str, name: str, rows: list[Row]) -> None:
     when = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} × {platform.machine()}"
     body += [f"| {row.what} | {row.measured} | {row.wanted} | {marker} | {when} |" for row in rows]
     table = "\n".join(["", *header, *body, ""])
-    draft = PAGE.with_suffix(".draft")
-    draft.write_text(page[:start] + table + page[stop:], encoding="utf-8")
-    draft.replace(PAGE)
+    files.write(PAGE, page[:start] + table + page[stop:])
     out = ROOT / "out" / "bench"
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps([row.__dict__ for row in rows], indent=2), encoding="utf-8")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components import files
 from components.data.prepare import reproduce
 from components.evaluation.measurement import WEIGHED as WEIGHED_ROWS
 from components.evaluation.project import evaluate_artifact
@@ -184,6 +185,4 @@ def keep(page: Path, name: str, row: str) -> None:
     text = page.read_text(encoding="utf-8")
     start, stop = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
     table = "\n".join(["", HEADER, "|---|---|---|---|---|---|", *ordered, ""])
-    draft = page.with_suffix(".draft")
-    draft.write_text(text[:start] + table + text[stop:], encoding="utf-8")
-    draft.replace(page)
+    files.write(page, text[:start] + table + text[stop:])

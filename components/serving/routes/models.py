@@ -44,7 +44,7 @@ def canary_of(catalog: Catalog, product: str) -> dict[str, Any] | None:
     trial = catalog.trials.get(product)
     if trial is None or not trial.canary:
         return None
-    return {"version": trial.loaded.served.version, "share": trial.terms.share}
+    return {"version": trial.loaded.served.version, "share": trial.criteria.share}
 
 
 def find(catalog: Catalog, name: str | None, modality: str | None = None, route: str | None = None) -> Loaded:

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from components.promotion.canary import Names, Sample, Tally, Terms, bucket, decide, together
+from components.promotion.canary import Criteria, Names, Sample, Tally, bucket, decide, together
 
 NAMES = Names("digits/1", "digits/2")
-TERMS = Terms(requests=100, minutes=1)
+CRITERIA = Criteria(requests=100, minutes=1)
 
 
 def side(
@@ -33,15 +33,15 @@ def side(
 
 
 def test_a_version_like_the_champion_is_promoted_when_it_was_asked_enough() -> None:
-    few = decide(TERMS, side(), side(99, seed=1), 5.0, NAMES)
+    few = decide(CRITERIA, side(), side(99, seed=1), 5.0, NAMES)
     assert (few.what, few.reason) == ("wait", "digits/2 has had 99 of 100 requests.")
-    early = decide(TERMS, side(), side(100, seed=1), 0.5, NAMES)
+    early = decide(CRITERIA, side(), side(100, seed=1), 0.5, NAMES)
     assert (early.what, early.reason) == ("wait", "0.5 of 1 minutes are over.")
-    unseen = decide(TERMS, side(), side(100, probes=2, seed=1), 5.0, NAMES)
+    unseen = decide(CRITERIA, side(), side(100, probes=2, seed=1), 5.0, NAMES)
     assert (unseen.what, unseen.reason) == ("wait", "2 of 3 probes of the quality were made.")
-    alone = decide(TERMS, side(5), side(100, seed=1), 5.0, NAMES)
+    alone = decide(CRITERIA, side(5), side(100, seed=1), 5.0, NAMES)
     assert (alone.what, "5 of the 20 requests" in alone.reason) == ("wait", True)
-    verdict = decide(TERMS, side(), side(100, seed=1), 5.0, NAMES)
+    verdict = decide(CRITERIA, side(), side(100, seed=1), 5.0, NAMES)
     assert verdict.what == "promote"
     assert "digits/2 failed 0 of 100 requests and digits/1 0 of 1000" in verdict.reason
 
@@ -51,20 +51,20 @@ def test_a_version_like_the_champion_is_promoted_when_it_was_asked_enough() -> N
     [(3, 0, "withdraw"), (1, 0, "wait"), (1, 99, "promote"), (5, 95, "withdraw"), (2, 20, "wait")],
 )
 def test_errors_count_against_those_of_the_champion(failed: int, answered: int, what: str) -> None:
-    verdict = decide(TERMS, side(1000), side(answered, failed, seed=1), 5.0, NAMES)
+    verdict = decide(CRITERIA, side(1000), side(answered, failed, seed=1), 5.0, NAMES)
     assert verdict.what == what, verdict.reason
 
 
 def test_errors_that_both_have_are_no_reason() -> None:
-    assert decide(TERMS, side(900, 100), side(90, 10, seed=1), 5.0, NAMES).what == "promote"
-    verdict = decide(TERMS, side(995, 5), side(50, 50, seed=1), 5.0, NAMES)
+    assert decide(CRITERIA, side(900, 100), side(90, 10, seed=1), 5.0, NAMES).what == "promote"
+    verdict = decide(CRITERIA, side(995, 5), side(50, 50, seed=1), 5.0, NAMES)
     assert verdict.what == "withdraw"
     assert "failed 50 of 100 requests and digits/1 5 of 1000" in verdict.reason
 
 
 @pytest.mark.parametrize(("pace", "what"), [(0.008, "promote"), (0.012, "promote"), (0.030, "withdraw")])
 def test_a_slower_version_is_withdrawn_and_a_little_slower_one_is_not(pace: float, what: str) -> None:
-    verdict = decide(TERMS, side(), side(100, pace=pace, seed=1), 5.0, NAMES)
+    verdict = decide(CRITERIA, side(), side(100, pace=pace, seed=1), 5.0, NAMES)
     assert verdict.what == what, verdict.reason
 
 
@@ -72,7 +72,7 @@ def test_a_slow_tail_is_seen_where_the_median_is_not_slow() -> None:
     slow = side(90, seed=1)
     for _ in range(30):
         slow.answer("draw", 0.5)
-    verdict = decide(TERMS, side(), slow, 5.0, NAMES)
+    verdict = decide(CRITERIA, side(), slow, 5.0, NAMES)
     assert verdict.what == "withdraw"
     assert "times the p95 of digits/1" in verdict.reason
 
@@ -80,30 +80,32 @@ def test_a_slow_tail_is_seen_where_the_median_is_not_slow() -> None:
 def test_large_requests_are_compared_with_large_ones_only() -> None:
     champion = together([side(), side(100, pace=0.5, kind="draw many")])
     assert (
-        decide(TERMS, champion, side(100, pace=0.5, kind="draw many", seed=1), 5.0, NAMES).what == "promote"
+        decide(CRITERIA, champion, side(100, pace=0.5, kind="draw many", seed=1), 5.0, NAMES).what
+        == "promote"
     )
     assert (
-        decide(TERMS, champion, side(100, pace=2.0, kind="draw many", seed=1), 5.0, NAMES).what == "withdraw"
+        decide(CRITERIA, champion, side(100, pace=2.0, kind="draw many", seed=1), 5.0, NAMES).what
+        == "withdraw"
     )
 
 
 def test_what_differs_by_less_than_the_floor_is_not_slow() -> None:
-    assert decide(TERMS, side(pace=0.0005), side(100, pace=0.0015, seed=1), 5.0, NAMES).what == "promote"
+    assert decide(CRITERIA, side(pace=0.0005), side(100, pace=0.0015, seed=1), 5.0, NAMES).what == "promote"
 
 
 def test_a_collapsed_version_is_withdrawn_before_its_requests_are_over() -> None:
-    verdict = decide(TERMS, side(), side(10, variety=0.1, seed=1), 0.1, NAMES)
+    verdict = decide(CRITERIA, side(), side(10, variety=0.1, seed=1), 0.1, NAMES)
     assert verdict.what == "withdraw"
     assert "is much alike" in verdict.reason
-    assert decide(TERMS, side(), side(100, variety=0.6, seed=1), 5.0, NAMES).what == "promote"
+    assert decide(CRITERIA, side(), side(100, variety=0.6, seed=1), 5.0, NAMES).what == "promote"
     flat = side(variety=0.0)
-    assert decide(TERMS, flat, side(100, variety=0.0, seed=1), 5.0, NAMES).what == "promote"
+    assert decide(CRITERIA, flat, side(100, variety=0.0, seed=1), 5.0, NAMES).what == "promote"
 
 
 def test_numbers_that_are_not_finite_end_it_at_once() -> None:
     broken = Tally()
     broken.probe(None)
-    verdict = decide(TERMS, side(), broken, 0.0, NAMES)
+    verdict = decide(CRITERIA, side(), broken, 0.0, NAMES)
     assert verdict.what == "withdraw"
     assert "not finite, in 1 of 1 probes" in verdict.reason
 
@@ -121,7 +123,7 @@ def test_looking_often_seldom_withdraws_a_sound_version() -> None:
             canary.answer("draw", 0.010 * math.exp(chance.gauss(0, 0.42)))
             if (
                 turn % 5 == 4
-                and decide(TERMS, together([champion, Tally(failed=10)]), canary, 5.0, NAMES).what
+                and decide(CRITERIA, together([champion, Tally(failed=10)]), canary, 5.0, NAMES).what
                 == "withdraw"
             ):
                 lost += 1

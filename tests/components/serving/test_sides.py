@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from components.families.family import Shape
-from components.promotion.canary import Terms
+from components.promotion.canary import Criteria
 from components.promotion.ledger import Line
 from components.serving import trial as trials
 from components.serving.catalog import Catalog, Loaded
@@ -43,7 +43,7 @@ def begun(catalog: Catalog, event: Any, loaded: Loaded, share: float = 0.5, turn
         champion=2,
         reasons=(),
         who="ada",
-        terms=Terms(share=share).numbers(),
+        terms=Criteria(share=share).numbers(),
         time=datetime.now(UTC).isoformat(),
         previous="",
         hash=turn,

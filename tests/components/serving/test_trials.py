@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from components.artifact import load, save
 from components.project import ProductRow
 from components.promotion import ledger
-from components.promotion.canary import Terms
+from components.promotion.canary import Criteria
 from components.promotion.promote import promote, rollback
 from components.promotion.registry import Registry
 from components.promotion.trials import start, stop
@@ -26,7 +26,7 @@ from tests.components.serving.conftest import register
 
 DRAW = "/v1/images/generations"
 ROW = ProductRow(dataset="digits")
-TERMS = Terms(share=0.5, requests=10, minutes=0)
+CRITERIA = Criteria(share=0.5, requests=10, minutes=0)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,14 @@ def last(settings: Settings) -> ledger.Line:
 
 
 def began(
-    settings: Settings, follower: Follower, version: int, kind: trials.Kind = "canary", terms: Terms = TERMS
+    settings: Settings,
+    follower: Follower,
+    version: int,
+    kind: trials.Kind = "canary",
+    criteria: Criteria = CRITERIA,
 ) -> None:
     """Start a trial and look until the replica has loaded it."""
-    assert start(settings, "digits", ROW, kind, terms, version, force=True).accepted
+    assert start(settings, "digits", ROW, kind, criteria, version, force=True).accepted
     until(follower, lambda: "digits" in follower.catalog.trials)
 
 
@@ -174,7 +178,7 @@ def _fail(*_: object) -> None:
 @pytest.mark.long
 def test_a_slow_canary_is_withdrawn(replica: Callable[[], Follower], settings: Settings) -> None:
     follower = replica()
-    began(settings, follower, 2, terms=Terms(share=0.5, requests=1000, minutes=0))
+    began(settings, follower, 2, criteria=Criteria(share=0.5, requests=1000, minutes=0))
     for network in follower.catalog.trials["digits"].loaded.model.networks.values():
         for part in network.modules():
             part.register_forward_pre_hook(lambda *_: time.sleep(0.1))
@@ -205,7 +209,7 @@ def test_a_canary_that_cannot_be_loaded_is_withdrawn(
         raise RuntimeError("no such layer")
 
     monkeypatch.setattr(follow, "open_version", broken)
-    assert start(settings, "digits", ROW, "canary", TERMS, 2, force=True).accepted
+    assert start(settings, "digits", ROW, "canary", CRITERIA, 2, force=True).accepted
 
     def again() -> None:
         follower.trials._courses["digits"].again = 0.0
@@ -217,7 +221,7 @@ def test_a_canary_that_cannot_be_loaded_is_withdrawn(
 
 def test_a_stopped_canary_answers_no_more(replica: Callable[[], Follower], settings: Settings) -> None:
     follower = replica()
-    began(settings, follower, 2, terms=Terms(share=1.0, requests=1000))
+    began(settings, follower, 2, criteria=Criteria(share=1.0, requests=1000))
     with TestClient(create_app(follower.catalog)) as client:
         crowd = Crowd(client)
         crowd.ask()
@@ -234,7 +238,7 @@ def test_a_shadow_is_asked_in_secret_and_its_numbers_are_kept(
     replica: Callable[[], Follower], settings: Settings
 ) -> None:
     follower = replica()
-    began(settings, follower, 2, "shadow", Terms(share=1.0, requests=5, minutes=0))
+    began(settings, follower, 2, "shadow", Criteria(share=1.0, requests=5, minutes=0))
     trial = follower.catalog.trials["digits"]
     with TestClient(create_app(follower.catalog)) as client:
         crowd = Crowd(client)
