@@ -12,6 +12,7 @@ from components.evaluation.report import Metric, Report
 from components.project import Project, open_project
 from components.train.launch import train
 from components.train.runs import load_run, read_progress
+from tests.benchmarks.chats import talk
 from tests.benchmarks.row import Row
 from tests.benchmarks.shakespeare import weights
 
@@ -42,7 +43,9 @@ def run(project: Path) -> list[Row]:
     where = open_project(project)
     reproduce(where, [where.product(where.run(name).product).dataset for name in RUNS])
     rows = [memory(where)]
-    return rows + [measured(where, name, metric, wanted) for name, (metric, wanted) in RUNS.items()]
+    rows += [measured(where, name, metric, wanted) for name, (metric, wanted) in RUNS.items()]
+    kept = KEPT / "dialogue-gpt"
+    return [*rows, talk(where, "dialogue", kept / "artifact", kept / "chat.txt")]
 
 
 def memory(where: Project) -> Row:
