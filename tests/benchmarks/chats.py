@@ -47,7 +47,7 @@ def held_out(where: Project) -> list[list[dict[str, str]]]:
     with file.open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in itertools.islice(lines, TALKS)]
     return [
-        [{"role": ROLES[turn["role"]], "content": turn["content"]} for turn in record["turns"]]
+        [{"role": ROLES[turn["speaker"]], "content": turn["text"]} for turn in record["turns"]]
         for record in records
     ]
 
