@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
@@ -121,7 +123,7 @@ class Jobs:
 
     def __init__(self, folder: Path, wake: Callable[[], None] = lambda: None) -> None:
         self.folder, self.wake = folder, wake
-        self._over: set[str] = set()
+        self._over: dict[str, Status] = {}
 
     def lock(self) -> FileLock:
         """What whoever counts the open jobs holds."""
@@ -167,13 +169,8 @@ class Jobs:
     def open(self) -> Iterator[Job]:
         """The jobs that are not over, the oldest first; those that are over are read once."""
         for name in reversed(self.ids()):
-            if name in self._over:
-                continue
-            job, state = self.get(name)
-            if state.status in OVER:
-                self._over.add(name)
-            else:
-                yield job
+            if name not in self._over and self._noted(name) not in OVER:
+                yield self.get(name)[0]
 
     def cancel(self, name: str) -> tuple[Job, State]:
         """Have a job end; one that is over stays as it is. Raises `UnknownJobError`."""
@@ -185,6 +182,35 @@ class Jobs:
     def cancelled(self, name: str) -> bool:
         """Whether somebody wants the job to end."""
         return (self.folder / name / CANCEL).exists()
+
+    def prune(self, before: float) -> list[str]:
+        """Remove the jobs that were over `before`, in seconds since the epoch, with their shards; their ids."""
+        gone = [name for name in self.ids() if (ended := self._ended(name)) is not None and ended < before]
+        for name in gone:
+            hidden = self.folder / f".{name}-gone"  # out of every list at one stroke
+            (self.folder / name).rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+        return gone
+
+    def _ended(self, name: str) -> float | None:
+        """When a job was over, in seconds since the epoch; None while it is not."""
+        _, state = self.get(name)
+        if state.status not in OVER:
+            return None
+        if state.finished is None:  # cancelled before it began
+            return (self.folder / name / CANCEL).stat().st_mtime
+        return state.finished
+
+    def counts(self) -> dict[Status, int]:
+        """How many jobs there are of each status; those that are over are read once."""
+        found = Counter(self._over.get(name) or self._noted(name) for name in self.ids())
+        return {status: found[status] for status in get_args(Status)}
+
+    def _noted(self, name: str) -> Status:
+        _, state = self.get(name)
+        if state.status in OVER:
+            self._over[name] = state.status
+        return state.status
 
     def keep(self, name: str, state: State) -> None:
         """Write how far a job is; for the process that runs it."""

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.promotion.canary import QUANTILES
 from components.serving.catalog import Catalog, Loaded
+from components.serving.jobs import Jobs
 from components.serving.routes.paths import route_of
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -51,7 +52,7 @@ TRIED = {
 class Metrics:
     """The counters of one application; `routes` are the paths, or templates of such, that get series of their own."""
 
-    def __init__(self, catalog: Catalog, routes: frozenset[str]) -> None:
+    def __init__(self, catalog: Catalog, routes: frozenset[str], jobs: Jobs | None = None) -> None:
         self.catalog = catalog
         self._plain = routes
         self._templates = {path: compile_path(path)[0] for path in sorted(routes) if "{" in path}
@@ -59,6 +60,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(Engines(catalog))
         self.registry.register(Tried(catalog))
+        if jobs is not None:
+            self.registry.register(Queued(jobs))
         labels = ("route", "model", "version")
         self.requests = Counter(
             "genloom_requests", "Answered requests.", (*labels, "status"), registry=self.registry
@@ -155,6 +158,20 @@ class Tried(Collector):
                     if (value := tally.quantile(share)) is not None:
                         seconds.add_metric((*own, f"{share:g}"), value)
         yield from (*families.values(), seconds, variety)
+
+
+class Queued(Collector):
+    """Counts the jobs at the moment of the question; every replica tells the same, as all see one folder."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """Jobs by status."""
+        family = Gauged("genloom_jobs", "Jobs that generate in bulk, by status.", labels=("status",))
+        for status, count in self.jobs.counts().items():
+            family.add_metric((status,), count)
+        yield family
 
 
 def _read(loaded: Loaded) -> dict[str, int]:

@@ -23,6 +23,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes that generate.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Show how it goes, and return when it is over.")]
 Which = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="The newest so many.")]
+Days = Annotated[int, typer.Option(min=0, max=36_500, help="Days since a job was over.")]
 EVERY = 0.5
 """Seconds between two looks at a job."""
 OVER = ("done", "failed", "cancelled")
@@ -35,6 +36,7 @@ def attach(app: typer.Typer) -> None:
     jobs.command("list")(show_all)
     jobs.command("show")(show)
     jobs.command("cancel")(cancel)
+    jobs.command("prune")(prune)
     app.add_typer(jobs, name="jobs")
 
 
@@ -89,6 +91,18 @@ def cancel(which: Which, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(job, indent=2))
     else:
         typer.echo(f"{which} is {job['status']}, with {job['done']:,} of {job['n']:,} rows in {job['path']}.")
+
+
+def prune(days: Days = 30, as_json: AsJson = False) -> None:
+    """Remove jobs that have been over for so long, with their shards; no server is needed."""
+    from components.project import open_project
+    from components.serving.jobs import Jobs
+
+    gone = Jobs(open_project().settings.shared / "jobs").prune(time.time() - days * 86_400)
+    if as_json:
+        typer.echo(json.dumps({"removed": gone}, indent=2))
+    else:
+        typer.echo(f"Removed with their shards: {len(gone)}.")
 
 
 def _followed(url: str, job: dict[str, Any]) -> dict[str, Any]:

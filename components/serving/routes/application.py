@@ -73,7 +73,7 @@ def create_app(
         app.include_router(part.router(catalog))
     if jobs is not None:
         app.include_router(job_routes.router(catalog, jobs))
-    watch = Metrics(catalog, description.paths(app) | {"/metrics"})
+    watch = Metrics(catalog, description.paths(app) | {"/metrics"}, jobs)
     app.include_router(metrics.router(watch))
     description.install(app, [*BODIES.values(), JobRequest])
     app.add_middleware(Bodies, uploads=UPLOADS, room=Room())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,9 +199,28 @@ def test_a_job_is_cancelled_and_one_that_is_over_stays_as_it_is(client: TestClie
     assert client.post(f"{JOBS}/{job}/cancel").json()["status"] == "cancelled"
     assert list(jobs.open()) == []
     done = ordered(client, model="digits", n=1)["id"]
-    jobs.keep(done, State(status="done", done=1))
+    jobs.keep(done, State(status="done", done=1, finished=1.0))
     assert client.delete(f"{JOBS}/{done}").json()["status"] == "done"
     assert not jobs.cancelled(done)
+
+
+def test_what_is_long_over_is_pruned_with_its_shards_and_nothing_else(
+    client: TestClient, jobs: Jobs, catalog: Catalog
+) -> None:
+    old, fresh, cancelled, waiting = (ordered(client, model="digits", n=2)["id"] for _ in range(4))
+    rows(jobs, catalog, old)
+    for name, at in ((old, 100.0), (fresh, 300.0)):
+        jobs.keep(name, State(status="done", done=2, finished=at))
+    jobs.cancel(cancelled)
+    assert 'genloom_jobs{status="queued"} 1.0' in client.get("/metrics").text
+    assert jobs.counts() == {"queued": 1, "running": 0, "done": 2, "failed": 0, "cancelled": 1}
+    assert jobs.prune(200.0) == [old]
+    assert jobs.ids() == sorted((fresh, cancelled, waiting), reverse=True)
+    assert client.get(f"{JOBS}/{old}").status_code == 404
+    assert not list(jobs.folder.glob(f"*{old}*"))
+    assert set(jobs.prune(time.time() + 1)) == {fresh, cancelled}
+    assert jobs.ids() == [waiting]
+    assert jobs.counts()["done"] == 0
 
 
 @pytest.mark.parametrize("name", ["job-0", "..", "..%2F..%2Fkeys.json", "job-000000000000-00000000", ".lock"])
