@@ -1,7 +1,7 @@
 """Generation with sampling options on: the engine's streams beside transformers' `generate`, called one by one.
 
-Ours as a product is served that says nothing, and as one that says `compile: true` and `precision: bf16`; the partner
-in the precision in which it is faster.
+Ours as a product is served that says nothing, and as one that says `compile: true`, and
+`precision: bf16` besides; the partner in the precision in which it is faster.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ from tests.components.families.rows import an_about
 
 STREAMS, PROMPT, NEW, ROUNDS, THREADS = 16, 16, 100, 3, 1
 CHARACTERS = "".join(map(chr, range(32, 95)))
-HOW = {"as usual": Terms(), "compiled, bf16": Terms(compile=True, precision="bf16")}
+HOW = {
+    "as usual": Terms(),
+    "compiled": Terms(compile=True),
+    "compiled, bf16": Terms(compile=True, precision="bf16"),
+}
 OPTIONS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
 
 
