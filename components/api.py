@@ -19,7 +19,7 @@ from components.families.family import Requests
 from components.project import Project, open_project
 from components.promotion.registry import Registry
 from components.settings import quiet_environment
-from components.train.launch import Trained
+from components.train.attempts import Trained
 from components.train.launch import train as launch
 from components.train.runs import read_run
 from components.train.watch import Progress

@@ -46,7 +46,8 @@ def train_model(
 ) -> tuple[Candidate, bool]:
     """Train, unless a registered version or a finished run carries the key; says whether it was trained."""
     from components.project import open_project
-    from components.train.launch import plan_of, train
+    from components.train.launch import train
+    from components.train.wanted import plan_of
 
     project = open_project(root)
     wanted = plan_of(project, run, overrides)

@@ -14,7 +14,7 @@ FILES = sorted([*ROOT.glob("components/**/*.py"), *ROOT.glob("flows/**/*.py")])
 RAY = {
     "components/cluster.py",
     "components/train/worker.py",
-    "components/train/launch.py",
+    "components/train/fit.py",
     "components/serving/app.py",
     "components/serving/bulk.py",  # jobs are Ray Data's, and outlive the replica that takes them
     "components/serving/rollout.py",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -119,6 +121,7 @@ def run_dvc(project: Project, arguments: Sequence[str], progress: Progress | Non
     lock = FileLock(writable_home(project.settings) / ".dvc-lock")  # DVC refuses to run a stage beside itself
     with (
         lock,
+        _ended_by_sigterm(),
         subprocess.Popen(
             [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
             cwd=project.root,
@@ -145,6 +148,23 @@ def run_dvc(project: Project, arguments: Sequence[str], progress: Progress | Non
             raise
     if process.returncode != 0:
         raise _failure(arguments[0], lines)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM end the block by an exception, as Ctrl-C does, so that what it started is ended as well.
+
+    Elsewhere than in the main thread, and where somebody else has a way of taking the signal, that stays.
+    """
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _failure(verb: str, lines: Sequence[str]) -> UserError:

@@ -10,7 +10,8 @@ from components.evaluation.evaluate import evaluate
 from components.evaluation.measurement import WEIGHED
 from components.evaluation.report import Report
 from components.project import Project
-from components.promotion.registry import Registry, Version
+from components.promotion.registry import Registry
+from components.promotion.version import Version
 
 Say = Callable[[str], None]
 

@@ -9,7 +9,8 @@ from typing import Any
 from components.evaluation.report import Metric
 from components.promotion import ledger
 from components.promotion.ledger import Line
-from components.promotion.registry import Registry, Version
+from components.promotion.registry import Registry
+from components.promotion.version import Version
 from components.settings import Settings
 
 

@@ -9,7 +9,8 @@ from components.project import ProductRow
 from components.promotion import ledger
 from components.promotion.gate import Verdict, decide
 from components.promotion.ledger import Entry, Event, Line, Standing
-from components.promotion.registry import CHALLENGER, CHAMPION, Registry, Version
+from components.promotion.registry import Registry
+from components.promotion.version import CHALLENGER, CHAMPION, Version
 from components.settings import Settings
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,43 +18,11 @@ from components.errors import FailedError, UserError, unknown
 from components.evaluation.report import Report, read_report
 from components.promotion import ledger
 from components.promotion.copies import check_artifact, check_report, kept, report_name
+from components.promotion.version import CHALLENGER, CHAMPION, Version, tags_of, version_of
 from components.settings import Settings
 from components.tracking import TAG, asks, experiment_of, open_client, served
 
-CHALLENGER, CHAMPION = "challenger", "champion"
 PAGE = 1000
-
-
-@dataclass(frozen=True)
-class Version:
-    """One registered version of a product; it never changes, except for its aliases and its evaluation.
-
-    `digest` is that of the artifact; `evaluation` names the report by the first digits of its hash.
-    """
-
-    product: str
-    number: int
-    run_id: str
-    run: str
-    family: str
-    key: str
-    digest: str
-    dataset: str
-    revision: str
-    commit: str
-    dirty: bool
-    flow_run: str
-    created: str
-    parameters: Mapping[str, Any]
-    aliases: tuple[str, ...]
-    tracking_run: str
-    torch: str
-    evaluation: str
-
-    @property
-    def name(self) -> str:
-        """Such as digits/3."""
-        return f"{self.product}/{self.number}"
 
 
 class Registry:
@@ -81,7 +46,7 @@ class Registry:
         with ledger.locked(self.settings, f"{product}-register"):
             number = self._number(product, "digest", digest)
             if number is None:
-                tags = _tags(manifest, run_id, tracking_run, flow_run)
+                tags = tags_of(manifest, run_id, tracking_run, flow_run)
                 number = self._create(product, artifact, evaluation, tags)
             else:
                 self._evaluate(product, number, evaluation)
@@ -291,38 +256,13 @@ class Registry:
             raise UserError(f"{uri} cannot be fetched ({cause}); restore it from a backup.") from error
 
 
-def _tags(manifest: Mapping[str, Any], run_id: str, tracking_run: str, flow_run: str) -> dict[str, str]:
-    """What the registry keeps of a version beside its files."""
-    about = manifest["about"]
-    plain = {name: str(about[name]) for name in ("run", "key", "dataset", "revision", "commit")}
-    return plain | {
-        "family": manifest["family"],
-        "digest": manifest["digest"],
-        "torch": manifest["torch"],
-        "dirty": "true" if about["dirty"] else "false",
-        "parameters": json.dumps(about["parameters"], sort_keys=True),
-        "run_id": run_id,
-        "tracking_run": tracking_run,
-        "flow_run": flow_run,
-    }
-
-
 def _version(found: ModelVersion, model: RegisteredModel, champion: int | None) -> Version:
     number = int(found.version)
     aliases = {alias for alias, held in model.aliases.items() if str(held) == str(number)} - {CHAMPION}
     tags = {key.removeprefix(TAG): value for key, value in found.tags.items() if key.startswith(TAG)}
-    content = {item.name: tags[item.name] for item in dataclasses.fields(Version) if item.name in tags}
     created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
-    return Version(
-        **content
-        | {
-            "product": found.name,
-            "number": number,
-            "dirty": tags["dirty"] == "true",
-            "created": created.isoformat(timespec="seconds"),
-            "parameters": json.loads(tags["parameters"]),
-            "aliases": tuple(sorted(aliases | ({CHAMPION} if number == champion else set()))),
-        }
+    return version_of(
+        found.name, number, created, tags, aliases | ({CHAMPION} if number == champion else set())
     )
 
 

@@ -15,7 +15,8 @@ from components.promotion import ledger
 from components.promotion.canary import Criteria, Verdict
 from components.promotion.ledger import Line, Standing
 from components.promotion.promote import Decision, entry_of, judged, record, settle
-from components.promotion.registry import CHALLENGER, Registry, Version
+from components.promotion.registry import Registry
+from components.promotion.version import CHALLENGER, Version
 from components.settings import Settings
 
 Kind = Literal["canary", "shadow"]

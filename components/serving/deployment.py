@@ -18,7 +18,8 @@ from components.settings import Settings, writable_home
 from components.terms import Terms
 
 if TYPE_CHECKING:
-    from components.promotion.registry import Registry, Version
+    from components.promotion.registry import Registry
+    from components.promotion.version import Version
     from components.serving.app import State
     from components.serving.applications import Application
     from components.serving.catalog import Served

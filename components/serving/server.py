@@ -33,7 +33,7 @@ from components.settings import Settings, writable_home
 from components.terms import USUAL, Terms
 
 if TYPE_CHECKING:
-    from components.promotion.registry import Version
+    from components.promotion.version import Version
 
 PATIENCE = 120.0
 """Seconds that a server may take to come up, on a busy machine."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from components.project import Project
     from components.promotion.ledger import Line
     from components.promotion.promote import Decision
-    from components.promotion.registry import Registry, Version
+    from components.promotion.registry import Registry
+    from components.promotion.version import Version
 
 Product = Annotated[str, typer.Argument(help="A product of params.yaml.", show_default=False)]
 Reference = Annotated[
@@ -142,7 +143,7 @@ def promote_version(
     """Ask the gate to make a version the champion; exit code 3 if it refuses."""
     from components.project import open_project
     from components.promotion.promote import promote
-    from components.promotion.registry import CHALLENGER
+    from components.promotion.version import CHALLENGER
 
     project = open_project()
     row = project.product(product)

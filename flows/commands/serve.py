@@ -16,7 +16,7 @@ from flows.commands.show import AsJson, facts, listing
 
 if TYPE_CHECKING:
     from components.project import Project
-    from components.promotion.registry import Version
+    from components.promotion.version import Version
     from components.settings import Settings
 
 Product = Annotated[str | None, typer.Argument(help="A product of params.yaml.", show_default=False)]

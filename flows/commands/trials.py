@@ -100,8 +100,8 @@ def shadow_status(product: Product, as_json: AsJson = False) -> None:
 
 def _start(kind: Kind, product: str, version: int | None, criteria: Criteria, force: bool, why: str) -> None:
     from components.project import open_project
-    from components.promotion.registry import CHALLENGER
     from components.promotion.trials import start
+    from components.promotion.version import CHALLENGER
 
     project = open_project()
     row = project.product(product)

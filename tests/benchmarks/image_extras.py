@@ -21,7 +21,7 @@ from components.families.translation import Translation
 from components.image_rows import ArchiveRow
 from components.modalities.image import Image, floats
 from components.project import Project
-from components.train.launch import Trained
+from components.train.attempts import Trained
 
 Extra = Callable[[Project, Trained, Report], list[str]]
 SAMPLES, ROUNDS = 64, 3

@@ -20,8 +20,10 @@ from components.evaluation.measurement import WEIGHED as WEIGHED_ROWS
 from components.evaluation.project import evaluate_artifact
 from components.evaluation.report import Report
 from components.project import Project, open_project
-from components.train.launch import Trained, plan_of, train
+from components.train.attempts import Trained
+from components.train.launch import train
 from components.train.runs import load_run, read_progress
+from components.train.wanted import plan_of
 from tests.benchmarks.image_extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,8 @@ from components.evaluation.project import evaluate_artifact
 from components.modalities.text import Text
 from components.project import Project, open_project
 from components.rows import TextFilesRow
-from components.train.launch import Trained, train
+from components.train.attempts import Trained
+from components.train.launch import train
 from components.train.runs import load_run, read_progress
 from tests.benchmarks import partners
 from tests.benchmarks.row import Row

@@ -50,8 +50,9 @@ def the_lineage_is_whole(run_id: str) -> None:
 
 
 def the_next_run_can_start_from_it(project: Path) -> None:
-    from components.train.launch import plan_of, train
+    from components.train.launch import train
     from components.train.runs import load_run, read_progress
+    from components.train.wanted import plan_of
 
     overrides = ["init=digits/3", "train.steps=10", "train.log_every=10", *TINY[1:]]
     started = train(open_project(), "digits-vae", overrides, workers=0)

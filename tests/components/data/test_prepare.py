@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -275,23 +276,30 @@ def test_what_dvc_refuses_is_one_sentence(project: Path) -> None:
         reproduce(open_project(project), ["digit"])
 
 
-def test_stopping_ends_the_stage_too(bare: Bare) -> None:
-    """A stage that waits for a server is gone when the command that started it is stopped."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_ends_the_stage_too(bare: Bare, number: signal.Signals) -> None:
+    """A stage that waits for a server is gone when the command that started it is stopped, and so is its DVC."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(200)
         file = {"url": f"http://127.0.0.1:{server.getsockname()[1]}/a.gz", "sha256": "0" * 64}
         project = bare({"slow": {"source": "idx", "files": {"train_images": file}}})
-        code = "from components.data.prepare import *; reproduce(open_project(), ['slow'])"
-        command = [sys.executable, "-c", code]
+        code = "from flows.commands.main import main; main()"
+        command = [sys.executable, "-c", code, "data", "prepare", "slow"]
         environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
         with subprocess.Popen(command, cwd=project.root, env=environment, stderr=subprocess.PIPE) as process:
             stage, _ = server.accept()
-            process.send_signal(signal.SIGINT)
+            started = psutil.Process(process.pid).children(recursive=True)
+            assert len(started) >= 2, "DVC and the stage"
+            process.send_signal(number)
             _, said = process.communicate(timeout=100)
-    assert b"KeyboardInterrupt" in said
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in said
+    assert psutil.wait_procs(started, timeout=20)[1] == []
     with stage:
         stage.settimeout(10)
         while stage.recv(4096):
             pass  # the request; then the end of the connection, because its process has ended
     assert list(project.prepared.iterdir()) == []
     assert list((project.settings.home / "downloads").iterdir()) == []
+    with pytest.raises(UserError, match="cannot be downloaded"):  # nothing that was left is in the way
+        reproduce(project, ["slow"])

@@ -12,7 +12,8 @@ import torch
 from components.artifact import About, read_manifest, save
 from components.evaluation.report import Metric, Report, write_report
 from components.families.family import Shape, kind_of
-from components.promotion.registry import Registry, Version
+from components.promotion.registry import Registry
+from components.promotion.version import Version
 from components.settings import Settings
 from components.tracking import open_client
 

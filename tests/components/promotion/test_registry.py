@@ -14,7 +14,8 @@ from components.artifact import read_manifest
 from components.errors import UserError
 from components.project import ProductRow
 from components.promotion.promote import promote, rollback
-from components.promotion.registry import Registry, Version
+from components.promotion.registry import Registry
+from components.promotion.version import Version
 from components.settings import Settings
 from components.tracking import Tracker
 

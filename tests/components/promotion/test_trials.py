@@ -12,8 +12,9 @@ from components.project import ProductRow
 from components.promotion import ledger
 from components.promotion.canary import Criteria, Verdict
 from components.promotion.promote import promote, rollback, verify
-from components.promotion.registry import Registry, Version
+from components.promotion.registry import Registry
 from components.promotion.trials import conclude, start, stop
+from components.promotion.version import Version
 from components.settings import Settings
 
 ROW = ProductRow(dataset="digits")

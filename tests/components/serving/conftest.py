@@ -31,7 +31,7 @@ from components.serving.catalog import Catalog, Served, open_version
 from components.serving.routes.application import create_app
 from components.settings import Settings
 from flows.commands import main
-from tests.components.serving.painter import written
+from tests.components.serving.painter import mirrors, written
 from tests.components.serving.parrot import parrot
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -272,4 +272,18 @@ def text_catalog(artifact: Callable[..., Path], tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def text_client(text_catalog: Catalog) -> Iterator[TestClient]:
     with TestClient(create_app(text_catalog), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def mirrors_catalog(artifact: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """The mirrors, which give back what is sent, and the digits."""
+    root = tmp_path_factory.mktemp("mirrors")
+    digits = open_version(Served("digits", 1, artifact(root / "vae"), 0), Settings(home=root))
+    return Catalog({**mirrors(root), "digits": digits})
+
+
+@pytest.fixture(scope="session")
+def mirrors_client(mirrors_catalog: Catalog) -> Iterator[TestClient]:
+    with TestClient(create_app(mirrors_catalog), raise_server_exceptions=False) as client:
         yield client

@@ -24,6 +24,8 @@ from components.modalities.views import View
 from components.serving.catalog import Loaded, Served
 from components.serving.engine import Engine
 
+EDIT, VARY = "/v1/images/edits", "/v1/images/variations"
+
 CLASSES = ("cat", "dog", "owl", "yak")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,27 +14,9 @@ from PIL import Image as Pillow
 from components.families.family import Shape
 from components.modalities.canvas import Easel
 from components.modalities.corruption import Corruption
-from components.serving.catalog import Catalog, Served, open_version
 from components.serving.routes import forms
-from components.serving.routes.application import create_app
 from components.serving.routes.forms import fields
-from components.settings import Settings
-from tests.components.serving.painter import masked, mirrors, picture, saved
-
-EDIT, VARY = "/v1/images/edits", "/v1/images/variations"
-
-
-@pytest.fixture(scope="module")
-def catalog(artifact: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    root = tmp_path_factory.mktemp("mirrors")
-    digits = open_version(Served("digits", 1, artifact(root / "vae"), 0), Settings(home=root))
-    return Catalog({**mirrors(root), "digits": digits})
-
-
-@pytest.fixture(scope="module")
-def client(catalog: Catalog) -> Iterator[TestClient]:
-    with TestClient(create_app(catalog), raise_server_exceptions=False) as client:
-        yield client
+from tests.components.serving.painter import EDIT, VARY, masked, picture, saved
 
 
 def form(**changed: Any) -> dict[str, Any]:
@@ -146,9 +126,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("url", "changed", "said"), REFUSED, ids=[said[:40] for _, _, said in REFUSED])
 def test_what_cannot_be_done_is_one_sentence(
-    client: TestClient, url: str, changed: dict[str, Any], said: str
+    mirrors_client: TestClient, url: str, changed: dict[str, Any], said: str
 ) -> None:
-    answer = client.post(url, **form(**changed))
+    answer = mirrors_client.post(url, **form(**changed))
     assert answer.status_code == 400, answer.text
     message = answer.json()["error"]["message"]
     assert said in message
@@ -196,20 +176,20 @@ def test_what_cannot_be_done_is_one_sentence(
     ],
 )
 def test_a_body_that_is_none_is_one_sentence(
-    client: TestClient, content: bytes, kind: str, said: str
+    mirrors_client: TestClient, content: bytes, kind: str, said: str
 ) -> None:
-    answer = client.post(EDIT, content=content, headers={"content-type": kind})
+    answer = mirrors_client.post(EDIT, content=content, headers={"content-type": kind})
     assert answer.status_code == 400, answer.text
     assert said in answer.json()["error"]["message"]
 
 
 def test_pictures_are_counted_before_they_are_read(
-    monkeypatch: pytest.MonkeyPatch, client: TestClient
+    monkeypatch: pytest.MonkeyPatch, mirrors_client: TestClient
 ) -> None:
     """Eight that are few tiles each and too many together; not one is decoded."""
     monkeypatch.setattr(Easel, "canvas", None)
     file = ("image[]", ("a.png", saved(picture(200, 200)), "image/png"))
-    answer = client.post(EDIT, data={"model": "photos"}, files=[file] * 8)
+    answer = mirrors_client.post(EDIT, data={"model": "photos"}, files=[file] * 8)
     assert answer.status_code == 400
     assert "This takes 2312 tiles" in answer.json()["error"]["message"]
 
@@ -225,15 +205,17 @@ def parts(count: int) -> bytes:
     return b'--x\r\ncontent-disposition: form-data; name="n"\r\n\r\n1\r\n' * count + b"--x--"
 
 
-def test_a_form_of_many_parts_is_refused_before_they_are_read(client: TestClient) -> None:
+def test_a_form_of_many_parts_is_refused_before_they_are_read(mirrors_client: TestClient) -> None:
     kind = "multipart/form-data; boundary=x"
     assert fields(parts(64), kind) == {"n": ["1"] * 64}
-    answer = client.post(EDIT, content=parts(300_000), headers={"content-type": kind})
+    answer = mirrors_client.post(EDIT, content=parts(300_000), headers={"content-type": kind})
     assert answer.status_code == 400
     assert "more than 64 parts" in answer.json()["error"]["message"]
 
 
-def test_what_is_long_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch, client: TestClient) -> None:
+def test_what_is_long_is_read_beside_the_loop(
+    monkeypatch: pytest.MonkeyPatch, mirrors_client: TestClient
+) -> None:
     where: list[bool] = []
 
     def seen(*_: Any) -> dict[str, Any]:
@@ -241,7 +223,7 @@ def test_what_is_long_is_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch, c
         return {}
 
     monkeypatch.setattr(forms, "fields", seen)
-    assert client.post(EDIT, **form()).status_code == 400
+    assert mirrors_client.post(EDIT, **form()).status_code == 400
     assert where == [True]
 
 
@@ -258,20 +240,20 @@ def test_forms_carry_any_bytes() -> None:
     assert read == {"n": "2", "prompt": "größer", "image": [file, b""]}
 
 
-def test_too_many_files_are_counted_and_not_repeated(client: TestClient) -> None:
+def test_too_many_files_are_counted_and_not_repeated(mirrors_client: TestClient) -> None:
     file = ("image[]", ("a.png", bytes(2**20), "image/png"))
-    answer = client.post(EDIT, data={"model": "photos"}, files=[file] * 17)
+    answer = mirrors_client.post(EDIT, data={"model": "photos"}, files=[file] * 17)
     assert answer.status_code == 400
     assert '“image” is "17 files"' in answer.json()["error"]["message"]
 
 
-def test_uploads_may_be_larger_than_other_bodies(client: TestClient) -> None:
+def test_uploads_may_be_larger_than_other_bodies(mirrors_client: TestClient) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
     file = saved(noise)
     assert len(file) > 2**20
     files = {"image": ("a.png", file, "image/png")}
-    said = client.post(EDIT, data={"model": "style"}, files=files)
+    said = mirrors_client.post(EDIT, data={"model": "style"}, files=files)
     assert said.status_code == 400
     assert "colours" in said.json()["error"]["message"]
-    large = client.post(EDIT, data={"model": "style"}, files={"image": ("a.png", bytes(2**25 + 1))})
+    large = mirrors_client.post(EDIT, data={"model": "style"}, files={"image": ("a.png", bytes(2**25 + 1))})
     assert large.status_code == 413

@@ -18,10 +18,12 @@ from components.errors import FailedError, UserError
 from components.families.family import Batch
 from components.project import open_project
 from components.train import checkpoint
-from components.train.launch import Trained, plan_of, train
+from components.train.attempts import Trained
+from components.train.launch import train
 from components.train.loop import Meter, Place
 from components.train.runs import load_run, read_progress, read_run, read_runs
 from components.train.step import Trainee
+from components.train.wanted import plan_of
 
 SHORT = [
     "train.steps=60",

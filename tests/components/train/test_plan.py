@@ -15,9 +15,9 @@ from components.families.gpt import GPT
 from components.families.seq2seq import Seq2Seq
 from components.families.stylegan2 import StyleGAN2
 from components.project import RunRow, TrainOptions, open_project
-from components.train.launch import plan_of
 from components.train.plan import check_options, check_shape, check_start, check_task
 from components.train.step import networks_for
+from components.train.wanted import plan_of
 from tests.components.evaluation.corpora import prepared
 from tests.components.families.rows import an_about, shapes_of
 

@@ -10,7 +10,8 @@ from components.artifact import About, read_manifest, save
 from components.evaluation.report import Metric, Report, write_report
 from components.families.family import Shape, kind_of
 from components.promotion.canary import Tally
-from components.promotion.registry import Registry, Version
+from components.promotion.registry import Registry
+from components.promotion.version import Version
 from components.serving.tallies import Seen, write
 from components.settings import Settings, read_settings
 from components.tracking import open_client

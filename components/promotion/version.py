@@ -1,0 +1,80 @@
+"""A registered version of a product, and how the registry's tags write it down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version of a product; it never changes, except for its aliases and its evaluation.
+
+    `digest` is that of the artifact; `evaluation` names the report by the first digits of its hash.
+    """
+
+    product: str
+    number: int
+    run_id: str
+    run: str
+    family: str
+    key: str
+    digest: str
+    dataset: str
+    revision: str
+    commit: str
+    dirty: bool
+    flow_run: str
+    created: str
+    parameters: Mapping[str, Any]
+    aliases: tuple[str, ...]
+    tracking_run: str
+    torch: str
+    evaluation: str
+
+    @property
+    def name(self) -> str:
+        """Such as digits/3."""
+        return f"{self.product}/{self.number}"
+
+
+def tags_of(manifest: Mapping[str, Any], run_id: str, tracking_run: str, flow_run: str) -> dict[str, str]:
+    """What the registry keeps of a version beside its files."""
+    about = manifest["about"]
+    plain = {name: str(about[name]) for name in ("run", "key", "dataset", "revision", "commit")}
+    return plain | {
+        "family": manifest["family"],
+        "digest": manifest["digest"],
+        "torch": manifest["torch"],
+        "dirty": "true" if about["dirty"] else "false",
+        "parameters": json.dumps(about["parameters"], sort_keys=True),
+        "run_id": run_id,
+        "tracking_run": tracking_run,
+        "flow_run": flow_run,
+    }
+
+
+def version_of(
+    product: str, number: int, created: datetime, tags: Mapping[str, str], aliases: Iterable[str]
+) -> Version:
+    """The version whose tags `tags_of` made."""
+    content: dict[str, Any] = {
+        item.name: tags[item.name] for item in dataclasses.fields(Version) if item.name in tags
+    }
+    return Version(
+        **content
+        | {
+            "product": product,
+            "number": number,
+            "dirty": tags["dirty"] == "true",
+            "created": created.isoformat(timespec="seconds"),
+            "parameters": json.loads(tags["parameters"]),
+            "aliases": tuple(sorted(aliases)),
+        }
+    )
