@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,14 @@ def register(registry: Any, folder: Path, product: str, family: str) -> None:
 def site(
     artifact: Callable[..., Path], talker: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Site:
+    return a_site(tmp_path_factory.mktemp("site"), artifact, talker)
+
+
+def a_site(root: Path, artifact: Callable[..., Path], talker: Callable[[Path], Path]) -> Site:
+    """Make a site in the empty folder `root`."""
     from components.promotion.promote import promote
     from components.promotion.registry import Registry
 
-    root = tmp_path_factory.mktemp("site")
     tables = (ROOT / "params.yaml").read_text(encoding="utf-8")
     # what the product's versions were trained on does not matter to who serves them
     added = "".join(f"  {name}: {{dataset: digits, task: free}}\n" for name in ("tales", *PICTURES))
@@ -218,19 +223,20 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def elsewhere(site: Site) -> Callable[..., Said]:
     """Run a command in a process of its own, because a process can join one Ray only."""
+    return partial(run_at, site.root)
 
-    def call(*arguments: str) -> Said:
-        done = subprocess.run(
-            [Path(sys.executable).parent / "genloom", *arguments],
-            cwd=site.root,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
 
-    return call
+def run_at(root: Path, *arguments: str) -> Said:
+    """Run a command in a process of its own, in the folder `root`."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "genloom", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    return Said(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
