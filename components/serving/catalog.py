@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from pydantic import BaseModel
@@ -111,10 +111,17 @@ class Loaded:
 class Withheld:
     """In the place of a file that the product's filter does not let out, for this reason."""
 
+    BEFORE: ClassVar[str] = "The product's content filter lets nothing of this answer out: "
+    AFTER: ClassVar[str] = "; ask with another seed."
     reason: str
 
     def __str__(self) -> str:
-        return f"The product's content filter lets nothing of this answer out: {self.reason}; ask with another seed."
+        return f"{self.BEFORE}{self.reason}{self.AFTER}"
+
+    @classmethod
+    def of(cls, sentence: str) -> Withheld:
+        """What `str` made `sentence` of."""
+        return cls(sentence.removeprefix(cls.BEFORE).removesuffix(cls.AFTER))
 
 
 def seen(loaded: Loaded, file: bytes) -> bytes | Withheld:

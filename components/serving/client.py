@@ -8,7 +8,7 @@ import ssl
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,12 +19,20 @@ from components.errors import FailedError, UserError
 
 @dataclass(frozen=True)
 class Answer:
-    """Files that were drawn, by which version, with the seed of each and its class, if the model has classes."""
+    """Files that were drawn, by which version, with the seed of each and its class, if the model has classes.
+
+    `withheld` has the seeds whose files the product's content filter did not let out, and why.
+    """
 
     files: list[bytes]
     version: int
     seeds: list[int]
     labels: list[str | None]
+    withheld: dict[int, str] = field(default_factory=dict)
+
+
+class WithheldError(UserError):
+    """The product's content filter let nothing of an answer out."""
 
 
 Listed: TypeAlias = dict[str, Any]
@@ -87,13 +95,17 @@ def serves(url: str, product: str) -> int | None:
 def ask(url: str, route: str, body: Mapping[str, Any]) -> Answer:
     """The pictures of one request without those that are withheld.
 
-    Raises `UserError` for what the server refuses, `FailedError` if it fails.
+    Raises `WithheldError` if all are, `UserError` for what else the server refuses, `FailedError` if it fails.
     """
     reply = post(url, route, body)
-    data = [item for item in answer(reply)["data"] if item["b64_json"] is not None]
+    if _refusal(reply).get("code") == "content_policy_violation":
+        raise WithheldError(_message(reply))
+    items = answer(reply)["data"]
+    withheld = {int(item["seed"]): str(item["withheld"]) for item in items if item["b64_json"] is None}
+    data = [item for item in items if item["b64_json"] is not None]
     files = [b64decode(item["b64_json"]) for item in data]
     seeds, labels = [int(item["seed"]) for item in data], [item.get("label") for item in data]
-    return Answer(files, int(reply.headers["x-genloom-version"]), seeds, labels)
+    return Answer(files, int(reply.headers["x-genloom-version"]), seeds, labels, withheld)
 
 
 def post(url: str, route: str, body: Mapping[str, Any]) -> httpx.Response:
@@ -152,10 +164,18 @@ def _silent(url: str, error: httpx.HTTPError) -> FailedError:
 
 
 def _message(reply: httpx.Response) -> str:
+    said = _refusal(reply).get("message")
+    return f"The server answered {reply.status_code}: {reply.text[:200]}" if said is None else str(said)
+
+
+def _refusal(reply: httpx.Response) -> dict[str, Any]:
+    """The error of an answer; nothing of one that is none, or says it otherwise."""
+    if reply.status_code < 400:
+        return {}
     try:
-        return str(reply.json()["error"]["message"])
+        return dict(reply.json()["error"])
     except (ValueError, KeyError, TypeError):
-        return f"The server answered {reply.status_code}: {reply.text[:200]}"
+        return {}
 
 
 def call(url: str, method: str, route: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from components import files
-from components.errors import UserError
+from components.errors import FailedError, UserError
 from components.modalities.drawing import PIXELS, ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.image import grid
 from components.serving import client
-from components.serving.catalog import SEEDS
+from components.serving.catalog import SEEDS, Withheld
 from components.serving.place import Place
 from components.serving.routes.errors import sentence
 
@@ -47,15 +48,20 @@ class Target:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Files with the name that each has in a folder, and its seed; `where` says who computed them."""
+    """Files with the name that each has in a folder, and its seed; `where` says who computed them.
+
+    `seed` is the first that was asked for; `withheld` has those whose files the content filter held back, and why.
+    """
 
     product: str
     version: int
     where: str
+    seed: int
     files: list[bytes]
     names: list[str]
     seeds: list[int]
     labels: list[str | None]
+    withheld: dict[int, str]
 
 
 def check_target(path: Path) -> Target:
@@ -72,12 +78,15 @@ def check_target(path: Path) -> Target:
 
 
 def draw(place: Place, number: int, seed: int | None, asked: Mapping[str, Any]) -> Drawing:
-    """Draw `number` pictures as `asked` says (size, label, prompt, options). Raises `UserError`."""
+    """Draw `number` pictures as `asked` says (size, label, prompt, options). Raises `UserError`.
+
+    `FailedError` if the content filter lets none out.
+    """
     first = secrets.randbelow(SEEDS) if seed is None else seed
     most = at_once(asked.get("size"), AT_ONCE)
     bodies = [{**asked, "n": count, "seed": own} for count, own in _parts(number, first, most)]
     answers = [ask(place, DRAW, body) for body in bodies]
-    drawing = _together(place, answers)
+    drawing = _together(place, first, answers)
     names = [f"{place.product}-{drawing.version}-{own}.png" for own in drawing.seeds]
     drawing.names.extend(names)
     return drawing
@@ -86,7 +95,7 @@ def draw(place: Place, number: int, seed: int | None, asked: Mapping[str, Any]) 
 def edit(
     place: Place, paths: Sequence[Path], number: int, seed: int | None, asked: Mapping[str, Any]
 ) -> Drawing:
-    """Turn each of the pictures into `number` others, or vary it, whichever the model can. Raises `UserError`."""
+    """Turn each of the pictures into `number` others, or vary it, whichever the model can. Raises as `draw`."""
     route = VARY if VARY in place.about["routes"] else EDIT
     first = secrets.randbelow(SEEDS) if seed is None else seed
     given = {name: content(value) if isinstance(value, Path) else value for name, value in asked.items()}
@@ -94,10 +103,10 @@ def edit(
     for turn, path in enumerate(paths):
         own = (first + turn * number) % 2**63
         answers.append(ask(place, route, {**given, "image": content(path), "n": number, "seed": own}))
-    drawing = _together(place, answers)
+    drawing = _together(place, first, answers)
     for path, answer in zip(paths, answers, strict=True):
         several = [f"{path.stem}-{own}.png" for own in answer.seeds]
-        drawing.names.extend(several if number > 1 else [f"{path.stem}.png"])
+        drawing.names.extend(several if number > 1 else [f"{path.stem}.png" for _ in several])
     return drawing
 
 
@@ -118,7 +127,10 @@ def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
     body = _body(BODIES[route], given)
     if place.loaded is None:
         assert place.url is not None
-        answer = client.ask(place.url, route, {"model": place.asked, **given})
+        try:
+            answer = client.ask(place.url, route, {"model": place.asked, **given})
+        except client.WithheldError as error:
+            return _nothing(place, given, Withheld.of(str(error)).reason)
         if answer.version != place.version:
             raise UserError(
                 f"The server serves {place.product}/{answer.version} since just now; ask again, or go on with "
@@ -129,16 +141,34 @@ def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
     return client.Answer(files, place.version, list(order.seeds), list(order.labels))
 
 
-def _together(place: Place, answers: Sequence[client.Answer]) -> Drawing:
+def _nothing(place: Place, given: Mapping[str, Any], reason: str) -> client.Answer:
+    """The answer to a request of which all was withheld."""
+    withheld = {(int(given["seed"]) + row) % 2**63: reason for row in range(int(given["n"]))}
+    return client.Answer([], place.version, [], [], withheld)
+
+
+def _together(place: Place, first: int, answers: Sequence[client.Answer]) -> Drawing:
+    withheld = {seed: reason for answer in answers for seed, reason in answer.withheld.items()}
+    if not any(answer.files for answer in answers):
+        raise FailedError(f"{held_back(place.product, withheld, 0)}; ask with another --seed.")
     return Drawing(
         product=place.product,
         version=place.version,
         where=place.where,
+        seed=first,
         files=[file for answer in answers for file in answer.files],
         names=[],
         seeds=[own for answer in answers for own in answer.seeds],
         labels=[label for answer in answers for label in answer.labels],
+        withheld=withheld,
     )
+
+
+def held_back(product: str, withheld: Mapping[int, str], rest: int) -> str:
+    """How many pictures the content filter withheld and why, for a person; `rest` were let out."""
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(withheld.values()).most_common())
+    of = f"{len(withheld)} of {len(withheld) + rest} pictures" if rest else "every picture"
+    return f"The content filter of {product} withheld {of} ({reasons})"
 
 
 def write(target: Target, drawing: Drawing) -> list[Path]:

@@ -122,21 +122,29 @@ def _draw(
 
 
 def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:
-    """Say what was drawn into which files, for a person or, with every seed and class, for a program."""
+    """Say what was drawn into which files, for a person or, with every seed and class, for a program.
+
+    What the content filter withheld is said beside, on stderr.
+    """
+    if drawn.withheld:
+        from components.serving.draw import held_back
+
+        typer.echo(f"{held_back(drawn.product, drawn.withheld, len(drawn.files))}.", err=True)
     if as_json:
         content = {
             "product": drawn.product,
             "version": drawn.version,
-            "seed": drawn.seeds[0],
+            "seed": drawn.seed,
             "seeds": drawn.seeds,
             "labels": drawn.labels,
             "files": [str(path) for path in written],
+            "withheld": [{"seed": seed, "reason": reason} for seed, reason in drawn.withheld.items()],
             "where": drawn.where,
         }
         print(json.dumps(content, ensure_ascii=False, indent=2))
         return
     where = str(written[0]) if len(written) == 1 else f"{len(written)} files in {written[0].parent}"
-    typer.echo(f"{drawn.product}/{drawn.version} drew {where} with seed {drawn.seeds[0]}, {drawn.where}.")
+    typer.echo(f"{drawn.product}/{drawn.version} drew {where} with seed {drawn.seed}, {drawn.where}.")
 
 
 def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | None, as_json: bool) -> None:

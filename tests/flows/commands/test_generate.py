@@ -1,0 +1,108 @@
+"""`genloom generate` where the product's content filter withholds pictures: what is said, and what is written."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import uvicorn
+
+from components.families.family import Shape
+from components.filtering import ContentFilter
+from components.serving import draw
+from components.serving.catalog import Catalog, Loaded
+from components.serving.place import Place
+from components.serving.routes.application import create_app
+from components.serving.server import Server
+from components.terms import Terms
+from tests.components.serving.painter import Painter, served
+
+Genloom = Callable[..., Any]
+CODE = """
+def refuse(content, media_type):
+    return "an even file" if sum(content) % 2 == 0 else None
+"""
+ASK = ("generate", "digits", "-n", 16, "--seed", 1)
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Iterator[Loaded]:
+    """Pictures of which the filter withholds about every other one."""
+    code = tmp_path / "own.py"
+    code.write_text(CODE)
+    painter = served(tmp_path, "digits", Painter(), Shape(data=(1, 8, 8), classes=3))
+    yield replace(painter, filter=ContentFilter(Terms(code=code)))
+    painter.engine.close()
+
+
+@pytest.fixture
+def url(project: Path, loaded: Loaded) -> Iterator[str]:
+    """A server that the project's commands take for theirs."""
+    config = uvicorn.Config(create_app(Catalog({"digits": loaded})), port=0, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    process = psutil.Process()
+    record = project / ".genloom" / "serve" / "server.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(asdict(Server(url, process.pid, process.create_time()))))
+    yield url
+    server.should_exit = True
+    thread.join()
+
+
+def test_what_is_withheld_is_said_and_listed(project: Path, genloom: Genloom, url: str) -> None:
+    said = genloom(*ASK, "--json", "-o", project / "many")
+    assert said.code == 0, said.err
+    content = json.loads(said.out)
+    withheld = [one["seed"] for one in content["withheld"]]
+    assert 0 < len(withheld) < 16
+    assert sorted(content["seeds"] + withheld) == list(range(1, 17))
+    assert content["seed"] == 1
+    assert {one["reason"] for one in content["withheld"]} == {"an even file"}
+    assert len(list((project / "many").iterdir())) == len(content["files"]) == 16 - len(withheld)
+
+    count = len(withheld)
+    sentence = f"The content filter of digits withheld {count} of 16 pictures (an even file: {count}).\n"
+    assert said.err == sentence
+    plain = genloom(*ASK, "-o", project / "grid.png")
+    assert (plain.code, plain.err) == (0, sentence)
+    assert "with seed 1, by the server at" in plain.out
+
+
+def test_where_all_is_withheld_nothing_is_written(project: Path, genloom: Genloom, url: str) -> None:
+    listed = json.loads(genloom(*ASK, "--json", "-o", project / "grid.png").out)["withheld"]
+    seed, out = listed[0]["seed"], project / "one.png"
+    said = genloom("generate", "digits", "-n", 1, "--seed", seed, "-o", out)
+    assert said.code == 1
+    assert said.err == (
+        "genloom: The content filter of digits withheld every picture (an even file: 1); "
+        "ask with another --seed.\n"
+    )
+    assert said.out == ""
+    assert not out.exists()
+
+
+def test_a_request_of_which_nothing_is_left_does_not_end_the_others(
+    project: Path, genloom: Genloom, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = json.loads(genloom(*ASK, "--json", "-o", project / "grid.png").out)
+    monkeypatch.setattr(draw, "AT_ONCE", 1)
+    one_by_one = json.loads(genloom(*ASK, "--json", "-o", project / "grid.png").out)
+    assert one_by_one == at_once
+
+
+def test_a_model_that_is_loaded_here_is_not_filtered(loaded: Loaded) -> None:
+    drawn = draw.draw(Place("digits", 1, "image", {}, loaded=loaded), 16, 1, {})
+    assert (len(drawn.files), drawn.withheld) == (16, {})
