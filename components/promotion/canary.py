@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Literal
 
-from components.evaluation.intervals import Z
+from components.promotion.tally import Tally, middle, ranked
 
-FASTEST = 1e-4
-"""Seconds of the first bucket."""
-STEPS = 8
-"""Buckets in which a latency doubles: each is 9% above the one before it."""
 HASTY, FINAL = 0.001, 0.05
 """The chance at which a sound version is withdrawn: at each of many early looks, and at the last one."""
 KNOWN = 20
@@ -51,76 +45,6 @@ def criteria_of(numbers: Mapping[str, float]) -> Criteria:
     return Criteria(**{**numbers, "requests": int(numbers["requests"])})  # type: ignore[arg-type]
 
 
-@dataclass
-class Sample:
-    """The sums of a sample, of which mean and interval can be had and which add up over replicas."""
-
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-    def add(self, values: Iterable[float]) -> None:
-        """Take `values` in."""
-        for value in values:
-            self.count, self.total, self.squares = self.count + 1, self.total + value, self.squares + value**2
-
-    @property
-    def mean(self) -> float:
-        """The mean; 0 of nothing."""
-        return self.total / self.count if self.count else 0.0
-
-    @property
-    def half(self) -> float:
-        """Half of the 95% interval of the mean, by the normal distribution."""
-        if self.count < 2:
-            return math.inf
-        variance = max(0.0, self.squares - self.count * self.mean**2) / (self.count - 1)
-        return Z * math.sqrt(variance / self.count)
-
-
-@dataclass
-class Tally:
-    """What one side did: requests `answered` and `failed`, those of a shadow that were `dropped`.
-
-    `seconds` are latencies of answers: of each kind of request (only those of a kind are compared) the number in
-    each bucket. Of `probes`, `broken` gave numbers that are not finite; `variety` is of the others' rows.
-    """
-
-    answered: int = 0
-    failed: int = 0
-    dropped: int = 0
-    seconds: dict[str, dict[int, int]] = field(default_factory=dict)
-    probes: int = 0
-    broken: int = 0
-    variety: Sample = field(default_factory=Sample)
-
-    @property
-    def requests(self) -> int:
-        """All that were asked of it."""
-        return self.answered + self.failed
-
-    def answer(self, kind: str, seconds: float) -> None:
-        """Count an answer to a request of `kind`."""
-        place, counts = bucket(seconds), self.seconds.setdefault(kind, {})
-        counts[place] = counts.get(place, 0) + 1
-        self.answered += 1
-
-    def probe(self, values: Iterable[float] | None) -> None:
-        """Count a probe with the variety of each of its rows; None where they are not finite."""
-        self.probes += 1
-        if values is None:
-            self.broken += 1
-        else:
-            self.variety.add(values)
-
-    def quantile(self, share: float) -> float | None:
-        """Seconds within which `share` of all answers came; None without answers."""
-        counts: Counter[int] = Counter()
-        for one in self.seconds.values():
-            counts.update(one)
-        return _ranked(counts, math.ceil(share * counts.total()))
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What to do now, and why in one sentence."""
@@ -135,28 +59,6 @@ class Names:
 
     champion: str
     challenger: str
-
-
-def together(tallies: Iterable[Tally]) -> Tally:
-    """The sum of what several replicas saw."""
-    whole = Tally()
-    for one in tallies:
-        for name in ("answered", "failed", "dropped", "probes", "broken"):
-            setattr(whole, name, getattr(whole, name) + getattr(one, name))
-        for kind, counts in one.seconds.items():
-            mine = whole.seconds.setdefault(kind, {})
-            for place, count in counts.items():
-                mine[place] = mine.get(place, 0) + count
-        added = one.variety
-        whole.variety.count += added.count
-        whole.variety.total += added.total
-        whole.variety.squares += added.squares
-    return whole
-
-
-def bucket(seconds: float) -> int:
-    """The bucket of a latency."""
-    return round(STEPS * math.log2(max(seconds, FASTEST) / FASTEST))
 
 
 def decide(criteria: Criteria, champion: Tally, challenger: Tally, minutes: float, names: Names) -> Verdict:
@@ -241,7 +143,7 @@ def _late(criteria: Criteria, champion: Tally, challenger: Tally, share: float) 
         usual = _upper(champion.seconds.get(kind, {}), share)
         if usual is not None:
             limit = max(criteria.slower * usual, usual + FLOOR)
-            late += sum(count for place, count in counts.items() if _middle(place) > limit)
+            late += sum(count for place, count in counts.items() if middle(place) > limit)
             known += sum(counts.values())
     return late, known
 
@@ -254,7 +156,7 @@ def _upper(counts: Mapping[int, int], share: float) -> float | None:
     from scipy.stats import binom
 
     rank = int(binom.ppf(0.95, total, share)) + 1
-    return _ranked(counts, rank) if rank <= total else None
+    return ranked(counts, rank) if rank <= total else None
 
 
 def _alike(criteria: Criteria, champion: Tally, challenger: Tally, names: Names) -> str:
@@ -286,17 +188,3 @@ def _pace(champion: Tally, challenger: Tally) -> str:
         if ours is not None and theirs is not None:
             said.append(f"p{100 * share:.0f} was {1000 * ours:.3g} ms against {1000 * theirs:.3g} ms")
     return ", ".join(said) or "there were no answers to compare"
-
-
-def _ranked(counts: Mapping[int, int], rank: int) -> float | None:
-    """The `rank`-th fastest answer in seconds."""
-    for place in sorted(counts):
-        rank -= counts[place]
-        if rank <= 0:
-            return _middle(place)
-    return None
-
-
-def _middle(place: int) -> float:
-    """Seconds in the middle of a bucket."""
-    return FASTEST * 2 ** (place / STEPS)

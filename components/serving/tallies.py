@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from components import files
-from components.promotion.canary import Tally, together
+from components.promotion.tally import Tally, together
 from components.settings import Settings
 
 

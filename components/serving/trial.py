@@ -16,8 +16,9 @@ from torch import Tensor
 
 from components.families.family import Requests
 from components.modalities.completion import TextBody
-from components.promotion.canary import Names, Tally, criteria_of, together
+from components.promotion.canary import Names, criteria_of
 from components.promotion.ledger import Line
+from components.promotion.tally import Tally, together
 from components.serving.catalog import Loaded, Watch
 from components.serving.engine import QueueFullError
 from components.serving.writing import prepare

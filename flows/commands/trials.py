@@ -11,8 +11,9 @@ from components.errors import RefusedError, UserError
 from flows.commands.show import AsJson, facts, listing
 
 if TYPE_CHECKING:
-    from components.promotion.canary import Criteria, Tally
+    from components.promotion.canary import Criteria
     from components.promotion.ledger import Line
+    from components.promotion.tally import Tally
     from components.promotion.trials import Kind
     from components.settings import Settings
 

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from components.promotion.canary import Criteria, Names, Sample, Tally, bucket, decide, together
+from components.promotion.canary import Criteria, Names, decide
+from components.promotion.tally import Sample, Tally, bucket, together
 
 NAMES = Names("digits/1", "digits/2")
 CRITERIA = Criteria(requests=100, minutes=1)

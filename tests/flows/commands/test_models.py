@@ -9,8 +9,8 @@ import torch
 from components.artifact import About, read_manifest, save
 from components.evaluation.report import Metric, Report, write_report
 from components.families.family import Shape, kind_of
-from components.promotion.canary import Tally
 from components.promotion.registry import Registry
+from components.promotion.tally import Tally
 from components.promotion.version import Version
 from components.serving.tallies import Seen, write
 from components.settings import Settings, read_settings
