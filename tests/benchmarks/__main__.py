@@ -48,7 +48,8 @@ TEXT: dict[str, Benchmark] = {
     "shakespeare": shakespeare.run,
     "throughput": throughput.run,
     "decoding": decoding.run,
-    "texts": texts.run,
+    "memory": texts.memory,
+    **{name: texts.bench(name) for name in texts.RUNS},
 }
 SERVE: dict[str, Benchmark] = {
     "serve": serve.run,
