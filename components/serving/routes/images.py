@@ -19,10 +19,10 @@ from components.modalities.editing import ImageEditRequest, ImageVariationReques
 from components.modalities.modality import Order
 from components.serving.catalog import Catalog, Loaded, Withheld, seen
 from components.serving.routes.answers import Pictures, whole_or_streamed
-from components.serving.routes.description import form_or_json
+from components.serving.routes.description import form_or_json, json_body
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import aside
-from components.serving.routes.forms import read
+from components.serving.routes.forms import json_of, read
 from components.serving.routes.models import headers
 from components.serving.routes.sides import answered
 from components.serving.routes.sketches import streamed
@@ -45,10 +45,10 @@ def router(catalog: Catalog) -> APIRouter:
 
         return await answered(catalog, request, body, ask, "image", route)
 
-    @routes.post(DRAW, response_model=None, responses=said)
-    async def generate(request: Request, body: ImageRequest) -> Response:
+    @routes.post(DRAW, response_model=None, responses=said, openapi_extra=json_body(ImageRequest))
+    async def generate(request: Request) -> Response:
         """Draw `n` pictures; picture i has the seed of the request + i."""
-        return await answer(request, body, DRAW, "image_generation")
+        return await answer(request, await json_of(request, ImageRequest), DRAW, "image_generation")
 
     @routes.post(EDIT, response_model=None, responses=said, openapi_extra=form_or_json(ImageEditRequest))
     async def edit(request: Request) -> Response:
