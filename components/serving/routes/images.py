@@ -7,7 +7,6 @@ import json
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -69,7 +68,10 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
         return await streamed(loaded, body, order, event)
     output = await asyncio.wrap_future(loaded.submit(body, order.requests, order.seeds[0]))
     small = _is_small(body) and output.numel() <= SMALL and loaded.filter is None
-    files = [file async for _, file in encoded(loaded, order, output, small)]
+    if small:
+        files = _files(loaded, order, output, range(len(order)))
+    else:
+        files = [file async for _, file in encoded(loaded, order, output)]
     if all(isinstance(file, Withheld) for file in files):
         raise WithheldError(str(files[0]))
     content = await aside(small, lambda: written(order, files))
@@ -96,13 +98,13 @@ def _is_small(body: PictureBody) -> bool:
 
 
 async def encoded(
-    loaded: Loaded, order: Order, output: Tensor, small: bool = False
+    loaded: Loaded, order: Order, output: Tensor
 ) -> AsyncIterator[tuple[int, bytes | Withheld]]:
-    """The files, a few at a time and, unless all are `small`, beside the loop: a client who left costs no more."""
+    """The files, a few at a time and beside the loop: a client who left costs no more."""
     width = loaded.engine.width
     for first in range(0, len(order), width):
         places = range(first, min(first + width, len(order)))
-        files = await aside(small, partial(_files, loaded, order, output, places))
+        files = await asyncio.to_thread(_files, loaded, order, output, places)
         for place, file in zip(places, files, strict=True):
             yield place, file
 
