@@ -11,7 +11,7 @@ import dataclasses
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -123,6 +123,23 @@ def select(rows: Rows, index: Tensor | slice) -> Rows:
     if isinstance(rows, Requests):
         changed["options"] = {name: value[index] for name, value in rows.options.items()}
     return dataclasses.replace(rows, **changed)
+
+
+def alike(requests: Requests) -> tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]:
+    """What is the same of requests that `join` takes together: which tensors they have, and how large a row's are."""
+    every = {**tensors(requests), **requests.options}
+    return tuple((name, value.dtype, tuple(value.shape[1:])) for name, value in every.items())
+
+
+def join(parts: Sequence[Requests]) -> Requests:
+    """The rows of several requests, one behind the other; they are `alike`."""
+    if len(parts) == 1:
+        return parts[0]
+    rows: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in parts]) for name in tensors(parts[0])
+    }
+    options = {name: torch.cat([part.options[name] for part in parts]) for name in parts[0].options}
+    return Requests(**rows, options=options)
 
 
 def move(rows: Rows, device: torch.device) -> Rows:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -34,6 +36,11 @@ OPTIONS: Mapping[str, torch.dtype] = {
 """What a request may set of the sampling, where the family has a field of that name."""
 LABELS = 2**32
 """The step whose randomness draws a class, far behind those that draw noise."""
+
+SMALL = 2**12
+"""Values of a picture that is written as a PNG without Pillow."""
+COLOURS: Mapping[int, int] = {1: 0, 3: 2}
+"""PNG's kind of colour by the number of channels: grey, RGB."""
 
 
 def _named(value: Any) -> Any:
@@ -89,7 +96,7 @@ def drawn(body: ImageRequest, model: Maker, captions: TextTokenizer | None, seed
         raise UserError("This model turns a picture into another; send one to /v1/images/edits.")
     check_pixels([math.prod(wanted_size(body.size, model.shape))], body.n)
     return Requests(
-        seed=torch.tensor(list(seeds), dtype=torch.int64),
+        seed=torch.from_numpy(np.array(seeds, dtype=np.int64)),  # as in `to_uint8`, no wait for the lock
         label=labels_of(body.label, body.prompt, model, seeds),
         prompt=_caption(body, model.shape, captions, len(seeds)),
         options=options_for(body, model, len(seeds)),
@@ -190,7 +197,8 @@ def to_uint8(data: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     By numpy: each of torch's operations lets go of the interpreter's lock, and on a picture of a server waits longer
     to have it back from the engine's thread than it computes.
     """
-    levels = np.clip(data.detach().float().cpu().numpy(), -1.0, 1.0)
+    plain = data.device.type == "cpu" and data.dtype is torch.float32 and not data.requires_grad
+    levels = np.clip(data.numpy() if plain else data.detach().float().cpu().numpy(), -1.0, 1.0)
     levels += 1.0
     levels *= 127.5
     np.rint(levels, out=levels)
@@ -199,9 +207,27 @@ def to_uint8(data: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def png(picture: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> bytes:
     """One picture [H, W, C] as a PNG of `size` (width, height)."""
+    height, width, channels = picture.shape
+    if (width, height) == size and picture.size <= SMALL and channels in COLOURS:
+        return _small_png(picture)
     image = Pillow.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture)
     if image.size != size:
         image = image.resize(size, Pillow.Resampling.NEAREST)
     stream = io.BytesIO()
     image.save(stream, format="PNG")
     return stream.getvalue()
+
+
+def _small_png(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """A PNG (ISO/IEC 15948) without filters, which so few values need not, by a quarter of Pillow's work for it."""
+    height, width, channels = picture.shape
+    lines = np.zeros((height, 1 + width * channels), dtype=np.uint8)  # each begins with its filter, 0
+    lines[:, 1:] = picture.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, COLOURS[channels], 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in parts)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    whole = kind + content
+    return struct.pack(">I", len(content)) + whole + struct.pack(">I", zlib.crc32(whole))

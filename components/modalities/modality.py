@@ -53,7 +53,7 @@ class Order:
 
     def file(self, place: int, output: Tensor) -> bytes:
         """Answer `place` out of the finished `output` of all rows."""
-        return self.encode(place, output[self.parts[place]])
+        return self.encode(place, output if len(self) == 1 else output[self.parts[place]])
 
 
 class Modality(ABC):

@@ -15,13 +15,14 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Condition, Thread
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from components.artifact import Model
 from components.errors import FailedError
-from components.families.family import Requests, select
+from components.families.family import Requests, alike, join, select
 from components.families.sampling import Slots
 from components.serving.listening import Glimpse, Listener, Look, Span, progress, read
 
@@ -95,6 +96,23 @@ class Job:
     def waiting(self) -> int:
         """Rows that have no place yet."""
         return len(self.requests) - self.entered
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The `rows` of a request that are given `places`."""
+
+    job: Job
+    places: list[int]
+    rows: range
+
+    @property
+    def requests(self) -> Requests:
+        """Those rows."""
+        every = self.job.requests
+        return (
+            every if len(self.rows) == len(every) else select(every, slice(self.rows.start, self.rows.stop))
+        )
 
 
 class Engine:
@@ -227,8 +245,12 @@ class Engine:
             self._slots.advance()
             self.tally.steps += 1
             self.tally.rows += taken
-            self._collect(self._slots)
+            whole = self._collect(self._slots)
             self._pace.add(time.perf_counter() - began, taken, self.tally.finished - finished)
+            for job in whole:
+                assert job.output is not None
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_result(job.output)
 
     def _drop_cancelled(self) -> None:
         gone = [place for place, taken in enumerate(self._places) if taken and taken[0].future.cancelled()]
@@ -237,37 +259,63 @@ class Engine:
         for place in gone:
             self._places[place] = None
         with self._change:
-            self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
+            if any(job.future.cancelled() for job in self._jobs):
+                self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
 
     def _admit(self) -> None:
-        """Give free places to waiting rows, first come, first served."""
+        """Give free places to waiting rows, first come, first served, and start them together.
+
+        Where that fails each is started alone, so that only the request which cannot start is told so.
+        """
+        entries = self._placed()
+        if not entries:
+            return
+        try:
+            self._enter(entries)
+        except Exception:
+            for entry in entries:
+                self._enter_alone(entry)
+
+    def _placed(self) -> list[Entry]:
+        """The rows that have a place from now on."""
         free = [place for place, taken in enumerate(self._places) if taken is None]
-        while free and self._jobs:
-            job = self._jobs[0]
-            rows = range(job.entered, min(job.entered + len(free), len(job.requests)))
-            places, free = free[: len(rows)], free[len(rows) :]
-            try:
-                self._enter(job, places, rows)
-            except Exception as error:
-                log.exception("a request to %s could not start", self.model.about.product)
-                self._fail({job}, _told(error))
-                return
-            with self._change:
+        entries: list[Entry] = []
+        with self._change:
+            while free and self._jobs:
+                job = self._jobs[0]
+                rows = range(job.entered, min(job.entered + len(free), len(job.requests)))
+                places, free = free[: len(rows)], free[len(rows) :]
+                entries.append(Entry(job, places, rows))
+                for place, row in zip(places, rows, strict=True):
+                    self._places[place], self._heard[place] = (job, row), 0
                 job.entered = rows.stop
                 if not job.waiting:
                     self._jobs.popleft()
+        return entries
 
-    def _enter(self, job: Job, places: list[int], rows: range) -> None:
+    def _enter(self, entries: list[Entry]) -> None:
+        """Start rows; those of requests that are alike together, because each start costs as much as many rows."""
         if self._slots is None:
-            first = select(job.requests, slice(0, 1))
+            first = select(entries[0].job.requests, slice(0, 1))
             self._slots = Slots(self.model.family, self.model.networks, self.width, first)
-        self._slots.admit(places, select(job.requests, slice(rows.start, rows.stop)))
-        for place, row in zip(places, rows, strict=True):
-            self._places[place], self._heard[place] = (job, row), 0
+        groups: dict[Any, list[Entry]] = {}
+        for entry in entries:
+            groups.setdefault(alike(entry.job.requests), []).append(entry)
+        for group in groups.values():
+            places = [place for entry in group for place in entry.places]
+            self._slots.admit(places, join([entry.requests for entry in group]))
 
-    def _collect(self, slots: Slots) -> None:
-        """Tell the listeners, copy what is finished to its job and free its place."""
-        length, done, finish = progress(slots.state)
+    def _enter_alone(self, entry: Entry) -> None:
+        try:
+            self._enter([entry])
+        except Exception as error:
+            log.exception("a request to %s could not start", self.model.about.product)
+            self._fail({entry.job}, _told(error))
+
+    def _collect(self, slots: Slots) -> list[Job]:
+        """Tell the listeners, copy what is finished to its job and free its place; the jobs that are whole now."""
+        heard = any(taken and taken[0].listen for taken in self._places)
+        length, done, finish = progress(slots.state, counts=heard or bool(self.model.shape.vocabulary))
         ended = self._tell(slots, length, finish)
         if ended:
             slots.clear(ended)
@@ -276,23 +324,21 @@ class Engine:
             place for place, taken in enumerate(self._places) if taken and (done[place] or place in ended)
         ]
         if not finished:
-            return
-        outputs = slots.state.output[finished].cpu()
+            return []
+        outputs = _copied(slots.state.output, finished)
         self.tally.finished += len(finished)
         if self.model.shape.vocabulary:
             self.tally.tokens += sum(length[place] for place in finished)
-        for place, output in zip(finished, outputs, strict=True):
+        self._failures = 0
+        whole: list[Job] = []
+        for place, output in zip(finished, outputs.split(1), strict=True):
             taken = self._places[place]
             assert taken is not None
-            job, row = taken
-            if job.output is None:
-                job.output = outputs.new_empty(len(job.requests), *output.shape)
-            job.output[row] = output
-            job.left -= 1
             self._places[place] = None
-            if not job.left and job.future.set_running_or_notify_cancel():
-                job.future.set_result(job.output)
-        self._failures = 0
+            _give(*taken, output)
+            if not taken[0].left:
+                whole.append(taken[0])
+        return whole
 
     def _tell(self, slots: Slots, length: list[int], finish: list[int]) -> list[int]:
         """Tell the listeners what their rows gained; the places of those that want no more."""
@@ -349,6 +395,25 @@ class Engine:
             if job.future.set_running_or_notify_cancel():
                 self.tally.failed += job.left
                 job.future.set_exception(error)
+
+
+def _copied(output: Tensor, places: list[int]) -> Tensor:
+    """The rows at `places`, ascending, on the CPU; what comes after may be written over them."""
+    first, last = places[0], places[-1]
+    if last - first + 1 == len(places):
+        return output[first : last + 1].to("cpu", copy=True)
+    return output[places].cpu()
+
+
+def _give(job: Job, row: int, output: Tensor) -> None:
+    """The finished row [1,…] of a job."""
+    if len(job.requests) == 1:
+        job.output = output
+    else:
+        if job.output is None:
+            job.output = output.new_empty(len(job.requests), *output.shape[1:])
+        job.output[row] = output[0]
+    job.left -= 1
 
 
 def _told(error: BaseException) -> FailedError:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.datastructures import Headers
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,6 +49,29 @@ TRIED = {
 """What is counted of each side of a canary or shadow."""
 
 
+Labelled = TypeVar("Labelled", Counter, Histogram)
+
+
+class Series(Generic[Labelled]):
+    """The series of `metric` by their labels; to look one up there costs more than to count."""
+
+    def __init__(self, metric: Labelled) -> None:
+        self.metric = metric
+        self._known: dict[tuple[str, ...], Labelled] = {}
+
+    def of(self, labels: tuple[str, ...]) -> Labelled:
+        """The series with these labels."""
+        found = self._known.get(labels)
+        if found is None:
+            found = self._known[labels] = self.metric.labels(*labels)
+        return found
+
+    def forget(self, model: str, version: str) -> None:
+        """Let go of a version's series."""
+        self._known.clear()
+        self.metric.remove_by_labels({"model": model, "version": version})
+
+
 class Metrics:
     """The counters of one application; `routes` are the paths, or templates of such, that get series of their own."""
 
@@ -63,22 +86,26 @@ class Metrics:
         if jobs is not None:
             self.registry.register(Queued(jobs))
         labels = ("route", "model", "version")
-        self.requests = Counter(
-            "genloom_requests", "Answered requests.", (*labels, "status"), registry=self.registry
+        self.requests = Series(
+            Counter("genloom_requests", "Answered requests.", (*labels, "status"), registry=self.registry)
         )
-        self.latency = Histogram(
-            "genloom_request_seconds",
-            "Seconds from a request to the end of its answer.",
-            labels,
-            buckets=SECONDS,
-            registry=self.registry,
+        self.latency = Series(
+            Histogram(
+                "genloom_request_seconds",
+                "Seconds from a request to the end of its answer.",
+                labels,
+                buckets=SECONDS,
+                registry=self.registry,
+            )
         )
-        self.first = Histogram(
-            "genloom_first_byte_seconds",
-            "Seconds from a request to the first piece of its answer's body.",
-            labels,
-            buckets=SECONDS,
-            registry=self.registry,
+        self.first = Series(
+            Histogram(
+                "genloom_first_byte_seconds",
+                "Seconds from a request to the first piece of its answer's body.",
+                labels,
+                buckets=SECONDS,
+                registry=self.registry,
+            )
         )
         self.running = Gauge("genloom_requests_running", "Requests under way.", registry=self.registry)
 
@@ -96,8 +123,8 @@ class Metrics:
 
     def count(self, labels: tuple[str, str, str], status: str, seconds: float) -> None:
         """Note an answer by route, model and version."""
-        self.requests.labels(*labels, status).inc()
-        self.latency.labels(*labels).observe(seconds)
+        self.requests.of((*labels, status)).inc()
+        self.latency.of(labels).observe(seconds)
         if labels[1]:
             self._seen[labels[1:]] = time.monotonic()
 
@@ -106,8 +133,8 @@ class Metrics:
         loaded = self.catalog.loaded.items()
         self._seen |= {(model, str(one.served.version)): now for model, one in loaded}
         for model, version in [own for own, at in self._seen.items() if now - at > GONE]:
-            for metric in (self.requests, self.latency, self.first):
-                metric.remove_by_labels({"model": model, "version": version})
+            for series in (self.requests, self.latency, self.first):
+                series.forget(model, version)
             del self._seen[model, version]
 
 
@@ -209,19 +236,25 @@ class Watched:
             """Send `message` on; the first two tell status, labels and the time to the first byte."""
             nonlocal labels, status, first
             if message["type"] == "http.response.start":
-                headers = Headers(raw=message["headers"])
-                labels = (route, headers.get("x-genloom-model", ""), headers.get("x-genloom-version", ""))
+                model = version = ""
+                for name, value in message["headers"]:
+                    if name == b"x-genloom-model":
+                        model = value.decode("latin-1")
+                    elif name == b"x-genloom-version":
+                        version = value.decode("latin-1")
+                labels = (route, model, version)
                 status = str(message["status"])
             elif first and message.get("body"):
                 first = False
-                metrics.first.labels(*labels).observe(time.perf_counter() - began)
+                metrics.first.of(labels).observe(time.perf_counter() - began)
             await send(message)
 
-        with metrics.running.track_inprogress():
-            try:
-                await self.app(scope, receive, seen)
-            except Exception:
-                status = "500"  # what nobody foresaw is answered further out
-                raise
-            finally:
-                metrics.count(labels, status, time.perf_counter() - began)
+        metrics.running.inc()
+        try:
+            await self.app(scope, receive, seen)
+        except Exception:
+            status = "500"  # what nobody foresaw is answered further out
+            raise
+        finally:
+            metrics.running.dec()
+            metrics.count(labels, status, time.perf_counter() - began)

@@ -11,10 +11,10 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from queue import Full, Queue
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 WAITING = 10_000
 """Lines that may wait for a slow disk; more are dropped, as a request never waits for its record."""
+GATHER = 0.05
+"""Seconds in which lines gather before they are written together: a file is opened once for all of them."""
 LONG = 4096
 """Characters of one text in a full record; of a longer one, and of an uploaded file, the hash is kept."""
 HASHED = "sha256:"
@@ -90,15 +92,34 @@ class Recorder:
 
     def _run(self) -> None:
         while (make := self._waiting.get()) is not None:
-            try:
-                self._write(make())
-            except Exception:  # a full disk must not end serving; the next line may find room again
-                log.exception("a record could not be written")
+            time.sleep(GATHER)
+            lines: dict[str, list[str]] = {}
+            while make is not None:
+                self._add(make, lines)
+                make = None if self._waiting.empty() else self._next()
+            for product, own in lines.items():
+                try:
+                    self._write(product, own)
+                except Exception:  # a full disk must not end serving; the next lines may find room again
+                    log.exception("%d records of %s could not be written", len(own), product)
 
-    def _write(self, record: Record) -> None:
-        """Append a line in one call, so that several replicas may write into one file."""
-        content = {name: value for name, value in asdict(record).items() if name != "body" or value}
-        line, product = json.dumps(content, ensure_ascii=False), record.product
+    def _next(self) -> Callable[[], Record] | None:
+        """What waits; the word to end stays there, for who waits next."""
+        found = self._waiting.get()
+        if found is None:
+            self._waiting.put(None)
+        return found
+
+    def _add(self, make: Callable[[], Record], lines: dict[str, list[str]]) -> None:
+        try:
+            record = make()
+            content = {name: value for name, value in vars(record).items() if name != "body" or value}
+            lines.setdefault(record.product, []).append(json.dumps(content, ensure_ascii=False))
+        except Exception:
+            log.exception("a record could not be made")
+
+    def _write(self, product: str, lines: Sequence[str]) -> None:
+        """Append lines in one call, so that several replicas may write into one file."""
         day = datetime.now(UTC).date().isoformat()
         folder = self.folder / product
         if self._day.get(product) != day:
@@ -107,7 +128,7 @@ class Recorder:
             self._day[product] = day
         where = os.open(folder / f"{day}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(where, f"{line}\n".encode("utf-8", "surrogatepass"))
+            os.write(where, "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
         finally:
             os.close(where)
 
@@ -125,7 +146,7 @@ class Asking:
         """Keep a record once `work` is over, as the version's product wants it."""
         if loaded.served.terms.records == "none":
             return
-        began, at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        began, at = time.perf_counter(), time.time()
 
         def over(done: Future[Tensor]) -> None:
             seconds = round(time.perf_counter() - began, 6)
@@ -140,13 +161,13 @@ class Asking:
         seed: int,
         rows: int,
         done: Future[Tensor],
-        at: str,
+        at: float,
         seconds: float,
     ) -> Record:
         output = None if done.cancelled() or done.exception() is not None else done.result()
         content, served = asked(body), loaded.served
         return Record(
-            at=at,
+            at=datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds"),
             request=self.request,
             key=self.key,
             route=self.route,

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from components.errors import UserError
 from components.serving.keys import Key, Keyring
 from components.serving.routes.errors import answer
-from components.serving.routes.paths import route_of
+from components.serving.routes.paths import header_of, route_of
 
 Need = Literal["nothing", "any", "generate", "operate"]
 OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
@@ -104,7 +103,9 @@ class Doorkeeper:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        found = self.access.enter(route_of(scope), scope["method"], secret_of(Headers(scope=scope)))
+        found = self.access.enter(
+            route_of(scope), scope["method"], secret_of(header_of(scope, b"authorization"))
+        )
         if isinstance(found, JSONResponse):
             await found(scope, receive, send)
             return
@@ -130,9 +131,9 @@ def needed(path: str, method: str) -> Need:
     return "any" if method in ("GET", "HEAD", "OPTIONS") else "generate"
 
 
-def secret_of(headers: Headers) -> str | None:
-    """The key that a request carries as OpenAI's clients send it; None without one."""
-    kind, _, secret = headers.get("authorization", "").partition(" ")
+def secret_of(sent: str | None) -> str | None:
+    """The key in a header `authorization`, as OpenAI's clients send it; None without one."""
+    kind, _, secret = (sent or "").partition(" ")
     return secret.strip() if kind.lower() == "bearer" else None
 
 

@@ -30,6 +30,7 @@ from components.serving.routes import (
 from components.serving.routes import jobs as job_routes
 from components.serving.routes.access import Access, Doorkeeper
 from components.serving.routes.bodies import Bodies, Room
+from components.serving.routes.direct import Direct, of_requests
 from components.serving.routes.errors import install
 from components.serving.routes.naming import Recorded, RequestName
 
@@ -69,13 +70,15 @@ def create_app(
     # the scripts of the pages lie in the package: nothing is loaded from elsewhere
     app = FastAPIOffline(title="Genloom", version=version("genloom"), redoc_url=None, lifespan=lifespan)
     install(app, BODIES)
-    for part in (models, images, completions, chat, generations, health):
-        app.include_router(part.router(catalog))
+    parts = [part.router(catalog) for part in (models, images, completions, chat, generations, health)]
+    for part in parts:
+        app.include_router(part)
     if jobs is not None:
         app.include_router(job_routes.router(catalog, jobs))
     watch = Metrics(catalog, description.paths(app) | {"/metrics"}, jobs)
     app.include_router(metrics.router(watch))
     description.install(app, [*BODIES.values(), JobRequest])
+    app.add_middleware(Direct, endpoints=of_requests(parts), bodies=BODIES)
     app.add_middleware(Bodies, uploads=UPLOADS, room=Room())
     if recorder is not None:
         app.add_middleware(Recorded, recorder=recorder)

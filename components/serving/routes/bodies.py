@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.serving.routes.errors import answer
-from components.serving.routes.paths import route_of
+from components.serving.routes.paths import header_of, route_of
 
 LARGEST = 2**20
 """Bytes of a request's body."""
@@ -87,19 +85,23 @@ class Bodies:
     async def _read(self, receive: Receive, most: int, announced: int, hold: Hold) -> bytes:
         if announced > most:
             raise _too_large(most)
-        body = bytearray()
+        parts: list[bytes] = []
+        size, more = 0, True
         try:
             async with asyncio.timeout(self.seconds) as limit:
-                async for part in _parts(receive):
-                    body += part
-                    if len(body) > most:
+                while more:
+                    part, more = await _part(receive)
+                    parts.append(part)
+                    size += len(part)
+                    if size > most:
                         raise _too_large(most)
-                    hold.reach(len(body))
-                    limit.reschedule((limit.when() or 0.0) + len(part) / RATE)
+                    hold.reach(size)
+                    if more:
+                        limit.reschedule((limit.when() or 0.0) + len(part) / RATE)
         except TimeoutError as error:
             message = "The body came too slowly; send it at once, or a smaller one."
             raise RefusedError(answer(408, message, "too_slow", headers={"connection": "close"})) from error
-        return bytes(body)
+        return b"".join(parts)
 
 
 class Hold:
@@ -120,18 +122,16 @@ class Hold:
         self.size = 0
 
 
-async def _parts(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise GoneError
-        more = bool(message.get("more_body"))
-        yield message.get("body", b"")
+async def _part(receive: Receive) -> tuple[bytes, bool]:
+    """A piece of the body, and whether there are more."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise GoneError
+    return message.get("body", b""), bool(message.get("more_body"))
 
 
 def _announced(scope: Scope) -> int:
-    said = Headers(scope=scope).get("content-length", "")
+    said = header_of(scope, b"content-length") or ""
     return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else 0
 
 

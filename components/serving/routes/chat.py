@@ -11,6 +11,8 @@ from fastapi.responses import Response
 from components.modalities.completion import ChatRequest
 from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.answers import ChatCompletion, whole_or_streamed
+from components.serving.routes.description import json_body
+from components.serving.routes.forms import json_of
 from components.serving.routes.sides import answered
 from components.serving.routes.streams import Choice, Form, finite, named, respond
 from components.serving.writing import Entry, Piece
@@ -20,9 +22,12 @@ def router(catalog: Catalog) -> APIRouter:
     """The route that answers chats with the models in `catalog`."""
     routes = APIRouter()
 
-    @routes.post("/v1/chat/completions", response_model=None, responses=whole_or_streamed(ChatCompletion))
-    async def chat(request: Request, body: ChatRequest) -> Response:
+    said, taken = whole_or_streamed(ChatCompletion), json_body(ChatRequest)
+
+    @routes.post("/v1/chat/completions", response_model=None, responses=said, openapi_extra=taken)
+    async def chat(request: Request) -> Response:
         """Answer the last turn `n` times; answer i has the seed of the request + i."""
+        body = await json_of(request, ChatRequest)
 
         async def ask(loaded: Loaded) -> Response:
             return await respond(loaded, body, _form(bool(body.logprobs)))

@@ -11,6 +11,8 @@ from fastapi.responses import Response
 from components.modalities.completion import CompletionRequest
 from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.answers import Completion, whole_or_streamed
+from components.serving.routes.description import json_body
+from components.serving.routes.forms import json_of
 from components.serving.routes.sides import answered
 from components.serving.routes.streams import Choice, Form, finite, named, respond
 from components.serving.writing import Entry, Piece
@@ -20,9 +22,12 @@ def router(catalog: Catalog) -> APIRouter:
     """The route that continues texts with the models in `catalog`."""
     routes = APIRouter()
 
-    @routes.post("/v1/completions", response_model=None, responses=whole_or_streamed(Completion))
-    async def complete(request: Request, body: CompletionRequest) -> Response:
+    said, taken = whole_or_streamed(Completion), json_body(CompletionRequest)
+
+    @routes.post("/v1/completions", response_model=None, responses=said, openapi_extra=taken)
+    async def complete(request: Request) -> Response:
         """Continue each prompt `n` times; row i of the request has its seed + i."""
+        body = await json_of(request, CompletionRequest)
 
         async def ask(loaded: Loaded) -> Response:
             return await respond(loaded, body, _form(body.logprobs is not None))

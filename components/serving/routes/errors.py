@@ -20,6 +20,8 @@ from components.serving.jobs import TooManyJobsError, UnknownJobError
 from components.serving.routes.paths import route_of
 
 log = logging.getLogger(__name__)
+FORESEEN = (RequestValidationError, UserError, QueueFullError, HTTPException)
+"""What a request may end with that is no fault of the server's programs."""
 SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
@@ -71,7 +73,7 @@ def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
     async def handle(request: Request, error: Exception) -> JSONResponse:
         return respond(request, error, bodies)
 
-    for kind in (RequestValidationError, UserError, QueueFullError, HTTPException, Exception):
+    for kind in (*FORESEEN, Exception):
         app.add_exception_handler(kind, handle)
 
 

@@ -1,4 +1,4 @@
-"""Bodies that hold files: a form as OpenAI's clients send it, or JSON; read by the same rules as all others."""
+"""Bodies as the routes read them: JSON, or a form as OpenAI's clients send files, by the same rules."""
 
 from __future__ import annotations
 
@@ -40,6 +40,20 @@ async def read(request: Request, kind: type[T]) -> T:
     return await asyncio.to_thread(parsed, content, sent, kind)
 
 
+async def json_of(request: Request, kind: type[T]) -> T:
+    """The body of `request`, which is JSON, as a `kind`. Raises what FastAPI raises."""
+    content, sent = await request.body(), request.headers.get("content-type", "")
+    if not sent.lower().startswith("application/json"):
+        raise UserError(
+            "The body must be a JSON object, sent with the header content-type: application/json."
+        )
+    try:
+        return kind.model_validate(decoded(content))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from error
+
+
 def parsed(content: bytes, sent: str, kind: type[T]) -> T:
     """`content` of the type `sent` as a `kind`; a form's numbers are written as text. Raises what FastAPI raises."""
     form = sent.lower().startswith("multipart/form-data")
@@ -75,13 +89,18 @@ def loads(content: bytes, sent: str, others: str = "") -> Any:
         raise UserError(
             f"The body has {commas} commas and may have {COMMAS}; send the route's own fields only."
         )
+    return decoded(content)
+
+
+def decoded(content: bytes) -> Any:
+    """`content` as JSON. Raises what FastAPI raises."""
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
         broken = {"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}
         raise RequestValidationError([broken]) from error
     except UnicodeDecodeError as error:
-        raise UserError("The body is no JSON in UTF-8; encode it so.") from error
+        raise UserError(f"The body is not valid UTF-8, at byte {error.start}; encode it so.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(
             "The body is no JSON that can be read, as a number is too long or lists are too deep; send smaller ones."

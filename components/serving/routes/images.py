@@ -7,7 +7,6 @@ import json
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,10 +18,10 @@ from components.modalities.editing import ImageEditRequest, ImageVariationReques
 from components.modalities.modality import Order
 from components.serving.catalog import Catalog, Loaded, Withheld, seen
 from components.serving.routes.answers import Pictures, whole_or_streamed
-from components.serving.routes.description import form_or_json
+from components.serving.routes.description import form_or_json, json_body
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import aside
-from components.serving.routes.forms import read
+from components.serving.routes.forms import json_of, read
 from components.serving.routes.models import headers
 from components.serving.routes.sides import answered
 from components.serving.routes.sketches import streamed
@@ -45,10 +44,10 @@ def router(catalog: Catalog) -> APIRouter:
 
         return await answered(catalog, request, body, ask, "image", route)
 
-    @routes.post(DRAW, response_model=None, responses=said)
-    async def generate(request: Request, body: ImageRequest) -> Response:
+    @routes.post(DRAW, response_model=None, responses=said, openapi_extra=json_body(ImageRequest))
+    async def generate(request: Request) -> Response:
         """Draw `n` pictures; picture i has the seed of the request + i."""
-        return await answer(request, body, DRAW, "image_generation")
+        return await answer(request, await json_of(request, ImageRequest), DRAW, "image_generation")
 
     @routes.post(EDIT, response_model=None, responses=said, openapi_extra=form_or_json(ImageEditRequest))
     async def edit(request: Request) -> Response:
@@ -69,7 +68,10 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
         return await streamed(loaded, body, order, event)
     output = await asyncio.wrap_future(loaded.submit(body, order.requests, order.seeds[0]))
     small = _is_small(body) and output.numel() <= SMALL and loaded.filter is None
-    files = [file async for _, file in encoded(loaded, order, output, small)]
+    if small:
+        files = _files(loaded, order, output, range(len(order)))
+    else:
+        files = [file async for _, file in encoded(loaded, order, output)]
     if all(isinstance(file, Withheld) for file in files):
         raise WithheldError(str(files[0]))
     content = await aside(small, lambda: written(order, files))
@@ -96,13 +98,13 @@ def _is_small(body: PictureBody) -> bool:
 
 
 async def encoded(
-    loaded: Loaded, order: Order, output: Tensor, small: bool = False
+    loaded: Loaded, order: Order, output: Tensor
 ) -> AsyncIterator[tuple[int, bytes | Withheld]]:
-    """The files, a few at a time and, unless all are `small`, beside the loop: a client who left costs no more."""
+    """The files, a few at a time and beside the loop: a client who left costs no more."""
     width = loaded.engine.width
     for first in range(0, len(order), width):
         places = range(first, min(first + width, len(order)))
-        files = await aside(small, partial(_files, loaded, order, output, places))
+        files = await asyncio.to_thread(_files, loaded, order, output, places)
         for place, file in zip(places, files, strict=True):
             yield place, file
 

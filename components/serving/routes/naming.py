@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.serving.records import ASKING, Asking, Recorder
-from components.serving.routes.paths import route_of
+from components.serving.routes.paths import header_of, route_of
 
 LONGEST = 256
 """Characters of a request's name that a record keeps."""
@@ -25,7 +25,7 @@ class RequestName:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id")
+        given = header_of(scope, b"x-request-id")
         name = given or str(uuid.uuid4())
         scope.setdefault("state", {})["request"] = name
         if given is not None:

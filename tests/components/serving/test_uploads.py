@@ -162,7 +162,7 @@ def test_what_cannot_be_done_is_one_sentence(
             "The field “n” of the form is no text",
         ),
         (b"{", "application/json", "The body is no valid JSON"),
-        (b"\xff", "application/json", "no JSON in UTF-8"),
+        (b"\xff", "application/json", "not valid UTF-8, at byte 0"),
         (b"[" * 100_000, "application/json", "no JSON"),
         (b'{"n": ' + b"9" * 5000 + b"}", "application/json", "a number is too long"),
         (b'{"n": ' + b"9" * 4000 + b"}", "application/json", "less than or equal to 128"),
