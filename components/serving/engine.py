@@ -331,7 +331,7 @@ class Engine:
             self.tally.tokens += sum(length[place] for place in finished)
         self._failures = 0
         whole: list[Job] = []
-        for place, output in zip(finished, outputs.split(1), strict=True):
+        for place, output in zip(finished, outputs[:, None], strict=True):
             taken = self._places[place]
             assert taken is not None
             self._places[place] = None
