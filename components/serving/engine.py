@@ -7,6 +7,7 @@ request hears of its rows of tokens after each step.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -160,8 +161,22 @@ class Engine:
                 raise QueueFullError
             job = Job(requests, left=len(requests), listen=listen, look=look)
             self._jobs.append(job)
-            self._change.notify()
+        self._wake_soon()
         return job.future
+
+    def _wake_soon(self) -> None:
+        """Wake the thread; from a loop when that has handed over all it has to, so that those rows start together.
+
+        Nobody waits for it: a loop comes to it as soon as its other work of this turn is done.
+        """
+        try:
+            asyncio.get_running_loop().call_soon(self._wake)
+        except RuntimeError:
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._change:
+            self._change.notify()
 
     @property
     def waiting(self) -> int:
@@ -331,7 +346,7 @@ class Engine:
             self.tally.tokens += sum(length[place] for place in finished)
         self._failures = 0
         whole: list[Job] = []
-        for place, output in zip(finished, outputs[:, None], strict=True):
+        for place, output in zip(finished, outputs.chunk(len(finished)), strict=True):
             taken = self._places[place]
             assert taken is not None
             self._places[place] = None
