@@ -167,14 +167,16 @@ class Engine:
     def _wake_soon(self) -> None:
         """Wake the thread; from a loop when that has handed over all it has to, so that those rows start together.
 
-        Nobody waits for it: a loop comes to it as soon as its other work of this turn is done.
+        A loop comes to it as soon as its other work of this turn is done; who waits on the loop's own thread, so that
+        its turn does not end, has to `wake`.
         """
         try:
-            asyncio.get_running_loop().call_soon(self._wake)
+            asyncio.get_running_loop().call_soon(self.wake)
         except RuntimeError:
-            self._wake()
+            self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have the thread look at what was submitted now."""
         with self._change:
             self._change.notify()
 
