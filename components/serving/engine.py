@@ -167,16 +167,14 @@ class Engine:
     def _wake_soon(self) -> None:
         """Wake the thread; from a loop when that has handed over all it has to, so that those rows start together.
 
-        A loop comes to it as soon as its other work of this turn is done; who waits on the loop's own thread, so that
-        its turn does not end, has to `wake`.
+        Nobody waits for it: a loop comes to it as soon as its other work of this turn is done.
         """
         try:
-            asyncio.get_running_loop().call_soon(self.wake)
+            asyncio.get_running_loop().call_soon(self._wake)
         except RuntimeError:
-            self.wake()
+            self._wake()
 
-    def wake(self) -> None:
-        """Have the thread look at what was submitted now."""
+    def _wake(self) -> None:
         with self._change:
             self._change.notify()
 

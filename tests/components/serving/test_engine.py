@@ -219,17 +219,6 @@ def test_what_a_loop_hands_over_in_one_turn_starts_together(start: Callable[...,
     assert engine.tally.steps == before + 3
 
 
-def test_a_loop_that_waits_itself_wakes_the_engine(start: Callable[..., Engine]) -> None:
-    engine = start()
-
-    async def blocked() -> Tensor:
-        work = engine.submit(ask([1], 3))
-        engine.wake()
-        return work.result(30)
-
-    assert len(asyncio.run(blocked())) == 1
-
-
 def test_one_that_cannot_start_takes_nobody_with_it(start: Callable[..., Engine]) -> None:
     engine = start()
     alone = engine.submit(ask([7], 2)).result(30)
