@@ -224,7 +224,7 @@ def _small_png(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     lines = np.zeros((height, 1 + width * channels), dtype=np.uint8)  # each begins with its filter, 0
     lines[:, 1:] = picture.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, COLOURS[channels], 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in parts)
 
 

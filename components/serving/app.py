@@ -49,6 +49,7 @@ class Endpoint:
     """One replica."""
 
     def __init__(self, served: Sequence[Served], settings: Settings) -> None:
+        _log_requests_once()
         self.catalog = open_champions(served, settings)
         self.follower = Follower(self.catalog, settings)
         self.follower.start()
@@ -191,6 +192,13 @@ def withdraw(settings: Settings, paths: Sequence[str] | None = None) -> None:
 def _hush() -> None:
     """Keep Ray Serve's progress out of the terminal; its replicas' logs have it."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+
+def _log_requests_once() -> None:
+    """Leave the access log to the replica's file: Ray Serve also writes it to the standard error, line by line."""
+    for handler in logging.getLogger("ray.serve").handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.addFilter(lambda record: not getattr(record, "serve_access_log", False))
 
 
 def _run(application: Application, settings: Settings) -> None:

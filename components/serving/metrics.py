@@ -55,7 +55,7 @@ class Series(Generic[Labelled]):
     """The series of `metric` by their labels; to look one up there costs more than to count."""
 
     def __init__(self, metric: Labelled) -> None:
-        self.metric = metric
+        self.metric: Labelled = metric
         self._known: dict[tuple[str, ...], Labelled] = {}
 
     def of(self, labels: tuple[str, ...]) -> Labelled:

@@ -51,5 +51,5 @@ def of_requests(routers: Iterable[APIRouter]) -> Mapping[str, Endpoint]:
     return {
         route.path: route.endpoint
         for route in routes
-        if "POST" in route.methods and [*signature(route.endpoint).parameters] == ["request"]
+        if "POST" in (route.methods or ()) and [*signature(route.endpoint).parameters] == ["request"]
     }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 import time
@@ -203,6 +204,47 @@ def test_a_request_that_cannot_start_fails_alone(start: Callable[..., Engine]) -
     with pytest.raises(FailedError, match="no such label"):
         engine.submit(ask([6], 99)).result(30)
     assert len(neighbour.result(30)) == 1
+
+
+def test_what_a_loop_hands_over_in_one_turn_starts_together(start: Callable[..., Engine]) -> None:
+    engine = start()
+    alone = torch.cat([engine.submit(ask([seed], 3)).result(30) for seed in range(WIDTH)])
+    before = engine.tally.steps
+
+    async def together() -> list[Tensor]:
+        soon = asyncio.get_running_loop().call_soon
+        waiting = [asyncio.wrap_future(engine.submit(ask([seed], 3), when=soon)) for seed in range(WIDTH)]
+        return await asyncio.gather(*waiting)
+
+    assert torch.equal(torch.cat(asyncio.run(together())), alone)
+    assert engine.tally.steps == before + 3
+
+
+def test_one_that_cannot_start_takes_nobody_with_it(start: Callable[..., Engine]) -> None:
+    engine = start()
+    alone = engine.submit(ask([7], 2)).result(30)
+
+    async def together() -> list[Any]:
+        asked = [ask([7], 2), ask([8], 99), Requests(seed=torch.tensor([9])), ask([7], 2)]
+        soon = asyncio.get_running_loop().call_soon
+        waiting = [asyncio.wrap_future(engine.submit(one, when=soon)) for one in asked]
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    first, wrong, other, last = asyncio.run(together())
+    assert torch.equal(first, alone)
+    assert torch.equal(last, alone)
+    assert isinstance(wrong, FailedError)
+    assert isinstance(other, FailedError)
+    assert torch.equal(engine.submit(ask([7], 2)).result(30), alone)
+
+
+def test_a_loop_may_wait_for_what_it_submits(start: Callable[..., Engine]) -> None:
+    engine = start()
+
+    async def warm() -> Tensor:
+        return engine.submit(ask([1], 1)).result(30)
+
+    assert asyncio.run(warm()).shape == (1, 1, 8, 8)
 
 
 def test_an_engine_whose_steps_keep_failing_is_unhealthy_until_one_succeeds(
