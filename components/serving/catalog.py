@@ -20,8 +20,7 @@ from components.artifact import Model, load
 from components.families.family import Requests
 from components.filtering import ContentFilter, open_filter
 from components.modalities.modality import Maker, Order
-from components.serving import computing
-from components.serving.engine import Engine
+from components.serving.engine import Engine, When, now
 from components.serving.listening import Listener, Look
 from components.serving.records import ASKING
 from components.settings import Settings
@@ -90,10 +89,11 @@ class Loaded:
         seed: int,
         listen: Listener | None = None,
         look: Look | None = None,
+        when: When = now,
     ) -> Future[Tensor]:
         """Let the engine begin with the rows of `body`, as `Engine.submit` does; a server keeps a record of it."""
         began, watch = time.perf_counter(), self.watch
-        work = self.engine.submit(requests, listen, look)
+        work = self.engine.submit(requests, listen, look, when)
         if watch is not None:
             work.add_done_callback(lambda done: watch(requests, time.perf_counter() - began, done))
         if (asking := ASKING.get()) is not None:

@@ -13,10 +13,11 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Condition, Thread
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +37,15 @@ HUMBLE = 10
 """Steps of niceness by which an engine that works for nobody gives way to the others."""
 SICK = 3
 """Steps that fail one after the other before the engine calls itself unhealthy."""
+
+
+When: TypeAlias = Callable[[Callable[[], None]], object]
+"""Calls what it is given, at once or soon."""
+
+
+def now(call: Callable[[], None]) -> None:
+    """Call it at once."""
+    call()
 
 
 @dataclass
@@ -145,13 +155,20 @@ class Engine:
         self._thread.start()
 
     def submit(
-        self, requests: Requests, listen: Listener | None = None, look: Look | None = None
+        self,
+        requests: Requests,
+        listen: Listener | None = None,
+        look: Look | None = None,
+        when: When = now,
     ) -> Future[Tensor]:
         """The finished outputs [N,…] on the CPU, in the order of `requests`; cancelling frees their places.
 
         `listen` hears of every row of tokens as it grows, on the engine's thread, and may end it; `look` sees
         rows of pictures on their way. If one of them raises, the request fails. Raises `QueueFullError` if not
         all rows find room in the queue, or those before them will take too long; `EndedError` after `close`.
+
+        `when` calls what wakes an idle engine. A loop that goes on hands in its `call_soon`: the rows of all that
+        it has to submit in this turn then start together, and nothing waits for more.
         """
         with self._change:
             if self._closing or self._ended:
@@ -161,18 +178,8 @@ class Engine:
                 raise QueueFullError
             job = Job(requests, left=len(requests), listen=listen, look=look)
             self._jobs.append(job)
-        self._wake_soon()
+        when(self._wake)
         return job.future
-
-    def _wake_soon(self) -> None:
-        """Wake the thread; from a loop when that has handed over all it has to, so that those rows start together.
-
-        Nobody waits for it: a loop comes to it as soon as its other work of this turn is done.
-        """
-        try:
-            asyncio.get_running_loop().call_soon(self._wake)
-        except RuntimeError:
-            self._wake()
 
     def _wake(self) -> None:
         with self._change:

@@ -66,7 +66,8 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
     """The pictures of `order`, all at once or as a stream of `event`s. A client that leaves frees its rows."""
     if body.stream:
         return await streamed(loaded, body, order, event)
-    output = await asyncio.wrap_future(loaded.submit(body, order.requests, order.seeds[0]))
+    soon = asyncio.get_running_loop().call_soon
+    output = await asyncio.wrap_future(loaded.submit(body, order.requests, order.seeds[0], when=soon))
     small = _is_small(body) and output.numel() <= SMALL and loaded.filter is None
     if small:
         files = _files(loaded, order, output, range(len(order)))

@@ -212,7 +212,8 @@ def test_what_a_loop_hands_over_in_one_turn_starts_together(start: Callable[...,
     before = engine.tally.steps
 
     async def together() -> list[Tensor]:
-        waiting = [asyncio.wrap_future(engine.submit(ask([seed], 3))) for seed in range(WIDTH)]
+        soon = asyncio.get_running_loop().call_soon
+        waiting = [asyncio.wrap_future(engine.submit(ask([seed], 3), when=soon)) for seed in range(WIDTH)]
         return await asyncio.gather(*waiting)
 
     assert torch.equal(torch.cat(asyncio.run(together())), alone)
@@ -225,7 +226,8 @@ def test_one_that_cannot_start_takes_nobody_with_it(start: Callable[..., Engine]
 
     async def together() -> list[Any]:
         asked = [ask([7], 2), ask([8], 99), Requests(seed=torch.tensor([9])), ask([7], 2)]
-        waiting = [asyncio.wrap_future(engine.submit(one)) for one in asked]
+        soon = asyncio.get_running_loop().call_soon
+        waiting = [asyncio.wrap_future(engine.submit(one, when=soon)) for one in asked]
         return await asyncio.gather(*waiting, return_exceptions=True)
 
     first, wrong, other, last = asyncio.run(together())
@@ -234,6 +236,15 @@ def test_one_that_cannot_start_takes_nobody_with_it(start: Callable[..., Engine]
     assert isinstance(wrong, FailedError)
     assert isinstance(other, FailedError)
     assert torch.equal(engine.submit(ask([7], 2)).result(30), alone)
+
+
+def test_a_loop_may_wait_for_what_it_submits(start: Callable[..., Engine]) -> None:
+    engine = start()
+
+    async def warm() -> Tensor:
+        return engine.submit(ask([1], 1)).result(30)
+
+    assert asyncio.run(warm()).shape == (1, 1, 8, 8)
 
 
 def test_an_engine_whose_steps_keep_failing_is_unhealthy_until_one_succeeds(
