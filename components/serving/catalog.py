@@ -20,6 +20,7 @@ from components.artifact import Model, load
 from components.families.family import Requests
 from components.filtering import ContentFilter, open_filter
 from components.modalities.modality import Maker, Order
+from components.serving import computing
 from components.serving.engine import Engine, When, now
 from components.serving.listening import Listener, Look
 from components.serving.records import ASKING

@@ -7,7 +7,6 @@ request hears of its rows of tokens after each step.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
