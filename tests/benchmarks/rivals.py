@@ -53,7 +53,9 @@ def run(project: Path) -> list[Row]:
         ours = {count: pressed(f"{url}{DRAW}", count) for count in (1, CONNECTIONS)}
     with serving(where, ["mnist"]) as url:
         gan = pressed(f"{url}{DRAW}", CONNECTIONS)
+    pairs = {name: pair(where, name) for name in ("echo", "mnist")}
     lit = {count: fastest(where, small, count) for count in (1, CONNECTIONS)}
+    lit_gan = fastest(where, large, CONNECTIONS)
     with rival(where, "ray-serve", small) as url:
         plain = pressed(url, CONNECTIONS)
     with rival(where, "bytes", small) as url:
@@ -64,7 +66,9 @@ def run(project: Path) -> list[Row]:
         beside(
             "echo", CONNECTIONS, ours[CONNECTIONS], plain, "≥ 5×", f"Ray Serve {version('ray')} as it comes"
         ),
-        beside("GAN on MNIST's shape", CONNECTIONS, gan, fastest(where, large, CONNECTIONS), "≥ 1.5×"),
+        beside("GAN on MNIST's shape", CONNECTIONS, gan, lit_gan, "≥ 1.5×"),
+        beside("echo by two replicas", CONNECTIONS, pairs["echo"], lit[CONNECTIONS], "≥ 1.5×"),
+        beside("GAN on MNIST's shape by two replicas", CONNECTIONS, pairs["mnist"], lit_gan, "≥ 1.5×"),
         Row(
             f"the load generator itself, asking for bytes, {CONNECTIONS} connections",
             f"{bound}, {bound.rate / ours[CONNECTIONS].rate:.1f}× of what it asked of ours",
@@ -72,6 +76,12 @@ def run(project: Path) -> list[Row]:
             {"rate": bound.rate},
         ),
     ]
+
+
+def pair(where: Project, product: str) -> Speed:
+    """Ours by two processes, as LitServe has two: one that speaks HTTP and one that computes."""
+    with serving(where, [product], replicas=2) as url:
+        return pressed(f"{url}{DRAW}", CONNECTIONS)
 
 
 def beside(model: str, connections: int, ours: Speed, theirs: Speed, wanted: str, who: str = "") -> Row:
