@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Any, TypeAlias
 
@@ -26,12 +26,12 @@ from components.errors import FailedError
 from components.families.family import Requests, alike, join, select
 from components.families.sampling import Slots
 from components.serving.listening import Glimpse, Listener, Look, Span, progress, read
+from components.serving.pace import Pace
+from components.serving.placing import Entry, Job, copied, give
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
 """The most seconds of work that may wait before a request: more would end after its client has left."""
-KNOWN, FORGET = 8, 256
-"""Rows after which an engine's pace is known, and after which what was before counts half."""
 HUMBLE = 10
 """Steps of niceness by which an engine that works for nobody gives way to the others."""
 SICK = 3
@@ -64,65 +64,6 @@ class EndedError(FailedError):
 
 class QueueFullError(Exception):
     """More rows wait than the engine's queue holds; the client may ask again soon."""
-
-
-@dataclass
-class Pace:
-    """How fast rows are computed, by the last few hundred of them: `taken` are places in use, summed over steps."""
-
-    seconds: float = 0.0
-    steps: float = 0.0
-    taken: float = 0.0
-    finished: float = 0.0
-
-    def wait(self, rows: int, width: int) -> float:
-        """Seconds that `rows` take where all of `width` places are in use; 0 until some are known."""
-        if self.finished < KNOWN:
-            return 0.0
-        return rows * (self.seconds / self.steps) * (self.taken / self.finished) / width
-
-    def add(self, seconds: float, taken: int, finished: int) -> None:
-        """Take a step in."""
-        self.seconds, self.steps = self.seconds + seconds, self.steps + 1
-        self.taken, self.finished = self.taken + taken, self.finished + finished
-        if self.finished > FORGET:
-            self.seconds, self.steps = self.seconds / 2, self.steps / 2
-            self.taken, self.finished = self.taken / 2, self.finished / 2
-
-
-@dataclass(eq=False)
-class Job:
-    """One submitted request: `entered` of its rows have a place or are done, `left` are not finished."""
-
-    requests: Requests
-    left: int
-    listen: Listener | None = None
-    look: Look | None = None
-    entered: int = 0
-    output: Tensor | None = None
-    future: Future[Tensor] = field(default_factory=Future)
-
-    @property
-    def waiting(self) -> int:
-        """Rows that have no place yet."""
-        return len(self.requests) - self.entered
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The `rows` of a request that are given `places`."""
-
-    job: Job
-    places: list[int]
-    rows: range
-
-    @property
-    def requests(self) -> Requests:
-        """Those rows."""
-        every = self.job.requests
-        return (
-            every if len(self.rows) == len(every) else select(every, slice(self.rows.start, self.rows.stop))
-        )
 
 
 class Engine:
@@ -346,7 +287,7 @@ class Engine:
         ]
         if not finished:
             return []
-        outputs = _copied(slots.state.output, finished)
+        outputs = copied(slots.state.output, finished)
         self.tally.finished += len(finished)
         if self.model.shape.vocabulary:
             self.tally.tokens += sum(length[place] for place in finished)
@@ -356,7 +297,7 @@ class Engine:
             taken = self._places[place]
             assert taken is not None
             self._places[place] = None
-            _give(*taken, output)
+            give(*taken, output)
             if not taken[0].left:
                 whole.append(taken[0])
         return whole
@@ -416,25 +357,6 @@ class Engine:
             if job.future.set_running_or_notify_cancel():
                 self.tally.failed += job.left
                 job.future.set_exception(error)
-
-
-def _copied(output: Tensor, places: list[int]) -> Tensor:
-    """The rows at `places`, ascending, on the CPU; what comes after may be written over them."""
-    first, last = places[0], places[-1]
-    if last - first + 1 == len(places):
-        return output[first : last + 1].to("cpu", copy=True)
-    return output[places].cpu()
-
-
-def _give(job: Job, row: int, output: Tensor) -> None:
-    """The finished row [1,…] of a job."""
-    if len(job.requests) == 1:
-        job.output = output
-    else:
-        if job.output is None:
-            job.output = output.new_empty(len(job.requests), *output.shape[1:])
-        job.output[row] = output[0]
-    job.left -= 1
 
 
 def _told(error: BaseException) -> FailedError:

@@ -17,7 +17,8 @@ from components.errors import FailedError
 from components.families.family import Networks, Requests, State
 from components.families.sampling import blank, noise, sample
 from components.families.vae import VAE
-from components.serving.engine import Engine, Pace, QueueFullError
+from components.serving.engine import Engine, QueueFullError
+from components.serving.pace import Pace
 
 WIDTH = 4
 LAST = 77

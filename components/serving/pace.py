@@ -1,0 +1,32 @@
+"""How fast an engine is, by what it has just done, so that nobody is taken who would wait too long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KNOWN, FORGET = 8, 256
+"""Rows after which an engine's pace is known, and after which what was before counts half."""
+
+
+@dataclass
+class Pace:
+    """How fast rows are computed, by the last few hundred of them: `taken` are places in use, summed over steps."""
+
+    seconds: float = 0.0
+    steps: float = 0.0
+    taken: float = 0.0
+    finished: float = 0.0
+
+    def wait(self, rows: int, width: int) -> float:
+        """Seconds that `rows` take where all of `width` places are in use; 0 until some are known."""
+        if self.finished < KNOWN:
+            return 0.0
+        return rows * (self.seconds / self.steps) * (self.taken / self.finished) / width
+
+    def add(self, seconds: float, taken: int, finished: int) -> None:
+        """Take a step in."""
+        self.seconds, self.steps = self.seconds + seconds, self.steps + 1
+        self.taken, self.finished = self.taken + taken, self.finished + finished
+        if self.finished > FORGET:
+            self.seconds, self.steps = self.seconds / 2, self.steps / 2
+            self.taken, self.finished = self.taken / 2, self.finished / 2
