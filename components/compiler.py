@@ -19,8 +19,14 @@ def found() -> bool:
 
 
 def settle(folder: Path) -> None:
-    """Have what this process compiles built in this process, and kept in `folder` unless the environment names one."""
+    """Have what this process compiles for generating built in this process, and kept in `folder`.
+
+    Weights become constants, which lie as the products want them, and kernels call each other without Python. These
+    are settings of the process, as tracing looks for them there and not at the options of `torch.compile`. A folder
+    that the environment names goes before.
+    """
     import torch._inductor.config as inductor
 
     inductor.compile_threads = 1
+    inductor.freezing = inductor.cpp_wrapper = True
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

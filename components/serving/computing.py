@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,6 @@ from components.families.autoregressive import Language
 from components.families.layers.prior import Prior
 from components.settings import Settings, writable_home
 from components.terms import Terms
-
-OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": True, "cpp_wrapper": True}
-"""Weights become constants, which lie as the products want them; kernels call each other without Python."""
 
 
 def prepare(model: Model, terms: Terms, settings: Settings) -> None:
@@ -43,10 +39,10 @@ def compiled(network: nn.Module) -> None:
     """Compile what the sampler calls in every step, for the engine's fixed number of rows."""
     stepping = [part for part in network.modules() if isinstance(part, Language | Prior)]
     for part in stepping:
-        step: Callable[..., Tensor] = torch.compile(part.step, dynamic=False, options=OPTIONS)
+        step: Callable[..., Tensor] = torch.compile(part.step, dynamic=False)
         part.step = step  # type: ignore[method-assign]
     if not stepping:
-        network.compile(dynamic=False, options=OPTIONS)
+        network.compile(dynamic=False)
 
 
 class Short(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from components.families.layers.documents import beginnings, later
 
-BLOCK = 128
+BLOCK = 256
 """The places of a cache that are looked at together."""
 
 
@@ -78,23 +78,33 @@ class Stepping:
     """
 
     def __init__(self, rotation: Tensor, cache: Tensor, place: Tensor, begin: Tensor) -> None:
-        self.rotation, self.cache = rotation[:, place, None, None], cache
-        rows, layers, _, heads, blocks, size, _ = cache.shape
-        self.layers, *self.index = _grid(cache.device, layers, rows, 2, heads)
+        self.rotation, self.place = rotation[:, place, None, None], place
+        self.cache, self.lying = cache, cache.permute(1, 2, 4, 0, 3, 5, 6)  # as it lies in memory
+        layers, _, blocks, rows, heads, size, _ = self.lying.shape
+        self.layers, *self.index = _grid(place.device, layers, rows, 2, heads)
         self.at = torch.div(place, size, rounding_mode="floor")[:, None, None], (place % size)[:, None, None]
+        self.slots = None if torch.compiler.is_compiling() else self._slots()
         bias = _bias(begin, place, blocks * size).view(rows, 1, blocks, 1, size).expand(-1, heads, -1, -1, -1)
         self.bias = bias.permute(2, 0, 1, 3, 4).reshape(blocks, rows * heads, 1, size)
-        self.place = place
+
+    def _slots(self) -> Tensor:
+        """Which numbers of the cache, by `size` as it lies in memory, are a token's, [layers, R × 2 × kv_heads]."""
+        layers, _, blocks, rows, heads, size, _ = self.lying.shape
+        (row, half, head), (block, within) = self.index, self.at
+        own = (((half * blocks + block) * rows + row) * heads + head) * size + within
+        return (self.layers[:, None] * (2 * blocks * rows * heads * size) + own.flatten()).view(layers, -1)
 
     def mix(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `View`; the queries that share a key stand beside each other, as if they were one sequence."""
         rows, _, heads, size = keys.shape
-        row, half, head = self.index
         fresh = torch.stack((keys, values), dim=1).squeeze(2)
-        self.cache.index_put_((row, self.layers[layer], half, head, *self.at), fresh)
-        held = self.cache[:, layer].permute(1, 3, 0, 2, 4, 5)  # as it lies in memory
+        if self.slots is None:  # a compiler writes in place only what it is told in the cache's own axes
+            row, half, head = self.index
+            self.cache.index_put_((row, self.layers[layer], half, head, *self.at), fresh)
+        else:
+            self.lying.view(-1, size).index_put_((self.slots[layer],), fresh.view(-1, size))
         grouped = queries.reshape(rows * heads, -1, size)
-        mixed = over_blocks(grouped, held.flatten(2, 3), self.bias, self.place)
+        mixed = over_blocks(grouped, self.lying[layer].flatten(2, 3), self.bias, self.place)
         return mixed.view(rows, 1, -1, size)
 
 
@@ -116,14 +126,19 @@ def over_blocks(queries: Tensor, held: Tensor, bias: Tensor, place: Tensor) -> T
 def _blockwise(queries: Tensor, held: Tensor, bias: Tensor, place: Tensor) -> Tensor:
     size, (many, group, width) = bias.shape[-1], queries.shape
     used = int(place.max()) // size + 1
-    keys, values = held[0, :used].flatten(0, 1), held[1, :used].flatten(0, 1)
-    again = queries.expand(used, -1, -1, -1).reshape(used * many, group, width)
+    (keys, values), again = held[:, :used].flatten(1, 2), queries
+    if used > 1:
+        again = queries.expand(used, -1, -1, -1).reshape(used * many, group, width)
     scores = torch.baddbmm(bias[:used].flatten(0, 1), again, keys.mT, alpha=width**-0.5)
     scores = scores.view(used, many, group, size)
-    weights = (scores - scores.amax((0, 3), keepdim=True)).exp_()
-    mass = weights.sum(3, keepdim=True).cumsum(0)[-1]
+    weights = scores.sub_(scores.amax((0, 3), keepdim=True)).exp_()
     parts = torch.bmm(weights.flatten(0, 1), values).view(used, many, group, width)
-    return parts.cumsum(0)[-1] / mass
+    return _added(parts).div_(_added(weights.sum(3, keepdim=True)))
+
+
+def _added(parts: Tensor) -> Tensor:
+    """The sum over the first axis, one after the other, so that zeros at the end change no bit."""
+    return parts[0] if len(parts) == 1 else parts.cumsum(0)[-1]
 
 
 @_blockwise.register_fake

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from components.families.autoregressive import CHUNK, TextState, language
 from components.families.family import END, NOTHING, Batch, Family, Requests, Shape, select, tensors
 from components.families.gpt import GPT
+from components.families.layers import views
 from components.families.layers.muon import Muon, orthogonal
 from components.families.layers.norm import normed
 from components.families.sampling import Slots, sample
@@ -19,6 +20,12 @@ from tests.components.families.rows import batch_of, made, requests_of, shapes_o
 
 LONG = 160
 """A context into which prompts of three chunks go."""
+
+
+@pytest.fixture(autouse=True)
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long context's cache has three blocks."""
+    monkeypatch.setattr(views, "BLOCK", 64)
 
 
 def long_shape(name: str) -> Shape:
