@@ -10,6 +10,8 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +67,11 @@ def compare(size: Size) -> list[Row]:
 
 def served(size: Size, how: str, terms: Terms, beside: float, partner: str) -> list[Row]:
     """The rows of one way to serve; ratios to `beside` tokens a second."""
-    many = [streams(size, terms, STREAMS, STREAMS) for _ in range(ROUNDS)]
-    single = statistics.median(streams(size, terms, 1, 1).rate for _ in range(ROUNDS))
-    shared = statistics.median(streams(size, terms, STREAMS, 1).rate for _ in range(ROUNDS))
+    with serving(size, terms, STREAMS) as engine:
+        many = [streams(engine, STREAMS) for _ in range(ROUNDS)]
+        shared = statistics.median(streams(engine, 1).rate for _ in range(ROUNDS))
+    with serving(size, terms, 1) as engine:
+        single = statistics.median(streams(engine, 1).rate for _ in range(ROUNDS))
     rate = statistics.median(found.rate for found in many)
     first = sorted(wait for found in many for wait in found.first)
     name = f"tokens/s, GPT {size.name}, {how}"
@@ -113,12 +117,19 @@ class Streamed:
     first: list[float]
 
 
-def streams(size: Size, terms: Terms, width: int, count: int) -> Streamed:
-    """`count` requests that are submitted together and listened to, as a streaming route does."""
+@contextmanager
+def serving(size: Size, terms: Terms, width: int) -> Iterator[Engine]:
+    """A warm engine of `width` rows."""
     model = a_model(size)
     computing.prepare(model, terms, Settings())
     engine = Engine(model, width, threads=THREADS)
     engine.submit(request(model, 10**6)).result()
+    yield engine
+    engine.close()
+
+
+def streams(engine: Engine, count: int) -> Streamed:
+    """`count` requests that are submitted together and listened to, as a streaming route does."""
     began = time.perf_counter()
     first: dict[int, float] = {}
     lock = threading.Lock()
@@ -130,10 +141,9 @@ def streams(size: Size, terms: Terms, width: int, count: int) -> Streamed:
                 first.setdefault(own, time.perf_counter() - began)
             return False
 
-        done.append(engine.submit(request(model, number), listen))
+        done.append(engine.submit(request(engine.model, number), listen))
     outputs = [future.result() for future in done]
     seconds = time.perf_counter() - began
-    engine.close()
     made = sum(int((output >= 0).sum()) for output in outputs)
     return Streamed(made / seconds, list(first.values()))
 
