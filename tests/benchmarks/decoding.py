@@ -34,13 +34,14 @@ from tests.benchmarks.row import Row
 from tests.benchmarks.throughput import SIZES, Size
 from tests.components.families.rows import an_about
 
-STREAMS, PROMPT, NEW, ROUNDS, THREADS = 16, 16, 100, 3, 1
+STREAMS, PROMPT, NEW, ROUNDS, THREADS = 16, 16, 100, 5, 1
 CHARACTERS = "".join(map(chr, range(32, 95)))
 HOW = {
     "as usual": Terms(),
     "compiled": Terms(compile=True),
     "compiled, bf16": Terms(compile=True, precision="bf16"),
 }
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OPTIONS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
 
 
@@ -53,42 +54,39 @@ def run(project: Path) -> list[Row]:
 def compare(size: Size) -> list[Row]:
     """16 streams and one stream of ours against one call after the other of theirs."""
     vocabulary = a_model(size).shape.vocabulary
-    rates = {
-        name: statistics.median(theirs(size, vocabulary, dtype) for _ in range(ROUNDS))
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
-    }
-    fastest = max(rates, key=lambda name: rates[name])
-    partner = f"transformers' generate gives {rates[fastest]:,.0f} one by one, in {fastest}"
-    rows = [row for how, terms in HOW.items() for row in served(size, how, terms, rates[fastest], partner)]
-    model = a_model(size)
+    tried = {name: Partner(size, vocabulary, dtype) for name, dtype in DTYPES.items()}
+    fastest = max(tried, key=lambda name: statistics.median(tried[name].rate() for _ in range(ROUNDS)))
+    rows = [row for how, terms in HOW.items() for row in served(size, how, terms, tried[fastest], fastest)]
     what = f"cache of {STREAMS} streams, GPT {size.name}"
-    return [*rows, Row(what, f"{cache(model) / 2**20:.1f} MiB", "stated", {})]
+    return [*rows, Row(what, f"{cache(a_model(size)) / 2**20:.1f} MiB", "stated", {})]
 
 
-def served(size: Size, how: str, terms: Terms, beside: float, partner: str) -> list[Row]:
-    """The rows of one way to serve; ratios to `beside` tokens a second."""
+def served(size: Size, how: str, terms: Terms, partner: Partner, kind: str) -> list[Row]:
+    """The rows of one way to serve: each round is ours and theirs one after the other, as machines change their pace."""
     with serving(size, terms, STREAMS) as engine:
-        many = [streams(engine, STREAMS) for _ in range(ROUNDS)]
-        shared = statistics.median(streams(engine, 1).rate for _ in range(ROUNDS))
+        many = [(streams(engine, STREAMS), partner.rate()) for _ in range(ROUNDS)]
+        shared = [(streams(engine, 1), partner.rate()) for _ in range(ROUNDS)]
     with serving(size, terms, 1) as engine:
-        single = statistics.median(streams(engine, 1).rate for _ in range(ROUNDS))
-    rate = statistics.median(found.rate for found in many)
-    first = sorted(wait for found in many for wait in found.first)
+        single = [(streams(engine, 1), partner.rate()) for _ in range(ROUNDS)]
+    first = sorted(wait for found, _ in many for wait in found.first)
     name = f"tokens/s, GPT {size.name}, {how}"
     waits = f"p50 {1000 * statistics.median(first):.0f} ms, p99 {1000 * first[int(0.99 * len(first))]:.0f} ms"
-    rows = [
-        (f"{STREAMS} streams at once", rate, "≥ 10×", f"({rate:,.0f}; {partner})"),
-        ("one stream, one row computed at once", single, "≥ 2×", f"({single:,.0f})"),
-        (f"one stream, {STREAMS} rows computed at once", shared, "stated", f"({shared:,.0f})"),
-    ]
     first_token = f"time to first token, GPT {size.name}, {how}, {STREAMS} streams beginning at once"
     return [
-        *(
-            Row(f"{name}, {what}", f"{own / beside:.1f}× {said}", wanted, {"ratio": own / beside})
-            for what, own, wanted, said in rows
-        ),
+        beside(f"{name}, {STREAMS} streams at once", many, "≥ 10×", kind),
+        beside(f"{name}, one stream, one row computed at once", single, "≥ 2×", kind),
+        beside(f"{name}, one stream, {STREAMS} rows computed at once", shared, "stated", kind),
         Row(first_token, waits, "stated", {}),
     ]
+
+
+def beside(what: str, rounds: list[tuple[Streamed, float]], wanted: str, kind: str) -> Row:
+    """The median of the rounds' ratios, and of both rates."""
+    ratio = statistics.median(found.rate / theirs for found, theirs in rounds)
+    ours = statistics.median(found.rate for found, _ in rounds)
+    theirs = statistics.median(theirs for _, theirs in rounds)
+    said = f"{ratio:.1f}× ({ours:,.0f}; transformers' generate gives {theirs:,.0f} one by one, in {kind})"
+    return Row(what, said, wanted, {"ratio": ratio})
 
 
 def a_model(size: Size) -> Model:
@@ -160,25 +158,28 @@ def prompt(seed: int, vocabulary: int) -> Tensor:
     return torch.randint(2, vocabulary, (1, PROMPT), generator=torch.Generator().manual_seed(seed))
 
 
-def theirs(size: Size, vocabulary: int, dtype: torch.dtype) -> float:
-    """Tokens a second of `generate`, one call after the other."""
-    model = partners.llama(size.layers, size.heads, size.width, size.hidden, size.context, vocabulary).eval()
-    model = model.to(dtype)
-    config = GenerationConfig(
-        max_new_tokens=NEW,
-        min_new_tokens=NEW,
-        do_sample=True,
-        pad_token_id=0,
-        eos_token_id=None,
-        bos_token_id=0,
-        **OPTIONS,
-    )
-    calls = 4
-    with torch.inference_mode():
-        model.generate(prompt(0, vocabulary), config)
+class Partner:
+    """transformers' Llama of that size, whose `generate` is called one by one."""
+
+    def __init__(self, size: Size, vocabulary: int, dtype: torch.dtype) -> None:
+        shape = (size.layers, size.heads, size.width, size.hidden, size.context, vocabulary)
+        self.model, self.vocabulary = partners.llama(*shape).eval().to(dtype), vocabulary
+        self.config = GenerationConfig(
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            do_sample=True,
+            pad_token_id=0,
+            eos_token_id=None,
+            bos_token_id=0,
+            **OPTIONS,
+        )
+
+    @torch.inference_mode()
+    def rate(self, calls: int = 3) -> float:
+        """Tokens a second over some calls, one after the other."""
         began = time.perf_counter()
         for seed in range(calls):
-            model.generate(prompt(seed, vocabulary), config)
+            self.model.generate(prompt(seed, self.vocabulary), self.config)
         return calls * NEW / (time.perf_counter() - began)
 
 
