@@ -62,7 +62,7 @@ def compare(size: Size) -> list[Row]:
 
 
 def served(size: Size, how: str, terms: Terms, partner: Partner, kind: str) -> list[Row]:
-    """The rows of one way to serve: each round is ours and theirs one after the other, as machines change their pace."""
+    """The rows of one way to serve; each round is ours and theirs in turn, as machines change their pace."""
     with serving(size, terms, STREAMS) as engine:
         many = [(streams(engine, STREAMS), partner.rate()) for _ in range(ROUNDS)]
         shared = [(streams(engine, 1), partner.rate()) for _ in range(ROUNDS)]
