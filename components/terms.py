@@ -16,7 +16,7 @@ from components.row import Row
 Policy = Literal["none", "hash", "full"]
 """What a server keeps of a request: nothing, the hashes of what was asked and what came, or what was asked as well."""
 Precision = Literal["fp32", "bf16"]
-"""Of linear layers and convolutions."""
+"""Of plain linear layers and convolutions."""
 
 
 WITHHELD = "withheld"

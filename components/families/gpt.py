@@ -81,8 +81,13 @@ class Decoder(Language):
 
     def step(self, state: Any, ready: Tensor) -> Tensor:
         """See `Language`; what a row that is not ready writes is overwritten before anything sees it."""
-        view = Stepping(self.rotation, state.memory, state.entered, state.begin)
+        view = Stepping(self.rotation, state.memory, *standing(state))
         return self.head(self._through(state.token[:, None], view)).squeeze(1)
+
+
+def standing(state: Any) -> tuple[Tensor, Tensor]:
+    """Where each row of a `TextState` stands, and where its document begins; idle rows at 0, so that none reads far."""
+    return state.entered.masked_fill(state.done, 0), state.begin.masked_fill(state.done, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,8 +64,10 @@ class Recurrent(Language):
 
     def head(self, features: Tensor) -> Tensor:
         """[..., width] → [..., V]."""
-        weight = self.embedding.weight if self.output is None else self.output.weight
-        return linear(features, weight, self.bias)
+        if self.output is None:
+            return linear(features, self.embedding.weight, self.bias)
+        logits: Tensor = self.output(features) + self.bias
+        return logits
 
     def blank(self, requests: Requests) -> dict[str, Tensor]:
         """What each layer puts out and what it keeps, [N, layers, 2, width]; in memory both come first."""

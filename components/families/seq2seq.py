@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from components.families.autoregressive import TextState
 from components.families.family import END, NOTHING, Requests, Shape, Task, tuned
-from components.families.gpt import GPT, Decoder
+from components.families.gpt import GPT, Decoder, standing
 from components.families.layers.attention import Block, initialise
 from components.families.layers.documents import beginnings
 from components.families.layers.norm import RMSNorm
@@ -94,7 +94,7 @@ class Translator(Decoder):
 
     def step(self, state: Any, ready: Tensor) -> Tensor:
         """See `Decoder.step`."""
-        view = Stepping(self.rotation, state.memory, state.entered, state.begin)
+        view = Stepping(self.rotation, state.memory, *standing(state))
         reach = state.reach[:, None, None]
         return self.head(self._written(state.token[:, None], view, state.remembered, reach)).squeeze(1)
 

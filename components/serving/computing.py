@@ -39,10 +39,13 @@ def compiled(network: nn.Module) -> None:
     """Compile what the sampler calls in every step, for the engine's fixed number of rows."""
     stepping = [part for part in network.modules() if isinstance(part, Language | Prior)]
     for part in stepping:
-        step: Callable[..., Tensor] = torch.compile(part.step, dynamic=False)
+        # each version has a count of its own: a replica that has seen many would go on without compiling
+        step: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
+            part.step, dynamic=False, isolate_recompiles=True
+        )
         part.step = step  # type: ignore[method-assign]
     if not stepping:
-        network.compile(dynamic=False)
+        network.compile(dynamic=False, isolate_recompiles=True)
 
 
 class Short(nn.Module):

@@ -88,6 +88,7 @@ class Engine:
         self._places: list[tuple[Job, int] | None] = [None] * self.width
         self._heard = [0] * self.width
         self._slots: Slots | None = None
+        self._whole: list[Job] = []
         self._failures = 0
         self._closing = self._ended = False
         self.tally = Tally()
@@ -184,7 +185,8 @@ class Engine:
                 log.exception("a step of %s failed", self.model.about.product)
                 self._slots = None
                 self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
-                self._fail(self._running(), _told(error))
+                self._fail({*self._running(), *self._whole}, _told(error))
+                self._whole.clear()
 
     def _end(self, error: FailedError) -> None:
         """Take nothing more, and tell all who wait."""
@@ -207,12 +209,17 @@ class Engine:
             self._slots.advance()
             self.tally.steps += 1
             self.tally.rows += taken
-            whole = self._collect(self._slots)
+            self._collect(self._slots)
             self._pace.add(time.perf_counter() - began, taken, self.tally.finished - finished)
-            for job in whole:
-                assert job.output is not None
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_result(job.output)
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Tell those whose rows are all there."""
+        while self._whole:
+            job = self._whole.pop()
+            assert job.output is not None
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_result(job.output)
 
     def _drop_cancelled(self) -> None:
         gone = [place for place, taken in enumerate(self._places) if taken and taken[0].future.cancelled()]
@@ -235,6 +242,7 @@ class Engine:
         try:
             self._enter(entries)
         except Exception:
+            log.debug("rows of %s could not start together", self.model.about.product, exc_info=True)
             for entry in entries:
                 self._enter_alone(entry)
 
@@ -274,8 +282,8 @@ class Engine:
             log.exception("a request to %s could not start", self.model.about.product)
             self._fail({entry.job}, _told(error))
 
-    def _collect(self, slots: Slots) -> list[Job]:
-        """Tell the listeners, copy what is finished to its job and free its place; the jobs that are whole now."""
+    def _collect(self, slots: Slots) -> None:
+        """Tell the listeners, copy what is finished to its job and free its place."""
         heard = any(taken and taken[0].listen for taken in self._places)
         length, done, finish = progress(slots.state, counts=heard or bool(self.model.shape.vocabulary))
         ended = self._tell(slots, length, finish)
@@ -286,21 +294,19 @@ class Engine:
             place for place, taken in enumerate(self._places) if taken and (done[place] or place in ended)
         ]
         if not finished:
-            return []
+            return
         outputs = copied(slots.state.output, finished)
         self.tally.finished += len(finished)
         if self.model.shape.vocabulary:
             self.tally.tokens += sum(length[place] for place in finished)
         self._failures = 0
-        whole: list[Job] = []
         for place, output in zip(finished, outputs.chunk(len(finished)), strict=True):
             taken = self._places[place]
             assert taken is not None
             self._places[place] = None
             give(*taken, output)
             if not taken[0].left:
-                whole.append(taken[0])
-        return whole
+                self._whole.append(taken[0])
 
     def _tell(self, slots: Slots, length: list[int], finish: list[int]) -> list[int]:
         """Tell the listeners what their rows gained; the places of those that want no more."""

@@ -31,6 +31,8 @@ OPEN = 16
 """Jobs of one key that are not over."""
 ALL_OPEN = 256
 """Jobs of all keys that are not over."""
+LINGER = 600.0
+"""Seconds after which nobody writes into a job any more that was cancelled while it ran."""
 WORKERS = 64
 """The most processes that generate for one job."""
 SMALLEST, LARGEST, PARTS = 128, 8192, 64
@@ -169,7 +171,7 @@ class Jobs:
     def open(self) -> Iterator[Job]:
         """The jobs that are not over, the oldest first; those that are over are read once."""
         for name in reversed(self.ids()):
-            if name not in self._over and self._noted(name) not in OVER:
+            if name not in self._over and self._noted(name) in ("queued", "running"):
                 yield self.get(name)[0]
 
     def cancel(self, name: str) -> tuple[Job, State]:
@@ -185,20 +187,26 @@ class Jobs:
 
     def prune(self, before: float) -> list[str]:
         """Remove the jobs that were over `before`, in seconds since the epoch, with their shards; their ids."""
-        gone = [name for name in self.ids() if (ended := self._ended(name)) is not None and ended < before]
-        for name in gone:
-            hidden = self.folder / f".{name}-gone"  # out of every list at one stroke
-            (self.folder / name).rename(hidden)
+        with self.lock():
+            gone = [
+                name for name in self.ids() if (ended := self._ended(name)) is not None and ended < before
+            ]
+            for name in gone:
+                (self.folder / name).rename(self.folder / f".{name}-gone")  # out of every list at one stroke
+        for hidden in self.folder.glob(".job-*-gone"):  # and those of a command that was killed
             shutil.rmtree(hidden, ignore_errors=True)
         return gone
 
     def _ended(self, name: str) -> float | None:
-        """When a job was over, in seconds since the epoch; None while it is not."""
+        """When a job was over, in seconds since the epoch; None while it is not, or may still be written to."""
         _, state = self.get(name)
         if state.status not in OVER:
             return None
-        if state.finished is None:  # cancelled before it began
-            return (self.folder / name / CANCEL).stat().st_mtime
+        if (
+            state.finished is None
+        ):  # cancelled: at once if it had not begun, else when who runs it has seen that
+            asked = (self.folder / name / CANCEL).stat().st_mtime
+            return asked if state.started is None else asked + LINGER
         return state.finished
 
     def counts(self) -> dict[Status, int]:
@@ -206,8 +214,12 @@ class Jobs:
         found = Counter(self._over.get(name) or self._noted(name) for name in self.ids())
         return {status: found[status] for status in get_args(Status)}
 
-    def _noted(self, name: str) -> Status:
-        _, state = self.get(name)
+    def _noted(self, name: str) -> Status | None:
+        """The status of a job; None of one that was pruned meanwhile."""
+        try:
+            _, state = self.get(name)
+        except UnknownJobError:
+            return None
         if state.status in OVER:
             self._over[name] = state.status
         return state.status

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
@@ -17,6 +19,7 @@ from components.serving.catalog import Catalog, Loaded
 from components.serving.jobs import Jobs
 from components.serving.routes.paths import route_of
 
+log = logging.getLogger(__name__)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """The borders of the latencies' buckets."""
 GONE = 3600.0
@@ -83,8 +86,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(Engines(catalog))
         self.registry.register(Tried(catalog))
-        if jobs is not None:
-            self.registry.register(Queued(jobs))
+        self.queued = None if jobs is None else Queued(jobs)
+        if self.queued is not None:
+            self.registry.register(self.queued)
         labels = ("route", "model", "version")
         self.requests = Series(
             Counter("genloom_requests", "Answered requests.", (*labels, "status"), registry=self.registry)
@@ -108,6 +112,11 @@ class Metrics:
             )
         )
         self.running = Gauge("genloom_requests_running", "Requests under way.", registry=self.registry)
+
+    async def count_jobs(self) -> None:
+        """Look how many jobs there are before they are told."""
+        if self.queued is not None:
+            await self.queued.look()
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -188,15 +197,25 @@ class Tried(Collector):
 
 
 class Queued(Collector):
-    """Counts the jobs at the moment of the question; every replica tells the same, as all see one folder."""
+    """The jobs by status, as they were last counted; every replica tells the same, as all see one folder."""
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
+        self.counts: Mapping[str, int] = {}
+
+    async def look(self) -> None:
+        """Count, beside the loop, as folders may be slow; what cannot be read is left out."""
+        try:
+            found = await asyncio.to_thread(self.jobs.counts)
+            self.counts = {str(status): count for status, count in found.items()}
+        except Exception:  # whatever is wrong with a job, the other numbers are told
+            log.exception("the jobs could not be counted")
+            self.counts = {}
 
     def collect(self) -> Iterator[Metric]:
         """Jobs by status."""
         family = Gauged("genloom_jobs", "Jobs that generate in bulk, by status.", labels=("status",))
-        for status, count in self.jobs.counts().items():
+        for status, count in self.counts.items():
             family.add_metric((status,), count)
         yield family
 

@@ -26,11 +26,14 @@ from torch import Tensor
 
 from components.errors import UserError
 from components.settings import Settings
+from components.terms import Precision
 
 if TYPE_CHECKING:
     from components.serving.catalog import Loaded
 
 log = logging.getLogger(__name__)
+TOGETHER = 1000
+"""Lines that are written together at most."""
 WAITING = 10_000
 """Lines that may wait for a slow disk; more are dropped, as a request never waits for its record."""
 GATHER = 0.05
@@ -65,6 +68,8 @@ class Record:
     asked: str
     content: str | None
     body: dict[str, Any] | None = None
+    precision: Precision = "fp32"
+    compile: bool = False
 
 
 class Recorder:
@@ -94,9 +99,12 @@ class Recorder:
         while (make := self._waiting.get()) is not None:
             time.sleep(GATHER)
             lines: dict[str, list[str]] = {}
-            while make is not None:
+            for _ in range(TOGETHER):
                 self._add(make, lines)
-                make = None if self._waiting.empty() else self._next()
+                following = None if self._waiting.empty() else self._next()
+                if following is None:
+                    break
+                make = following
             for product, own in lines.items():
                 try:
                     self._write(product, own)
@@ -183,6 +191,8 @@ class Asking:
             asked=digest_of(content),
             content=None if output is None else content_hash(output),
             body=_shortened(content) if served.terms.records == "full" else None,
+            precision=served.terms.precision,
+            compile=served.terms.compile,
         )
 
 

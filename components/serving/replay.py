@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,7 @@ from components.artifact import Model, load
 from components.errors import UserError
 from components.filtering import open_filter
 from components.promotion.registry import Registry
+from components.serving import computing
 from components.serving.catalog import Loaded, Served
 from components.serving.engine import Engine
 from components.serving.making import begin
@@ -39,7 +40,7 @@ class Replayed:
 def replay(
     settings: Settings, record: Record, terms: Terms, given: Mapping[str, Any] | None = None
 ) -> Replayed:
-    """Generate the request of `record` again, at the width and with the threads that it had.
+    """Generate the request of `record` again, at the width, with the threads and computed as it was.
 
     By `terms` a text ends where the product's content filter ends it. `given` is the request's body where the record
     holds only its hash. Raises `UserError` if there is no body, if it is not the one that was recorded, if the version
@@ -56,6 +57,8 @@ def replay(
             f"({record.artifact[:12]}); restore the registry that the record is of."
         )
     body = _body(record, model, record.body if given is None else given)
+    terms = replace(terms, precision=record.precision, compile=record.compile)
+    computing.prepare(model, terms, settings)
     served = Served(record.product, record.version, folder, 0, terms=terms)
     engine = Engine(model, record.width, threads=record.threads)
     try:

@@ -43,7 +43,8 @@ async def read(request: Request, kind: type[T]) -> T:
 async def json_of(request: Request, kind: type[T]) -> T:
     """The body of `request`, which is JSON, as a `kind`. Raises what FastAPI raises."""
     content, sent = await request.body(), request.headers.get("content-type", "")
-    if not sent.lower().startswith("application/json"):
+    media = sent.partition(";")[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
         raise UserError(
             "The body must be a JSON object, sent with the header content-type: application/json."
         )

@@ -160,7 +160,10 @@ def _page(jobs: Jobs, owner: str | None, limit: int, after: str | None) -> dict[
     for name in jobs.ids():
         if after is not None and name >= after:
             continue
-        job, state = jobs.get(name)
+        try:
+            job, state = jobs.get(name)
+        except UnknownJobError:  # pruned meanwhile
+            continue
         if owner is not None and job.key != owner:
             continue
         if len(page) == limit:

@@ -18,6 +18,7 @@ def router(metrics: Metrics) -> APIRouter:
     @routes.get("/metrics", response_class=Response, responses={200: {"content": text}})
     async def read() -> Response:
         """Prometheus' text of the replica that answers."""
+        await metrics.count_jobs()
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

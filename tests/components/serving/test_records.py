@@ -30,6 +30,11 @@ DRAW, EDIT, COMPLETE = "/v1/images/generations", "/v1/images/edits", "/v1/comple
 POLICIES: dict[str, Policy] = {"digits": "hash", "tales": "full", "holes": "full", "kinds": "none"}
 
 
+def terms(product: str) -> Terms:
+    """The policy, and for holes a precision, without which a replay gives something else."""
+    return Terms(POLICIES[product], precision="bf16" if product == "holes" else "fp32")
+
+
 def a_hole() -> str:
     """A picture of which a quarter is transparent, in Base64."""
     pixels = np.full((16, 16, 4), 200, np.uint8)
@@ -45,8 +50,7 @@ def answered(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     registry = Registry(site.settings)
     champions = [registry.version(name, "champion") for name in POLICIES]
     served = [
-        Served(one.product, one.number, registry.fetch(one), 0, terms=Terms(POLICIES[one.product]))
-        for one in champions
+        Served(one.product, one.number, registry.fetch(one), 0, terms=terms(one.product)) for one in champions
     ]
     ring = Keyring(tmp_path_factory.mktemp("keys") / "keys.json")
     key, secret = ring.create("shop")
@@ -126,6 +130,7 @@ def test_of_an_uploaded_picture_only_the_hash_is_kept(
     record = records(site, "holes")["request-filled"]
     assert record.body is not None
     assert str(record.body["image"]).startswith("['sha256:")
+    assert record.precision == "bf16"
     said = genloom("records", "replay", "holes", "request-filled")
     assert (said.code, "give the whole with --body FILE" in said.err) == (2, True)
     body = tmp_path / "body.json"
