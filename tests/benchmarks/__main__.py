@@ -46,6 +46,7 @@ SPEED: dict[str, Benchmark] = {
 }
 TEXT: dict[str, Benchmark] = {
     "shakespeare": shakespeare.run,
+    "shakespeare-long": shakespeare.long,
     "throughput": throughput.run,
     "decoding": decoding.run,
     "memory": texts.memory,
