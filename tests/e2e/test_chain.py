@@ -31,6 +31,7 @@ def shorten(project: Path, steps: int) -> None:
 
 
 @pytest.mark.usefixtures("no_process_left")
+@pytest.mark.long  # a fresh checkout is asked to run it twice anyway (.ci/run)
 def test_the_demo_twice(project: Path, command: Command) -> None:
     shorten(project, 300)
     port = str(free_port())

@@ -125,7 +125,7 @@ def slowly(call: object) -> None:
         call()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("run", ["digits-vae", "digits-gan"])
+@pytest.mark.parametrize("run", ["digits-vae", pytest.param("digits-gan", marks=pytest.mark.long)])
 def test_kill_9_and_the_same_command_end_with_the_same_weights(
     project: Path, monkeypatch: pytest.MonkeyPatch, run: str
 ) -> None:
