@@ -122,7 +122,8 @@ def over_blocks(queries: Tensor, held: Tensor, bias: Tensor, place: Tensor) -> T
     return mixed
 
 
-@torch.library.custom_op("genloom::blockwise", mutates_args=())  # whose shapes a compiler need not know
+# an operation of its own: how many blocks are used is a number that tracing would fix
+@torch.library.custom_op("genloom::blockwise", mutates_args=())
 def _blockwise(queries: Tensor, held: Tensor, bias: Tensor, place: Tensor) -> Tensor:
     size, (many, group, width) = bias.shape[-1], queries.shape
     used = int(place.max()) // size + 1
