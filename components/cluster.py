@@ -102,6 +102,15 @@ def capacity() -> Capacity:
     return Capacity(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
 
 
+def foreseen() -> Capacity | None:
+    """What a local cluster can have at most, before there is one; None with `RAY_ADDRESS`, which has to be asked."""
+    import torch
+
+    if os.environ.get("RAY_ADDRESS"):
+        return None
+    return Capacity(cpus=os.cpu_count() or 1, gpus=torch.cuda.device_count())
+
+
 def free_cpus() -> float:
     """The CPUs that nobody on the cluster has reserved."""
     import ray

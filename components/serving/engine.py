@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Condition, Thread
+from functools import partial
+from threading import Condition, Lock, Thread
 from typing import Any, TypeAlias
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 from components.artifact import Model
 from components.errors import FailedError
 from components.families.family import Requests, alike, join, select
-from components.families.sampling import Slots
+from components.families.sampling import Slots, device_of
 from components.serving.listening import Glimpse, Listener, Look, Span, progress, read
 from components.serving.pace import Pace
 from components.serving.placing import Entry, Job, copied, give
@@ -70,6 +71,8 @@ class Engine:
     """Computes `width` rows of a model at a time; `queue` is how many rows may wait, `patience` for how many seconds.
 
     `threads` is torch's for the time that the engine runs; with width and device kind it decides the bits.
+
+    A step that costs less than to wake a thread and to be woken by it is computed by the loop that asks.
     """
 
     def __init__(
@@ -83,7 +86,8 @@ class Engine:
         self.model, self.width = model, width or model.width
         self.queue, self.threads = queue, threads
         self.patience, self._pace = patience, Pace()
-        self._change = Condition()
+        self._change, self._turn = Condition(), Lock()
+        self._shares = device_of(model.networks).type == "cpu" and not model.shape.vocabulary
         self._jobs: deque[Job] = deque()
         self._places: list[tuple[Job, int] | None] = [None] * self.width
         self._heard = [0] * self.width
@@ -91,6 +95,7 @@ class Engine:
         self._whole: list[Job] = []
         self._failures = 0
         self._closing = self._ended = False
+        self._fatal: BaseException | None = None
         self.tally = Tally()
         self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
         self._thread.start()
@@ -108,8 +113,9 @@ class Engine:
         rows of pictures on their way. If one of them raises, the request fails. Raises `QueueFullError` if not
         all rows find room in the queue, or those before them will take too long; `EndedError` after `close`.
 
-        `when` calls what wakes an idle engine. A loop that goes on hands in its `call_soon`: the rows of all that
-        it has to submit in this turn then start together, and nothing waits for more.
+        `when` calls what makes an idle engine begin. A loop that goes on hands in its `call_soon`: the rows of all
+        that it has to submit in this turn then start together, and nothing waits for more. Steps that are quick
+        are then computed on the loop, between its other calls.
         """
         with self._change:
             if self._closing or self._ended:
@@ -119,12 +125,29 @@ class Engine:
                 raise QueueFullError
             job = Job(requests, left=len(requests), listen=listen, look=look)
             self._jobs.append(job)
-        when(self._wake)
+        when(self._wake if when is now else partial(self._here, when))
         return job.future
 
     def _wake(self) -> None:
         with self._change:
             self._change.notify()
+
+    def _here(self, soon: When) -> None:
+        """A step on this thread, and `soon` the next one, if steps are quick and no other thread is at it."""
+        quick = self._shares and self._pace.quick and torch.get_num_threads() == self.threads
+        over = self._fatal is not None or self._closing
+        if over or not quick or not self._turn.acquire(blocking=False):
+            self._wake()
+            return
+        try:
+            self._try()
+        except BaseException as error:  # it is the engine that it ends, not the loop
+            self._fatal = error
+            self._wake()
+        finally:
+            self._turn.release()
+        if self._fatal is None and self.busy:
+            soon(partial(self._here, soon))
 
     @property
     def waiting(self) -> int:
@@ -150,6 +173,7 @@ class Engine:
     def humble(self) -> None:
         """Let all other threads go first, for good, where threads have a priority of their own (Linux)."""
         thread = self._thread.native_id
+        self._shares = False
         if sys.platform == "linux" and thread is not None:
             usual = os.getpriority(os.PRIO_PROCESS, thread)
             os.setpriority(os.PRIO_PROCESS, thread, min(19, usual + HUMBLE))
@@ -170,7 +194,6 @@ class Engine:
             BaseException
         ) as error:  # SystemExit and the like end the thread, so nobody may wait for it any more
             log.exception("the engine of %s has ended", self.model.about.product)
-            self._slots = None
             self._end(_told(error))
         else:
             self._end(FailedError("The engine was closed; ask again."))
@@ -179,25 +202,34 @@ class Engine:
 
     def _work(self) -> None:
         while self._wait():
-            try:
-                self._step()
-            except Exception as error:
-                log.exception("a step of %s failed", self.model.about.product)
-                self._slots = None
-                self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
-                self._fail({*self._running(), *self._whole}, _told(error))
-                self._whole.clear()
+            with self._turn:
+                self._try()
+
+    def _try(self) -> None:
+        """A step; if it fails, all whose rows were in it are told so."""
+        try:
+            self._step()
+        except Exception as error:
+            log.exception("a step of %s failed", self.model.about.product)
+            self._slots = None
+            self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
+            self._fail({*self._running(), *self._whole}, _told(error))
+            self._whole.clear()
 
     def _end(self, error: FailedError) -> None:
         """Take nothing more, and tell all who wait."""
-        with self._change:
-            self._ended = True
-        self._fail({*self._running(), *self._jobs}, error)
+        with self._turn:
+            with self._change:
+                self._ended = True
+            self._slots = None
+            self._fail({*self._running(), *self._jobs}, error)
 
     def _wait(self) -> bool:
-        """Sleep until there is work; False when the engine is closed."""
+        """Sleep until there is work; False when the engine is closed. Raises what a step elsewhere has raised."""
         with self._change:
-            self._change.wait_for(lambda: self._closing or self._jobs or any(self._places))
+            self._change.wait_for(lambda: self._closing or self._fatal or self._jobs or any(self._places))
+            if self._fatal is not None:
+                raise self._fatal
             return not self._closing
 
     def _step(self) -> None:

@@ -6,6 +6,7 @@ import shutil
 import uuid
 
 from components import cluster
+from components.cluster import Capacity
 from components.errors import FailedError, UserError
 from components.settings import Settings
 from components.train.plan import Plan
@@ -22,7 +23,7 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
 
     from components.train.worker import work
 
-    gpu, cpus = share(workers, plan.options.threads)
+    gpu, cpus = share(workers, plan.options.threads, cluster.capacity())
     name = f"{plan.folder.name}-{uuid.uuid4().hex[:8]}"  # a name used before would make Ray resume from it
     storage = settings.shared / "ray"
     trainer = TorchTrainer(
@@ -48,9 +49,15 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
         shutil.rmtree(storage / name, ignore_errors=True)
 
 
-def share(workers: int, threads: int | None) -> tuple[bool, int]:
-    """(whether each worker gets a GPU, CPUs for each); raises `UserError` with the arithmetic."""
-    have = cluster.capacity()
+def check_workers(workers: int, threads: int | None) -> None:
+    """Raise `UserError` for more workers than this machine can hold, before anything is started for them."""
+    have = cluster.foreseen()
+    if have is not None and workers:
+        share(workers, threads, have)
+
+
+def share(workers: int, threads: int | None, have: Capacity) -> tuple[bool, int]:
+    """(whether each worker gets a GPU, CPUs for each) out of what there is; raises `UserError` with the arithmetic."""
     if have.gpus >= 1:
         if workers > have.gpus:
             raise UserError(

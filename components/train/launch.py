@@ -17,7 +17,7 @@ from components.project import Project
 from components.settings import Settings, writable_home
 from components.tracking import Status, Tracker
 from components.train.attempts import Trained, alone, attempt, finished, sweep, trained_of
-from components.train.fit import fit
+from components.train.fit import check_workers, fit
 from components.train.loop import Place, run_to_outcome
 from components.train.plan import Plan, about_run, check_rows
 from components.train.runs import RunRecord, load_run, read_outcome, write_run
@@ -44,6 +44,7 @@ def train(
     wanted = plan_of(project, run, overrides)
     count = wanted.row.train.workers if workers is None else workers
     wanted = dataclasses.replace(wanted, row=with_workers(wanted.row, count))
+    check_workers(count, wanted.row.train.threads)
     check_rows(run, wanted.row, wanted.dataset, count)
     folder = attempt(settings, run, wanted.key, fresh)
     folder.mkdir(parents=True, exist_ok=True)

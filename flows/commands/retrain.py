@@ -27,11 +27,13 @@ def retrain_run(
     """Prepare, train, evaluate, register and promote; what is up to date is not done again."""
     from components.project import open_project
     from components.settings import writable_home
+    from components.train.fit import check_workers
     from flows.progress import say
     from flows.server import prefect_api
 
     project = open_project()
-    project.run(run, overrides or ())
+    wanted = project.run(run, overrides or ()).train
+    check_workers(wanted.workers if workers is None else workers, wanted.threads)
     writable_home(project.settings)
     with prefect_api(project.settings):
         from flows.retrain import retrain

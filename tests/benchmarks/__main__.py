@@ -42,6 +42,7 @@ SPEED: dict[str, Benchmark] = {
     "ingest": ingest.run,
     "training": training.run,
     "scaling": scaling.run,
+    "scaling-unet": scaling.unet,
     "rerun": rerun.run,
 }
 TEXT: dict[str, Benchmark] = {
@@ -98,7 +99,9 @@ def keep(target: str, name: str, rows: list[Row]) -> None:
     begin, end = f"<!-- {target} -->", f"<!-- /{target} -->"
     start, stop = page.index(begin) + len(begin), page.index(end)
     marker = f"`make {target}` · {name}"
-    old = [line for line in page[start:stop].splitlines() if line.startswith("| ") and marker not in line]
+    old = [
+        line for line in page[start:stop].splitlines() if line.startswith("| ") and f"{marker} |" not in line
+    ]
     header = ["| what | measured | wanted | command | date, cores |", "|---|---|---|---|---|"]
     body = [line for line in old if not line.startswith("| what")]
     when = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} × {platform.machine()}"

@@ -29,17 +29,23 @@ class Case:
     changes: tuple[str, ...] = ()
 
 
-CASES = (
+PERCEPTRONS = (
     Case("vae 1,024 wide, 3 deep", "mnist-vae", 2048, ("model.width=1024", "model.depth=3")),
     Case("vae 1,024 wide, 3 deep", "mnist-vae", 4096, ("model.width=1024", "model.depth=3")),
-    Case("diffusion, the U-Net of mnist-diffusion", "mnist-diffusion", 256),
 )
+UNET = Case("diffusion, the U-Net of mnist-diffusion", "mnist-diffusion", 256, ("train.warmup=0",))
 
 
 def run(project: Path) -> list[Row]:
     """The same global batch by one and by two workers, alternating; a larger one has less to share a row."""
     mnist(project)
-    return [compare(project, case) for case in CASES]
+    return [compare(project, case) for case in PERCEPTRONS]
+
+
+def unet(project: Path) -> list[Row]:
+    """The same with convolutions."""
+    mnist(project)
+    return [compare(project, UNET)]
 
 
 def compare(project: Path, case: Case) -> Row:

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from components.cluster import Capacity
+from components.errors import UserError
+from components.train.fit import check_workers, share
+
+
+def test_more_workers_than_cores_are_refused_before_anything_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    cores = os.cpu_count() or 1
+    check_workers(0, None)
+    check_workers(cores, None)
+    with pytest.raises(
+        UserError, match=rf"{cores + 1} workers × 1 CPU each = {cores + 1} CPUs, and there are {cores};"
+    ):
+        check_workers(cores + 1, None)
+    with pytest.raises(UserError, match=f"1 workers × {cores + 1} CPU each"):
+        check_workers(1, cores + 1)
+
+
+def test_another_cluster_is_asked_for_its_cores_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    check_workers(10_000, None)
+
+
+def test_workers_share_the_cores_or_have_a_gpu_each() -> None:
+    assert share(3, None, Capacity(cpus=8, gpus=0)) == (False, 2)
+    assert share(2, 3, Capacity(cpus=8, gpus=0)) == (False, 3)
+    assert share(2, None, Capacity(cpus=16, gpus=4)) == (True, 4)
+    with pytest.raises(UserError, match=r"5 workers need 5 GPUs, one each, and there are 4; .* --workers 4"):
+        share(5, None, Capacity(cpus=16, gpus=4))
