@@ -26,9 +26,9 @@ from components.artifact import Model
 from components.errors import FailedError
 from components.families.family import Requests, alike, join, select
 from components.families.sampling import Slots, device_of
-from components.serving.listening import Glimpse, Listener, Look, Span, progress, read
+from components.serving.listening import Listener, Look, progress
 from components.serving.pace import Pace
-from components.serving.placing import Entry, Job, copied, give
+from components.serving.placing import Entry, Job, Places, copied
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
@@ -89,8 +89,7 @@ class Engine:
         self._change, self._turn = Condition(), Lock()
         self._shares = device_of(model.networks).type == "cpu" and not model.shape.vocabulary
         self._jobs: deque[Job] = deque()
-        self._places: list[tuple[Job, int] | None] = [None] * self.width
-        self._heard = [0] * self.width
+        self._places = Places(self.width)
         self._slots: Slots | None = None
         self._whole: list[Job] = []
         self._failures = 0
@@ -158,7 +157,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether any row is computed or waits."""
-        return bool(any(self._places) or self.waiting)
+        return bool(self._places or self.waiting)
 
     @property
     def healthy(self) -> bool:
@@ -213,7 +212,7 @@ class Engine:
             log.exception("a step of %s failed", self.model.about.product)
             self._slots = None
             self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
-            self._fail({*self._running(), *self._whole}, _told(error))
+            self._fail({*self._places.jobs, *self._whole}, _told(error))
             self._whole.clear()
 
     def _end(self, error: FailedError) -> None:
@@ -222,12 +221,12 @@ class Engine:
             with self._change:
                 self._ended = True
             self._slots = None
-            self._fail({*self._running(), *self._jobs}, error)
+            self._fail({*self._places.jobs, *self._jobs}, error)
 
     def _wait(self) -> bool:
         """Sleep until there is work; False when the engine is closed. Raises what a step elsewhere has raised."""
         with self._change:
-            self._change.wait_for(lambda: self._closing or self._fatal or self._jobs or any(self._places))
+            self._change.wait_for(lambda: self._closing or self._fatal or self._jobs or self._places)
             if self._fatal is not None:
                 raise self._fatal
             return not self._closing
@@ -235,9 +234,9 @@ class Engine:
     def _step(self) -> None:
         self._drop_cancelled()
         self._admit()
-        if self._slots is not None and any(self._places):
+        if self._slots is not None and self._places:
             began, finished = time.perf_counter(), self.tally.finished
-            taken = sum(place is not None for place in self._places)
+            taken = len(self._places)
             self._slots.advance()
             self.tally.steps += 1
             self.tally.rows += taken
@@ -254,14 +253,16 @@ class Engine:
                 job.future.set_result(job.output)
 
     def _drop_cancelled(self) -> None:
-        gone = [place for place, taken in enumerate(self._places) if taken and taken[0].future.cancelled()]
-        if gone and self._slots is not None:
-            self._slots.clear(gone)
-        for place in gone:
-            self._places[place] = None
+        self._vacate(self._places.where(lambda job: job.future.cancelled()))
         with self._change:
             if any(job.future.cancelled() for job in self._jobs):
                 self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
+
+    def _vacate(self, places: list[int]) -> None:
+        """Compute nothing more at `places`."""
+        if places and self._slots is not None:
+            self._slots.clear(places)
+        self._places.free(places)
 
     def _admit(self) -> None:
         """Give free places to waiting rows, first come, first served, and start them together.
@@ -280,18 +281,11 @@ class Engine:
 
     def _placed(self) -> list[Entry]:
         """The rows that have a place from now on."""
-        free = [place for place, taken in enumerate(self._places) if taken is None]
         entries: list[Entry] = []
         with self._change:
-            while free and self._jobs:
-                job = self._jobs[0]
-                rows = range(job.entered, min(job.entered + len(free), len(job.requests)))
-                places, free = free[: len(rows)], free[len(rows) :]
-                entries.append(Entry(job, places, rows))
-                for place, row in zip(places, rows, strict=True):
-                    self._places[place], self._heard[place] = (job, row), 0
-                job.entered = rows.stop
-                if not job.waiting:
+            while self._jobs and (entry := self._places.enter(self._jobs[0])) is not None:
+                entries.append(entry)
+                if not self._jobs[0].waiting:
                     self._jobs.popleft()
         return entries
 
@@ -316,79 +310,28 @@ class Engine:
 
     def _collect(self, slots: Slots) -> None:
         """Tell the listeners, copy what is finished to its job and free its place."""
-        heard = any(taken and taken[0].listen for taken in self._places)
-        length, done, finish = progress(slots.state, counts=heard or bool(self.model.shape.vocabulary))
-        ended = self._tell(slots, length, finish)
+        counts = bool(self.model.shape.vocabulary) or any(job.listen for job in self._places.jobs)
+        length, done, finish = progress(slots.state, counts)
+        ended = self._places.tell(slots.state, length, finish, self._fail_one)
         if ended:
             slots.clear(ended)
-        self._show(slots, done)
-        finished = [
-            place for place, taken in enumerate(self._places) if taken and (done[place] or place in ended)
-        ]
+        self._places.show(slots.state, done, self._fail_one)
+        finished = [place for place, *_ in self._places if done[place] or place in ended]
         if not finished:
             return
-        outputs = copied(slots.state.output, finished)
         self.tally.finished += len(finished)
         if self.model.shape.vocabulary:
             self.tally.tokens += sum(length[place] for place in finished)
         self._failures = 0
-        for place, output in zip(finished, outputs.chunk(len(finished)), strict=True):
-            taken = self._places[place]
-            assert taken is not None
-            self._places[place] = None
-            give(*taken, output)
-            if not taken[0].left:
-                self._whole.append(taken[0])
+        self._whole += self._places.give(finished, copied(slots.state.output, finished))
 
-    def _tell(self, slots: Slots, length: list[int], finish: list[int]) -> list[int]:
-        """Tell the listeners what their rows gained; the places of those that want no more."""
-        spans: list[Span] = []
-        jobs: list[Job] = []
-        for place, taken in enumerate(self._places):
-            heard = self._heard[place]
-            if taken and taken[0].listen and (length[place] > heard or finish[place]):
-                spans.append(Span(place, taken[1], heard, length[place], finish[place]))
-                jobs.append(taken[0])
-                self._heard[place] = length[place]
-        ended: list[int] = []
-        news = read(slots.state, spans, [job.requests for job in jobs]) if spans else []
-        for span, job, item in zip(spans, jobs, news, strict=True):
-            try:
-                if self._places[span.place] and job.listen and job.listen(item):
-                    ended.append(span.place)
-            except Exception as error:
-                log.exception("who listened to a request to %s failed", self.model.about.product)
-                self._fail({job}, _told(error))
-        return ended
-
-    def _show(self, slots: Slots, done: list[int]) -> None:
-        """Give those who look at their rows what they want to see after this step."""
-        looked = [(place, *taken) for place, taken in enumerate(self._places) if taken and taken[0].look]
-        if not looked:
-            return
-        steps = slots.state.step.tolist()
-        for place, job, row in looked:
-            assert job.look is not None
-            final = bool(done[place])
-            if not final and steps[place] not in job.look.steps:
-                continue
-            try:
-                if self._places[place]:  # not where a row before this one made the job fail
-                    job.look.tell(Glimpse(row, slots.state.output[place].cpu().clone(), final))
-            except Exception as error:
-                log.exception("who looked at a request to %s failed", self.model.about.product)
-                self._fail({job}, _told(error))
-
-    def _running(self) -> set[Job]:
-        return {taken[0] for taken in self._places if taken}
+    def _fail_one(self, job: Job, error: Exception) -> None:
+        log.exception("who follows a request to %s failed", self.model.about.product)
+        self._fail({job}, _told(error))
 
     def _fail(self, jobs: set[Job], error: FailedError) -> None:
         """Free the places of `jobs` and tell those who wait for them."""
-        freed = [place for place, taken in enumerate(self._places) if taken and taken[0] in jobs]
-        if freed and self._slots is not None:
-            self._slots.clear(freed)
-        for place in freed:
-            self._places[place] = None
+        self._vacate(self._places.where(lambda job: job in jobs))
         with self._change:
             self._jobs = deque(job for job in self._jobs if job not in jobs)
         for job in jobs:

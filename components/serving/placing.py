@@ -1,14 +1,16 @@
-"""Requests as an engine holds them: which of their rows have a place, and what has come of them."""
+"""Requests as an engine holds them: which of their rows have a place, what their listeners hear, what comes of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from torch import Tensor
 
-from components.families.family import Requests, select
-from components.serving.listening import Listener, Look
+from components.families.family import Requests, State, select
+from components.serving.listening import Glimpse, Listener, Look, Span, read
 
 
 @dataclass(eq=False)
@@ -46,6 +48,104 @@ class Entry:
         )
 
 
+Fail: TypeAlias = Callable[[Job, Exception], None]
+"""Ends a request whose listener has failed, and frees its places."""
+
+
+class Places:
+    """Which request's row each of `width` places holds."""
+
+    def __init__(self, width: int) -> None:
+        self._taken: list[tuple[Job, int] | None] = [None] * width
+        self._heard = [0] * width
+
+    def __len__(self) -> int:
+        """How many are taken."""
+        return sum(taken is not None for taken in self._taken)
+
+    def __iter__(self) -> Iterator[tuple[int, Job, int]]:
+        """(place, request, its row) of each that is taken, in order."""
+        return ((place, *taken) for place, taken in enumerate(self._taken) if taken)
+
+    def holds(self, place: int) -> bool:
+        """Whether the place is taken."""
+        return self._taken[place] is not None
+
+    @property
+    def jobs(self) -> set[Job]:
+        """The requests that have rows here."""
+        return {job for _, job, _ in self}
+
+    def where(self, wanted: Callable[[Job], bool]) -> list[int]:
+        """The places of the requests that are `wanted`."""
+        return [place for place, job, _ in self if wanted(job)]
+
+    def enter(self, job: Job) -> Entry | None:
+        """Give free places to rows of `job` that wait; None where there are none."""
+        free = [place for place, taken in enumerate(self._taken) if taken is None]
+        rows = range(job.entered, min(job.entered + len(free), len(job.requests)))
+        if not rows:
+            return None
+        places = free[: len(rows)]
+        for place, row in zip(places, rows, strict=True):
+            self._taken[place], self._heard[place] = (job, row), 0
+        job.entered = rows.stop
+        return Entry(job, places, rows)
+
+    def free(self, places: Collection[int]) -> None:
+        """Make room at `places`."""
+        for place in places:
+            self._taken[place] = None
+
+    def give(self, places: Sequence[int], outputs: Tensor) -> list[Job]:
+        """Hand the finished rows [N,…] at `places` to their requests; those that are whole by it."""
+        whole = []
+        for place, output in zip(places, outputs.chunk(len(places)), strict=True):
+            taken = self._taken[place]
+            assert taken is not None
+            self._taken[place] = None
+            _give(*taken, output)
+            if not taken[0].left:
+                whole.append(taken[0])
+        return whole
+
+    def tell(self, state: State, length: list[int], finish: list[int], fail: Fail) -> list[int]:
+        """Tell the listeners what their rows gained; the places of those that want no more."""
+        told = []
+        for place, job, row in self:
+            heard = self._heard[place]
+            if job.listen and (length[place] > heard or finish[place]):
+                told.append((job, Span(place, row, heard, length[place], finish[place])))
+                self._heard[place] = length[place]
+        if not told:
+            return []
+        ended: list[int] = []
+        news = read(state, [span for _, span in told], [job.requests for job, _ in told])
+        for (job, span), item in zip(told, news, strict=True):
+            try:
+                if self.holds(span.place) and job.listen and job.listen(item):
+                    ended.append(span.place)
+            except Exception as error:
+                fail(job, error)
+        return ended
+
+    def show(self, state: State, done: list[int], fail: Fail) -> None:
+        """Give those who look at their rows what they want to see after this step."""
+        looked = [(place, job, row, job.look) for place, job, row in self if job.look]
+        if not looked:
+            return
+        steps = state.step.tolist()
+        for place, job, row, look in looked:
+            final = bool(done[place])
+            if not final and steps[place] not in look.steps:
+                continue
+            try:
+                if self.holds(place):  # not where a row before this one made the request fail
+                    look.tell(Glimpse(row, state.output[place].cpu().clone(), final))
+            except Exception as error:
+                fail(job, error)
+
+
 def copied(output: Tensor, places: list[int]) -> Tensor:
     """The rows at `places`, ascending, on the CPU; what comes after may be written over them."""
     first, last = places[0], places[-1]
@@ -54,7 +154,7 @@ def copied(output: Tensor, places: list[int]) -> Tensor:
     return output[places].cpu()
 
 
-def give(job: Job, row: int, output: Tensor) -> None:
+def _give(job: Job, row: int, output: Tensor) -> None:
     """The finished row [1,…] of a job."""
     if len(job.requests) == 1:
         job.output = output
