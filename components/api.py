@@ -16,6 +16,7 @@ from components.errors import UserError
 from components.evaluation.project import evaluate_artifact
 from components.evaluation.report import Report
 from components.families.family import Requests
+from components.modalities.modality import Maker
 from components.project import Project, open_project
 from components.promotion.registry import Registry
 from components.settings import quiet_environment
@@ -74,10 +75,20 @@ def load(where: Project, name: str | Path) -> Model:
 
 
 def sample(model: Model, n: int, seed: int = 0) -> Tensor:
-    """`n` outputs [n, …]; the i-th has the seed `seed` + i, as over HTTP."""
+    """`n` outputs [n, …]; the i-th has the seed `seed` + i, as over HTTP, and by it a class where there are such."""
     if n < 1:
         raise UserError(f"There is nothing to draw for n = {n}; ask for at least 1.")
-    return model.sample(Requests(seed=torch.arange(seed, seed + n)))
+    shape, modality = model.shape, model.modality
+    if shape.source is not None:
+        raise UserError(
+            "The model turns a source into something else and draws nothing by itself; ask it with genloom edit or "
+            "genloom generate."
+        )
+    if shape.vocabulary:
+        return model.sample(Requests(seed=torch.arange(seed, seed + n)))
+    body = modality.warm(shape).model_copy(update={"n": n, "seed": seed})
+    maker = Maker(model.family, model.networks, shape, model.about.classes)
+    return model.sample(modality.order(body, maker, range(seed, seed + n)).requests)
 
 
 def evaluate(where: Project, trained: Trained) -> Report:

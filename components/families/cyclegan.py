@@ -10,6 +10,7 @@ from torch.nn.functional import l1_loss
 from torch.optim import Adam, Optimizer
 
 from components.families.family import Batch, Losses, Networks, Shape, bounded, tuned
+from components.families.layers.convolution import small_normal
 from components.families.layers.patches import PatchDiscriminator
 from components.families.layers.resnet import HALVINGS, ResNet
 from components.families.layers.translator import Translator
@@ -33,7 +34,7 @@ class CycleGAN(Translation):
     pictures is left out: kept in a buffer it would be saved with the model, and averaged over workers.
 
     Generators that correct the source, as pix2pix's does, stay at the identity on the contract test's pictures: the
-    discriminators win before these have moved. So they begin at random, as in the paper.
+    discriminators win before these have moved. So all begin at random, from N(0, 0.02²) (appendix 7.1).
     """
 
     lr: float = tuned(2e-4, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
@@ -57,7 +58,8 @@ class CycleGAN(Translation):
             )
         judges = [PatchDiscriminator(channels, sides, self.patch_width) for channels in (data, source)]
         makers = [ResNet(*ends, self.width, self.blocks) for ends in ((source, data), (data, source))]
-        return {"discriminators": Ways(*judges), "generators": Ways(*makers)}
+        networks = {"discriminators": Ways(*judges), "generators": Ways(*makers)}
+        return {name: network.apply(small_normal) for name, network in networks.items()}
 
     def optimizers(self, name: str, network: nn.Module) -> list[Optimizer]:
         """Adam at `lr` with β₁ = `beta1`, for both."""

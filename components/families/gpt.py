@@ -71,7 +71,8 @@ class Decoder(Language):
         """Keys and values of each layer and place, [N, layers, 2, kv_heads, blocks, B, size]."""
         part = self.stack[0].attention
         layers, device = len(self.blocks), self.embedding.weight.device
-        return {"memory": empty_cache(len(requests), layers, part.kv_heads, self.context, part.size, device)}
+        places = max(1, self.context - 1)  # the last token is drawn and never seen
+        return {"memory": empty_cache(len(requests), layers, part.kv_heads, places, part.size, device)}
 
     def enter(self, tokens: Tensor, row: int, first: int, state: Any) -> None:
         """See `Language`."""

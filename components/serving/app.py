@@ -176,15 +176,21 @@ def rename(application: Application, settings: Settings) -> None:
     _remember(sorted([*held, application], key=lambda one: one.path), settings)
 
 
-def withdraw(settings: Settings, paths: Sequence[str] | None = None) -> None:
-    """Take the applications at `paths` away, or all of them, and leave the cluster as it is."""
+def withdraw(settings: Settings, paths: Sequence[str] | None = None, patience: float | None = None) -> None:
+    """Take the applications at `paths` away, or all of them, and leave the cluster as it is.
+
+    Returns when their requests have ended, or after `patience` seconds.
+    """
     _hush()
     held = applications()
     left = [] if paths is None else [one for one in held if one.path not in paths]
     _remember(left, settings)
-    for application in held:
-        if application not in left:
-            serve.delete(application.ray_name)
+    gone = [application.ray_name for application in held if application not in left]
+    for name in gone:
+        serve.delete(name, _blocking=patience is None)
+    late = time.monotonic() + (patience or 0.0)
+    while time.monotonic() < late and any(name in serve.status().applications for name in gone):
+        time.sleep(0.1)
     if not left:
         bulk.dismiss()
 
@@ -241,6 +247,7 @@ def _bound(application: Application, settings: Settings) -> Any:
         max_surge_percent=1,  # rounded up: one replica after the other, which needs room for one more only
         max_constructor_retry_count=2,
         graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=TIMEOUT,  # a replica that is replaced ends the requests that it has
         health_check_period_s=HEALTH,
     )
     return deployment.bind(list(application.served), settings)

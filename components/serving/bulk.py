@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import ray.data
 from filelock import FileLock
 from ray.exceptions import RayActorError
 
-from components.errors import UserError
+from components.errors import FailedError, UserError
 from components.serving.jobs import Job, Jobs
 from components.settings import Settings
 
@@ -35,6 +36,8 @@ ATTEMPTS = 5
 """How often a job is begun without a finished shard before it is given up."""
 NICE = 10
 """By how much serving and training go before jobs on a busy machine."""
+SPARE = 2**30
+"""Bytes of the disk that jobs leave free."""
 PATIENCE = 60.0
 """Seconds that the clerk may take to come up."""
 
@@ -247,6 +250,12 @@ class Generator:
 
         if self.jobs.cancelled(self.job.id):
             raise shards.StoppedError
+        free = shutil.disk_usage(self.jobs.folder).free
+        if free < SPARE:
+            raise FailedError(
+                f"The disk of {self.jobs.folder} has {free / 2**30:.1f} GiB left, which are kept for other work; "
+                "free some, such as by genloom jobs prune, and order the job again."
+            )
         if self.loaded is None:
             self.loaded = shards.open_job(self.job, self.settings)
         folder = self.jobs.data(self.job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from components.artifact import Model, load
+from components.errors import FailedError
 from components.families.family import Requests
 from components.filtering import ContentFilter, open_filter
 from components.modalities.modality import Maker, Order
@@ -30,6 +31,8 @@ from components.terms import USUAL, Terms
 if TYPE_CHECKING:
     from components.serving.trial import Trial
 
+WARMING = 300.0
+"""Seconds that a version may take to generate for the first time, with all that is compiled then."""
 SEEDS = 2**52
 """Seeds drawn for those who name none; JavaScript reads such numbers exactly."""
 
@@ -101,11 +104,29 @@ class Loaded:
             asking.follow(self, body, seed, len(requests), work)
         return work
 
-    def generate(self, body: BaseModel) -> tuple[list[bytes], Order]:
-        """The files of a request, computed here and now."""
+    def generate(self, body: BaseModel, patience: float | None = None) -> tuple[list[bytes], Order]:
+        """The files of a request, computed here and now. Raises `FailedError` after `patience` seconds."""
         order = self.order(body)
-        output = self.submit(body, order.requests, order.seeds[0]).result()
+        output = finished(self.submit(body, order.requests, order.seeds[0]), patience)
         return [order.file(place, output) for place in range(len(order))], order
+
+
+def finished(work: Future[Tensor], patience: float | None) -> Tensor:
+    """What comes of `work`; raises `FailedError` if that takes longer than `patience` seconds."""
+    if not wait([work], patience).done:
+        raise FailedError(f"it generated nothing in {patience:g} s")
+    return work.result()
+
+
+def close_unwanted(work: Future[Loaded]) -> None:
+    """Close what `work` loads as soon as it is there, if it comes to that; nobody waits."""
+
+    def close(done: Future[Loaded]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            done.result().engine.close()
+
+    work.cancel()
+    work.add_done_callback(close)
 
 
 @dataclass(frozen=True)
@@ -207,14 +228,14 @@ def open_catalog(served: Sequence[Served], settings: Settings) -> Catalog:
 def open_version(served: Served, settings: Settings) -> Loaded:
     """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and generate once to warm it.
 
-    What is to be compiled is compiled then. Raises `UserError`.
+    What is to be compiled is compiled then. Raises `UserError`, and `FailedError` if nothing comes of it.
     """
     held_back = open_filter(served.terms)
     model = load(_folder(served, settings))
     computing.prepare(model, served.terms, settings)
     loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1), held_back)
     try:
-        loaded.generate(model.modality.warm(model.shape))
+        loaded.generate(model.modality.warm(model.shape), WARMING)
     except BaseException:
         loaded.engine.close()
         raise

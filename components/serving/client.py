@@ -181,7 +181,9 @@ def _refusal(reply: httpx.Response) -> dict[str, Any]:
 def call(url: str, method: str, route: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The object that a route answers; `UserError` for what the server refused, `FailedError` if it failed."""
     try:
-        reply = httpx.request(method, f"{url}{route}", json=body, headers=_headers(), timeout=PATIENCE)
+        reply = httpx.request(
+            method, f"{url}{route}", json=body, headers=_headers(), timeout=PATIENCE, verify=_trust(url)
+        )
     except httpx.HTTPError as error:
         raise _silent(url, error) from error
     return answer(reply)

@@ -37,6 +37,8 @@ HUMBLE = 10
 """Steps of niceness by which an engine that works for nobody gives way to the others."""
 SICK = 3
 """Steps that fail one after the other before the engine calls itself unhealthy."""
+HANGS = 300.0
+"""Seconds after which a step that has not ended is taken for one that never will."""
 
 
 When: TypeAlias = Callable[[Callable[[], None]], object]
@@ -95,6 +97,7 @@ class Engine:
         self._failures = 0
         self._closing = self._ended = False
         self._fatal: BaseException | None = None
+        self._began: float | None = None
         self.tally = Tally()
         self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
         self._thread.start()
@@ -161,8 +164,15 @@ class Engine:
 
     @property
     def healthy(self) -> bool:
-        """Whether the thread runs and its last steps were not all failures."""
-        return not self._ended and self._thread.is_alive() and self._failures < SICK
+        """Whether the thread runs, its last steps were not all failures and none hangs."""
+        runs = not self._ended and self._thread.is_alive()
+        return runs and self._failures < SICK and self.stalled < HANGS
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which the step under way has lasted."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
 
     @property
     def sick(self) -> bool:
@@ -177,12 +187,14 @@ class Engine:
             usual = os.getpriority(os.PRIO_PROCESS, thread)
             os.setpriority(os.PRIO_PROCESS, thread, min(19, usual + HUMBLE))
 
-    def close(self) -> None:
-        """End the thread; what is not finished fails."""
+    def close(self, patience: float = PATIENCE) -> None:
+        """End the thread; what is not finished fails. A step that takes longer than `patience` is left to itself."""
         with self._change:
             self._closing = True
             self._change.notify()
-        self._thread.join()
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            log.error("the engine of %s stands still; nobody waits for it any more", self.model.about.product)
 
     def _run(self) -> None:
         before = torch.get_num_threads()
@@ -206,6 +218,7 @@ class Engine:
 
     def _try(self) -> None:
         """A step; if it fails, all whose rows were in it are told so."""
+        self._began = time.monotonic()
         try:
             self._step()
         except Exception as error:
@@ -214,6 +227,8 @@ class Engine:
             self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
             self._fail({*self._places.jobs, *self._whole}, _told(error))
             self._whole.clear()
+        finally:
+            self._began = None
 
     def _end(self, error: FailedError) -> None:
         """Take nothing more, and tell all who wait."""

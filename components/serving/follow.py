@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 
@@ -18,7 +19,16 @@ import torch
 from components.artifact import read_manifest
 from components.errors import FailedError, UserError
 from components.promotion import ledger
-from components.serving.catalog import Catalog, Loaded, Served, open_catalog, open_version
+from components.serving.catalog import (
+    WARMING,
+    Catalog,
+    Loaded,
+    Served,
+    close_unwanted,
+    finished,
+    open_catalog,
+    open_version,
+)
 from components.serving.course import Course, NotNowError
 from components.serving.trials import Trials
 from components.settings import Settings
@@ -31,7 +41,11 @@ LINGER = 60.0
 PROBATION = 60.0
 """Seconds in which a new version whose engine turns sick gives way to the one before it."""
 PATIENCE = 120.0
-"""Seconds that a new version may take to generate for the first time."""
+"""Seconds that a new version may take to generate when it is warm."""
+STALLED = 30.0
+"""Seconds of one step after which a new version gives way to the one before it."""
+LOADING = 4
+"""Versions that are loaded at a time, of different products."""
 TRIES = 2
 """How often a version is loaded before it is given up."""
 
@@ -50,6 +64,14 @@ class Change:
     idle: float | None = None
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A version that is being loaded, because the ledger's line with the hash `turn` made it champion."""
+
+    turn: str
+    work: Future[Loaded]
+
+
 class Follower:
     """Keeps the products of `catalog` that follow their champion at it, on a thread of its own."""
 
@@ -57,6 +79,8 @@ class Follower:
         self.catalog, self.settings = catalog, settings
         self._courses: dict[str, Course] = {}
         self._changes: list[Change] = []
+        self._opening: dict[str, Opening] = {}
+        self._loader = ThreadPoolExecutor(LOADING, "champion")
         self.trials = Trials(catalog, settings, self._open)
         self._over = Event()
         self._thread = Thread(target=self._run, name="follower", daemon=True)
@@ -71,19 +95,26 @@ class Follower:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
+        for product in list(self._opening):
+            self._discard(product)
+        self._loader.shutdown()
         self.trials.close()
 
     def _run(self) -> None:
         while not self._over.wait(EVERY):
-            self.look()
+            self.look(patience=0.0)
 
-    def look(self) -> None:
-        """Take over what the ledgers have moved, give back what does not answer, forget what nobody needs."""
+    def look(self, patience: float = WARMING + PATIENCE) -> None:
+        """Take over what the ledgers have moved, give back what does not answer, forget what nobody needs.
+
+        A version is loaded beside all this; it is waited for for `patience` seconds.
+        """
         for product, loaded in list(self.catalog.loaded.items()):
             course = self._courses.setdefault(product, Course())
             try:
-                if loaded.served.follows and course.moved(ledger.path_of(self.settings, product)):
-                    self._follow(product, course)
+                moved = course.moved(ledger.path_of(self.settings, product)) or product in self._opening
+                if loaded.served.follows and moved:
+                    self._follow(product, course, patience)
             except Exception:  # what is served goes on, whatever a ledger or a registry says
                 log.exception("following the champion of %s failed", product)
                 course.later()
@@ -91,18 +122,22 @@ class Follower:
             self._watch(change)
         self.trials.look()
 
-    def _follow(self, product: str, course: Course) -> None:
+    def _follow(self, product: str, course: Course, patience: float) -> None:
         lines = ledger.read(ledger.path_of(self.settings, product))
         standing, old = ledger.standing(lines), self.catalog.loaded[product]
-        if not standing.champions or standing.champion == old.served.version:
-            return
+        stays = not standing.champions or standing.champion == old.served.version
         turn = ledger.last_move(lines)
+        if stays or (product in self._opening and self._opening[product].turn != turn):
+            self._discard(product)
+        if stays:
+            return
         if turn in course.given_up:
             self._give_up(product, course, turn, len(standing.champions) > 1)
             return
         try:
             number, digest = standing.champions[-1]
-            new = self.trials.canary(product, number, digest) or self._open(old.served, number, digest)
+            new = self.trials.canary(product, number, digest)
+            new = new or self._opened(product, old.served, (number, digest), turn, patience)
         except NotNowError as error:
             log.warning("%s/%s cannot be tried now: %s", product, standing.champion, error.__cause__)
             course.later()
@@ -115,10 +150,29 @@ class Follower:
             else:
                 course.later()
             return
+        if new is None:
+            return
         course.failures = 0
         self.catalog.put(product, new)
         self._changes.append(Change(new, old, turn))
         log.info("%s/%s took over from %s/%s", product, new.served.version, product, old.served.version)
+
+    def _opened(
+        self, product: str, old: Served, version: tuple[int, str], turn: str, patience: float
+    ) -> Loaded | None:
+        """The version, by its number and digest; None while it is still loaded. Raises what loading it raises."""
+        if product not in self._opening:
+            self._opening[product] = Opening(turn, self._loader.submit(self._open, old, *version))
+        work = self._opening[product].work
+        if not wait([work], patience).done:
+            return None
+        del self._opening[product]
+        return work.result()
+
+    def _discard(self, product: str) -> None:
+        """Load nothing any more that is not champion now."""
+        if product in self._opening:
+            close_unwanted(self._opening.pop(product).work)
 
     def _open(self, old: Served, number: int, digest: str) -> Loaded:
         """The version, loaded and checked; raises `NotNowError` for what may be otherwise the next time."""
@@ -136,7 +190,9 @@ class Follower:
         now, product = time.monotonic(), change.new.served.product
         current = self.catalog.loaded.get(product) is change.new
         probation = current and now - change.at < PROBATION
-        if probation and change.new.engine.sick and change.old.engine.healthy and not self._over.is_set():
+        new = change.new.engine
+        bad = new.sick or new.stalled > STALLED
+        if probation and bad and change.old.engine.healthy and not self._over.is_set():
             self._back(product, change)
             return
         if change.old.engine.busy:
@@ -155,7 +211,7 @@ class Follower:
         self._changes.remove(change)
         self._changes.append(Change(change.old, change.new, change.turn))
         course = self._courses.setdefault(product, Course())
-        course.given_up[change.turn] = "its engine kept failing after it took over"
+        course.given_up[change.turn] = "its engine kept failing or stood still after it took over"
         course.seen = None
 
     def _give_up(self, product: str, course: Course, turn: str, way_back: bool) -> None:
@@ -216,7 +272,7 @@ def open_checked(served: Served, settings: Settings) -> Loaded:
     loaded = open_version(served, settings)
     try:
         body = loaded.model.modality.warm(loaded.model.shape).model_copy(update={"seed": 0})
-        output = loaded.engine.submit(loaded.order(body).requests).result(PATIENCE)
+        output = finished(loaded.engine.submit(loaded.order(body).requests), PATIENCE)
         if output.is_floating_point() and not bool(torch.isfinite(output).all()):
             raise FailedError("it generates numbers that are not finite")
     except BaseException:

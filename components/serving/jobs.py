@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components import files
 from components.errors import UserError
@@ -152,14 +152,15 @@ class Jobs:
         folder = self.folder / name
         try:
             job = Job.model_validate_json((folder / JOB).read_bytes())
-        except OSError as error:
+        except (OSError, ValidationError) as error:
             raise UnknownJobError(f"There is no job {name}; GET /v1/jobs lists those there are.") from error
         try:
             state = State.model_validate_json((folder / STATE).read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValidationError):  # of a machine that lost its power it may be empty
             state = State()
         if self.cancelled(name) and state.status not in OVER:
-            state = state.model_copy(update={"status": "cancelled", "rate": None})
+            status = "failed" if state.error else "cancelled"
+            state = state.model_copy(update={"status": status, "rate": None})
         return job, state
 
     def ids(self) -> list[str]:
@@ -199,12 +200,14 @@ class Jobs:
 
     def _ended(self, name: str) -> float | None:
         """When a job was over, in seconds since the epoch; None while it is not, or may still be written to."""
-        _, state = self.get(name)
+        try:
+            _, state = self.get(name)
+        except UnknownJobError:  # what cannot be read is of no use any more
+            return (self.folder / name).stat().st_mtime
         if state.status not in OVER:
             return None
-        if (
-            state.finished is None
-        ):  # cancelled: at once if it had not begun, else when who runs it has seen that
+        if state.finished is None:
+            # cancelled: at once if it had not begun, else when who runs it has seen that
             asked = (self.folder / name / CANCEL).stat().st_mtime
             return asked if state.started is None else asked + LINGER
         return state.finished
@@ -226,7 +229,7 @@ class Jobs:
 
     def keep(self, name: str, state: State) -> None:
         """Write how far a job is; for the process that runs it."""
-        files.write(self.folder / name / STATE, state.model_dump_json())
+        files.write(self.folder / name / STATE, state.model_dump_json(), sync=True)
 
     def data(self, job: Job) -> Path:
         """The folder of the shards, in which there is nothing else to read."""

@@ -102,4 +102,6 @@ def _news(state: Any, span: Span, tokens: list[int], requests: Requests) -> News
     likely = state.top_token[span.place, part, :count].tolist()
     values = state.top_logprob[span.place, part, :count].tolist()
     top = [list(zip(*pair, strict=True)) for pair in zip(likely, values, strict=True)]
+    # a vocabulary may have fewer tokens than were asked for: those that are none are below 0
+    top = [[(token, value) for token, value in each if token >= 0] for each in top]
     return News(span.row, tokens, span.finish, state.logprob[span.place, part].tolist(), top)

@@ -40,9 +40,18 @@ class Making:
 
 def begin(loaded: Loaded, body: BaseModel) -> Making:
     """Let the engine begin with `body`; cancelling the work ends it. Raises `UserError` and `QueueFullError`."""
+    return ready(loaded, body)()
+
+
+def ready(loaded: Loaded, body: BaseModel) -> Callable[[], Making]:
+    """What lets the engine begin with `body`, which is read here and may take long. Raises `UserError`.
+
+    So a loop may have it read beside itself, and begin only if the client is still there.
+    """
     if isinstance(body, TextBody):
         answer = prepare(loaded, body)
-        return Making(answer.submit(), len(answer.writers), lambda place, _: _written(answer, place))
+        count = len(answer.writers)
+        return lambda: Making(answer.submit(), count, lambda place, _: _written(answer, place))
     order = loaded.order(body)
 
     def take(place: int, output: Tensor) -> Made:
@@ -51,7 +60,7 @@ def begin(loaded: Loaded, body: BaseModel) -> Making:
             return Made(None, seed, label, withheld=file.reason)
         return Made(file, seed, label)
 
-    return Making(loaded.submit(body, order.requests, order.seeds[0]), len(order), take)
+    return lambda: Making(loaded.submit(body, order.requests, order.seeds[0]), len(order), take)
 
 
 def _written(answer: Answer, place: int) -> Made:

@@ -13,11 +13,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ TOGETHER = 1000
 """Lines that are written together at most."""
 WAITING = 10_000
 """Lines that may wait for a slow disk; more are dropped, as a request never waits for its record."""
+IDLE = 600.0
+"""Seconds without a line after which it is looked whether a new day has begun, on which old ones are deleted."""
 GATHER = 0.05
 """Seconds in which lines gather before they are written together: a file is opened once for all of them."""
 LONG = 4096
@@ -78,7 +81,7 @@ class Recorder:
     def __init__(self, folder: Path, days: int) -> None:
         self.folder, self.days = folder, days
         self._waiting: Queue[Callable[[], Record] | None] = Queue(WAITING)
-        self._day: dict[str, str] = {}
+        self._pruned = ""
         self._thread = Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
 
@@ -96,27 +99,45 @@ class Recorder:
             self._thread.join()
 
     def _run(self) -> None:
-        while (make := self._waiting.get()) is not None:
-            time.sleep(GATHER)
+        over = False
+        while not over:
+            self._prune()
+            makes, over = self._gathered()
             lines: dict[str, list[str]] = {}
-            for _ in range(TOGETHER):
+            for make in makes:
                 self._add(make, lines)
-                following = None if self._waiting.empty() else self._next()
-                if following is None:
-                    break
-                make = following
             for product, own in lines.items():
                 try:
                     self._write(product, own)
                 except Exception:  # a full disk must not end serving; the next lines may find room again
                     log.exception("%d records of %s could not be written", len(own), product)
 
-    def _next(self) -> Callable[[], Record] | None:
-        """What waits; the word to end stays there, for who waits next."""
-        found = self._waiting.get()
-        if found is None:
-            self._waiting.put(None)
-        return found
+    def _gathered(self) -> tuple[list[Callable[[], Record]], bool]:
+        """What is to be written together, nothing if nothing comes for long; and whether that is the end."""
+        makes: list[Callable[[], Record]] = []
+        with suppress(Empty):
+            make = self._waiting.get(timeout=IDLE)
+            if make is not None:
+                time.sleep(GATHER)
+            while make is not None:
+                makes.append(make)
+                if len(makes) == TOGETHER:
+                    return makes, False
+                make = self._waiting.get_nowait()
+            return makes, True
+        return makes, False
+
+    def _prune(self) -> None:
+        """Delete what is too old, once a day; also of products that nobody asks any more."""
+        day = datetime.now(UTC).date().isoformat()
+        if day == self._pruned:
+            return
+        self._pruned = day
+        try:
+            for folder in self.folder.glob("*/"):
+                prune(folder, self.days)
+        except OSError:
+            log.exception("the oldest records could not be deleted")
 
     def _add(self, make: Callable[[], Record], lines: dict[str, list[str]]) -> None:
         try:
@@ -130,10 +151,7 @@ class Recorder:
         """Append lines in one call, so that several replicas may write into one file."""
         day = datetime.now(UTC).date().isoformat()
         folder = self.folder / product
-        if self._day.get(product) != day:
-            folder.mkdir(parents=True, exist_ok=True)
-            prune(folder, self.days)
-            self._day[product] = day
+        folder.mkdir(parents=True, exist_ok=True)
         where = os.open(folder / f"{day}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(where, "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 120.0
 """Seconds that a server may take to come up, on a busy machine."""
+ENDING = 20.0
+"""Seconds that the requests of a server which is stopped have to end."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ def url_of(settings: Settings, product: str) -> str | None:
 
     found = holder(remembered(settings), product)
     return server.url if found is None else server.url + found.path.rstrip("/")
+
+
+def url_of_any(settings: Settings) -> str:
+    """The URL of the project's application whose path is the shortest; raises `UserError` if no server runs."""
+    from components.serving.applications import remembered
+
+    paths = [one.path for one in remembered(settings)]
+    return url_to(settings) + min(paths, key=len, default="/").rstrip("/")
 
 
 def check_port(host: str, port: int) -> None:
@@ -166,7 +176,7 @@ def stop(settings: Settings) -> Server | None:
         process = psutil.Process(server.pid)
         process.terminate()
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=ENDING + 30)
         except psutil.TimeoutExpired:
             process.kill()
     _record(settings).unlink(missing_ok=True)
@@ -214,7 +224,7 @@ def _hosting(settings: Settings, host: str, port: int) -> Iterator[Server]:
         _record(settings).unlink(missing_ok=True)
         tls.withdraw(settings)
         if not cluster.ended():
-            app.withdraw(settings)
+            app.withdraw(settings, patience=ENDING)
         cluster.disconnect(settings)
 
 

@@ -47,7 +47,6 @@ class Trial:
         self._probing: Future[None] | None = None
         self._mirroring: Future[None] | None = None
         self._seed, self._probed = seed, 0.0
-        self._step, self._since = -1, time.monotonic()
         if line.event == "shadow":
             loaded.engine.humble()
 
@@ -108,10 +107,8 @@ class Trial:
 
     def look(self, every: float) -> None:
         """Probe from time to time, and see whether the engine goes on."""
-        now, engine = time.monotonic(), self.loaded.engine
-        if not engine.busy or engine.tally.steps != self._step:
-            self._step, self._since = engine.tally.steps, now
-        self.stuck = now - self._since > STUCK
+        now = time.monotonic()
+        self.stuck = self.loaded.engine.stalled > STUCK
         idle = self._probing is None or self._probing.done()
         if idle and now - self._probed >= every:
             self._probed = now

@@ -17,7 +17,7 @@ from components.promotion import ledger
 from components.promotion.canary import Verdict, decide
 from components.promotion.ledger import Line
 from components.serving import tallies
-from components.serving.catalog import Catalog, Loaded, Served
+from components.serving.catalog import Catalog, Loaded, Served, close_unwanted
 from components.serving.course import Course, NotNowError
 from components.serving.tallies import Seen
 from components.serving.trial import Trial
@@ -87,11 +87,9 @@ class Trials:
 
     def close(self) -> None:
         """End the trials; their engines are the catalog's, but for those that nobody has taken over."""
-        self._loader.shutdown(cancel_futures=True)
-        for _, future in self._opening.values():
-            if not future.cancelled() and future.exception() is None:
-                future.result().engine.close()
-        self._opening.clear()
+        for product in list(self._opening):
+            self._discard(product)
+        self._loader.shutdown()
         for product in list(self.catalog.trials):
             self._end(product)
 
@@ -118,12 +116,9 @@ class Trials:
             self._judge(product, trial, course, count)
 
     def _discard(self, product: str) -> None:
-        """Close what was loaded for a trial that is over already."""
-        _, future = self._opening.get(product, (None, None))
-        if future is not None and future.done():
-            del self._opening[product]
-            if future.exception() is None:
-                future.result().engine.close()
+        """Close what is loaded for a trial that is over already."""
+        if product in self._opening:
+            close_unwanted(self._opening.pop(product)[1])
 
     def _begin(self, product: str, line: Line, champion: Loaded, course: Course) -> None:
         """Load the version beside everything else; when it is there, try it."""

@@ -6,6 +6,8 @@ shapes (Hu et al. 2021, arXiv:2106.09685).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -27,20 +29,34 @@ class LowRank(nn.Module):
         return weight + self.up @ self.down
 
 
-def adapt(networks: dict[str, nn.Module], rank: int) -> None:
-    """Freeze every weight and give each linear layer and embedding an adapter of `rank`.
+def adapted_layers(networks: Mapping[str, nn.Module]) -> list[nn.Linear | nn.Embedding]:
+    """What gets adapters: each linear layer and embedding. Raises `UserError` where they cannot be had.
 
-    Embeddings too, because tokens that the start did not know begin alike. Raises `UserError` where there is neither.
+    Embeddings too, because tokens that the start did not know begin alike.
     """
+    found = []
     for name, network in networks.items():
-        network.requires_grad_(False)
+        if any(parametrize.is_parametrized(module) for module in network.modules()):
+            raise UserError(
+                f"The network “{name}” computes its weights from others, as by spectral norm, which adapters would "
+                "change; leave train.adapters out."
+            )
         layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Embedding)]
         if not layers:
             raise UserError(
                 f"The network “{name}” has no linear layer or embedding to adapt; leave train.adapters out."
             )
-        for layer in layers:
-            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
+        found += layers
+    return found
+
+
+def adapt(networks: Mapping[str, nn.Module], rank: int) -> None:
+    """Freeze every weight and give each linear layer and embedding an adapter of `rank`; raises `UserError`."""
+    layers = adapted_layers(networks)
+    for network in networks.values():
+        network.requires_grad_(False)
+    for layer in layers:
+        parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
 
 
 def merged(fresh: dict[str, nn.Module], adapted: dict[str, nn.Module]) -> dict[str, nn.Module]:

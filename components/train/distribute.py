@@ -39,7 +39,10 @@ def shard(loss: nn.Module, device: torch.device, world: int) -> nn.Module:
     for module in list(loss.modules()):
         if isinstance(module, nn.ModuleList):
             for block in module:
-                if any(True for _ in block.parameters()):
+                nested = isinstance(
+                    block, nn.ModuleList
+                )  # is never called; its own elements come in their turn
+                if not nested and any(True for _ in block.parameters()):
                     fully_shard(block, mesh=mesh, ignored_params=scalars)
     fully_shard(loss, mesh=mesh, ignored_params=scalars)
     return loss

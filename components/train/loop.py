@@ -56,9 +56,8 @@ def train(plan: Plan, place: Place) -> RunState:
     trainee = _trainee(plan, place, family, dataset)
     checkpoint.seed_rank(plan.options.seed, place.rank)
     begun = checkpoint.restore(plan.folder, trainee, place.rank) or checkpoint.Resumed(0, Position())
-    if place.rank == 0:
-        forget_after(plan.folder / "progress.jsonl", begun.step)
-    state = _steps(plan, place, trainee, dataset, begun)
+    spent = forget_after(plan.folder / "progress.jsonl", begun.step) if place.rank == 0 else 0.0
+    state = _steps(plan, place, trainee, dataset, begun, spent)
     if state == "done":
         networks = trainee.sampled
         if place.rank == 0:
@@ -89,10 +88,10 @@ def _trainee(plan: Plan, place: Place, family: Family, dataset: Dataset) -> Trai
 
 
 def _steps(
-    plan: Plan, place: Place, trainee: Trainee, dataset: Dataset, begun: checkpoint.Resumed
+    plan: Plan, place: Place, trainee: Trainee, dataset: Dataset, begun: checkpoint.Resumed, spent: float
 ) -> RunState:
     options, step = plan.options, begun.step
-    meter = Meter(place, options.batch, dataset.tensors.kind is Kind.TOKENS)
+    meter = Meter(place, options.batch, dataset.tensors.kind is Kind.TOKENS, spent)
     collapse = _collapse(plan, place, trainee.family)
     asked = preview(dataset) if place.rank == 0 else None
     batches = Batches(dataset, "train", options.batch, options.seed, place.rank, place.world)
@@ -124,15 +123,19 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 class Meter:
-    """What is logged, averaged since the last report over steps and ranks, without waiting for the device."""
+    """What is logged, averaged since the last report over steps and ranks, without waiting for the device.
 
-    def __init__(self, place: Place, batch: int, tokens: bool = False) -> None:
+    `spent` are the seconds of training that were spent before, by a process that has ended.
+    """
+
+    def __init__(self, place: Place, batch: int, tokens: bool = False, spent: float = 0.0) -> None:
         self.place, self.batch = place, batch
         self.tokens = torch.zeros((), dtype=torch.int64, device=place.device) if tokens else None
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.bad = torch.full((), -1, dtype=torch.int64, device=place.device)
-        self.steps, self.since, self.began = 0, time.perf_counter(), time.perf_counter()
+        self.steps, self.since = 0, time.perf_counter()
+        self.began = self.since - spent
 
     def add(self, logged: Mapping[str, Tensor], step: int, batch: Batch) -> None:
         """Take one step's values; the first step whose loss is not finite is remembered."""
@@ -256,15 +259,18 @@ def _at_once(dataset: Dataset) -> int:
     return max(4, min(PREVIEW, PIXELS // math.prod(dataset.shape.data[1:])))
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Drop lines of progress beyond `step`, which the resumed run will write again."""
+def forget_after(path: Path, step: int) -> float:
+    """Drop lines of progress beyond `step`, which the resumed run will write again; the seconds up to there."""
     if not path.is_file():
-        return
-    kept = []
+        return 0.0
+    kept, spent = [], 0.0
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            found = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if found["step"] <= step:
+            kept.append(line + "\n")
+            spent = float(found["seconds"])
     files.write(path, "".join(kept))
+    return spent

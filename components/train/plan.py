@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from components import compiler
 from components.artifact import WEIGHTS, About, read_manifest
@@ -21,6 +22,7 @@ from components.modalities.modality import kind_of as modality_kind
 from components.modalities.modality import modality_of
 from components.project import ProductRow, Project, RunRow, TrainOptions
 from components.terms import WITHHELD
+from components.train.adapters import adapted_layers
 from components.train.key import commit_of, training_key
 
 
@@ -170,11 +172,16 @@ def check_task(name: str, row: RunRow, task: Task, dataset: Dataset) -> None:
     )
 
 
+def unfilled(family: Family, shape: Shape) -> dict[str, nn.Module]:
+    """The networks without memory for their weights; `ValueError` for a shape that they cannot have."""
+    with torch.device("meta"):
+        return family.networks(shape)
+
+
 def check_shape(name: str, family: Family, shape: Shape) -> None:
     """Refuse data of a shape that the family, as it is set, cannot model."""
     try:
-        with torch.device("meta"):
-            family.networks(shape)
+        unfilled(family, shape)
     except ValueError as error:
         raise UserError(f"In run {name}, {error}.") from error
 
@@ -192,6 +199,8 @@ def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> N
             f"In run {name}, train.adapters trains additions to weights that are there already, on whole copies; "
             "set init to where they are, and train.distribute to ddp."
         )
+    if options.adapters:
+        adapted_layers(unfilled(family, dataset.shape))
     if family.unclipped and options.clip:
         raise UserError(
             f"In run {name}, train.clip is {options.clip:g} and {kind} has penalties that come rarely and weigh much, "
@@ -213,17 +222,16 @@ def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> N
         raise UserError(
             f"In run {name}, {kind} takes gradients of gradients, which FSDP2 cannot; set train.distribute to ddp."
         )
-    with torch.device("meta"):
-        networks = ", ".join(family.networks(dataset.shape))
+    networks = unfilled(family, dataset.shape)
     if not family.shardable:
         raise UserError(
             f"In run {name}, {kind} as it is set needs whole matrices, which FSDP2 shards; set train.distribute to ddp "
             "(a gpt can also take model.optimizer: adamw)."
         )
-    if "," in networks:
+    if len(networks) > 1:
         raise UserError(
-            f"In run {name}, {kind} has several networks ({networks}) whose losses need each other's weights, "
-            "and FSDP2 shards those of one; set train.distribute to ddp."
+            f"In run {name}, {kind} has several networks ({', '.join(networks)}) whose losses need each other's "
+            "weights, and FSDP2 shards those of one; set train.distribute to ddp."
         )
 
 

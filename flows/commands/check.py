@@ -24,15 +24,18 @@ def check_project(as_json: AsJson = False) -> None:
     from components.filtering import open_filter
     from components.project import open_project
     from components.train.plan import check_product, check_run
+    from components.train.wanted import check_init
 
     project = open_project()
+    for product in project.tables.products:
+        check_product(project, product)
+        open_filter(project.terms(product))
     rows = []
     for name in project.tables.runs:
         row = project.run(name)
         try:
-            check_product(project, row.product)
-            open_filter(project.terms(row.product))
             check_run(project, name, row)
+            check_init(project, row)
             found = "ok"
         except UserError as error:
             found = str(error)

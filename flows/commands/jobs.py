@@ -128,13 +128,13 @@ def _call(url: str, method: str, route: str, body: dict[str, Any] | None = None)
 
 
 def _url(product: str | None = None) -> str:
-    """The server of the project, of its applications that which serves `product`; raises `UserError` if none runs."""
+    """The application that serves `product`, or any, as all know of all jobs. Raises `UserError` if none runs."""
     from components.project import open_project
     from components.serving import server
 
     settings = open_project().settings
     found = None if product is None else server.url_of(settings, product)
-    return found or server.url_to(settings)
+    return found or server.url_of_any(settings)
 
 
 def _fields(request: str) -> dict[str, Any]:

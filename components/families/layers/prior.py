@@ -37,7 +37,8 @@ class Prior(nn.Module):
 
     def begin(self, label: Tensor | None, rows: int) -> Tensor:
         """The token before the first code, [N]; without classes `label` is not looked at."""
-        if self.classes and label is not None:
+        if self.classes:
+            assert label is not None, "each row has a class, or the first one would be drawn"
             return label + self.codes
         return torch.full((rows,), self.codes, device=self.rotation.device)
 

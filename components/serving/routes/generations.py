@@ -17,7 +17,7 @@ from components.modalities.completion import CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest
 from components.serving.catalog import Catalog, Loaded
-from components.serving.making import Made, Making, begin, check_whole
+from components.serving.making import Made, Making, check_whole, ready
 from components.serving.routes.answers import Files, also
 from components.serving.routes.description import any_body
 from components.serving.routes.forms import loads, validated
@@ -59,7 +59,7 @@ def router(catalog: Catalog) -> APIRouter:
 
 
 async def _respond(loaded: Loaded, body: BaseModel) -> Response:
-    making = await asyncio.to_thread(begin, loaded, body)
+    making = (await asyncio.to_thread(ready, loaded, body))()
     output = await asyncio.wrap_future(making.work)
     made = []
     for first in range(0, making.count, loaded.engine.width):

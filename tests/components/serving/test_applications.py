@@ -124,6 +124,7 @@ def test_the_applications_answer_over_tls_each_at_its_path(place: Place, tmp_pat
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{place.url.replace('https', 'http')}/health")
     # our own commands believe the server's certificate, and find the application of a product
+    assert place.call("jobs", "list", "--json").out.strip() == "[]"
     for product, name in (("digits", "one.png"), ("tales", "one.txt")):
         prompt = ["--prompt", "a", "--max-tokens", "4"] if product == "tales" else []
         asked = place.call("generate", product, *prompt, "-o", str(tmp_path / name))

@@ -306,6 +306,7 @@ def quick(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Engin
     for _ in range(KNOWN):
         engine.submit(ask([1], 1)).result(30)
     where.clear()
+    time.sleep(0.3)  # until its thread sleeps
     yield engine, where
     engine.close()
 
@@ -325,6 +326,7 @@ def test_a_quick_step_is_computed_on_the_loop_with_the_same_bits(quick: tuple[En
         return await asyncio.gather(*(soon(engine, ask([seed, seed + 1], 1)) for seed in (7, 20, 30, 40)))
 
     where.clear()
+    time.sleep(0.3)  # until the engine's thread, which has just answered, sleeps
     drawn = asyncio.run(together())
     assert where == [threading.get_ident()] * 2
     assert torch.equal(drawn[0][:1], alone)
@@ -404,3 +406,28 @@ def test_closing_tells_those_whom_the_loop_was_about_to_serve(quick: tuple[Engin
 
     with pytest.raises(FailedError, match="closed"):
         asyncio.run(close())
+
+
+def test_who_closes_an_engine_that_hangs_does_not_wait_for_ever(start: Callable[..., Engine]) -> None:
+    engine = start(pause=2.0)
+    engine.submit(ask([1], 5))
+    time.sleep(0.2)
+    assert 0.1 < engine.stalled < 2.0
+    assert engine.healthy
+    began = time.monotonic()
+    engine.close(patience=0.1)
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_step_that_never_ends_makes_an_engine_unhealthy(
+    start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.serving.engine.HANGS", 0.1)
+    engine = start(pause=0.5)
+    work = engine.submit(ask([1], 1))
+    time.sleep(0.25)
+    assert not engine.healthy
+    work.result(30)
+    time.sleep(0.05)
+    assert engine.healthy
+    assert engine.stalled == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from components.promotion import ledger
 from components.promotion.promote import promote, rollback
 from components.promotion.registry import Registry
 from components.serving import follow
-from components.serving.catalog import Catalog, Served, open_catalog
+from components.serving.catalog import Catalog, Loaded, Served, open_catalog
 from components.serving.follow import Follower
 from components.serving.routes.application import create_app
 from components.settings import Settings
@@ -246,3 +247,66 @@ def test_a_damaged_weights_file_is_fetched_again(follower: Follower, settings: S
     move(settings, 2)
     follower.look()
     assert version(follower.catalog) == 2
+
+
+def test_a_rollback_is_seen_while_a_version_is_loaded(
+    follower: Follower, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, opened, usual = threading.Event(), list[Loaded](), follow.open_version
+
+    def slow(served: Served, settings: Settings) -> Loaded:
+        there.wait(30)
+        opened.append(usual(served, settings))
+        return opened[-1]
+
+    monkeypatch.setattr(follow, "open_version", slow)
+    move(settings, 2)
+    follower.look(patience=0.0)
+    move(settings, 3)
+    follower.look(patience=0.0)
+    rollback(settings, "digits", to=1)
+    follower.look(patience=0.0)
+    there.set()
+    for _ in range(200):
+        follower.look(patience=0.0)
+        assert version(follower.catalog) == 1, "what was withdrawn never answers"
+        if opened and all(not loaded.engine.healthy for loaded in opened):
+            break
+        time.sleep(0.05)
+    assert opened
+    assert not any(loaded.engine.healthy for loaded in opened), "nobody needs them"
+
+
+def test_a_version_that_never_generates_gives_way(
+    follower: Follower, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr("components.serving.catalog.WARMING", 0.2)
+    monkeypatch.setattr("components.serving.engine.PATIENCE", 0.2)
+    monkeypatch.setattr("components.families.vae.VAE.advance", lambda *_: over.wait(30))
+    move(settings, 2)
+    follower.look()
+    again(follower)
+    over.set()
+    assert version(follower.catalog) == 1
+    assert "rolled back by the server" in ledger.read(ledger.path_of(settings, "digits"))[-1].why
+
+
+def test_a_version_that_stands_still_gives_way(
+    follower: Follower, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    move(settings, 3)
+    follower.look()
+    catalog = follower.catalog
+    monkeypatch.setattr(follow, "STALLED", 0.1)
+    for network in catalog.loaded["digits"].engine.model.networks.values():
+        for part in network.modules():
+            part.register_forward_pre_hook(lambda *_: over.wait(30) and None)
+    catalog.loaded["digits"].engine.submit(Requests(seed=torch.arange(2)))
+    time.sleep(0.3)
+    follower.look()
+    again(follower)
+    over.set()
+    assert version(catalog) == 1
+    assert "stood still" in ledger.read(ledger.path_of(settings, "digits"))[-1].why

@@ -19,6 +19,7 @@ from components.families.family import Shape
 from components.serving.catalog import Catalog
 from components.serving.jobs import LARGEST, MOST, OPEN, SMALLEST, Jobs, State, part, rows_of
 from components.serving.keys import Keyring
+from components.serving.making import ready
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.serving.shards import StoppedError, open_job, write_shard
@@ -283,3 +284,46 @@ def test_a_job_is_of_the_version_it_was_ordered_of(
     other = job.model_copy(update={"artifact": artifact(tmp_path / "other", seed=9)})
     with pytest.raises(FailedError, match="is not what the job was ordered of"):
         open_job(other, Settings(home=tmp_path))
+
+
+def test_a_job_that_failed_while_others_of_its_processes_went_on_is_told_as_failed(
+    client: TestClient, jobs: Jobs
+) -> None:
+    name = ordered(client, model="digits", n=1000)["id"]
+    jobs.keep(name, State(status="running", error="The model broke."))
+    jobs.cancel(name)
+    answer = client.get(f"{JOBS}/{name}").json()
+    assert (answer["status"], answer["error"]) == ("failed", "The model broke.")
+
+
+def test_a_job_whose_files_are_damaged_takes_no_other_with_it(client: TestClient, jobs: Jobs) -> None:
+    broken, lost, whole = (ordered(client, model="digits", n=5)["id"] for _ in range(3))
+    (jobs.folder / broken / "job.json").write_text("")
+    (jobs.folder / lost / "state.json").write_text("")
+    assert client.get(f"{JOBS}/{broken}").status_code == 404
+    assert client.get(f"{JOBS}/{lost}").json()["status"] == "queued"
+    assert [job.id for job in jobs.open()] == [lost, whole]
+    assert {one["id"] for one in client.get(JOBS).json()["data"]} == {lost, whole}
+    assert jobs.counts()["queued"] == 2
+    assert jobs.prune(time.time() + 1) == [broken]
+
+
+def test_a_job_waits_for_its_engine_however_slow_it_is(
+    client: TestClient, jobs: Jobs, tmp_path: Path
+) -> None:
+    job, _ = jobs.get(ordered(client, model="digits", n=5)["id"])
+    loaded = open_job(job, Settings(home=tmp_path))
+    loaded.engine._pace.add(10_000.0, 16, 16)
+    write_shard(loaded, job, 0, jobs.data(job), lambda: False)
+    assert jobs.missing(job) == []
+    loaded.engine.close()
+
+
+def test_a_body_is_read_before_the_engine_has_anything_of_it(catalog: Catalog) -> None:
+    loaded = catalog.loaded["digits"]
+    before = loaded.engine.tally.steps
+    start = ready(loaded, loaded.model.modality.warm(loaded.model.shape))
+    time.sleep(0.05)
+    assert (loaded.engine.tally.steps, loaded.engine.busy) == (before, False)
+    making = start()
+    assert making.take(0, making.work.result(30)).content

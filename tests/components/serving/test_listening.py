@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from components.errors import FailedError
 from components.families.family import NOTHING, Requests, Shape
 from components.modalities.text import Text
 from components.serving.engine import Engine
-from components.serving.listening import News
+from components.serving.listening import News, Span, read
 from tests.components.serving.parrot import Parrot
 
 WIDTH = 4
@@ -121,3 +122,14 @@ def test_a_cancelled_request_is_not_heard_of_again(engine: Engine) -> None:
     count = len(heard)
     time.sleep(0.02)
     assert len(heard) == count
+
+
+def test_fewer_tokens_than_were_asked_for_are_named() -> None:
+    state = SimpleNamespace(
+        output=torch.tensor([[1, 2]]),
+        logprob=torch.tensor([[-0.5, -0.25]]),
+        top_token=torch.tensor([[[1, 0, -1], [2, -1, -1]]]),
+        top_logprob=torch.tensor([[[-0.5, -1.0, 0.0], [-0.25, 0.0, 0.0]]]),
+    )
+    (news,) = read(state, [Span(0, 0, 0, 2, 0)], [ask(1, top=[3])])
+    assert [list(each) for each in news.top] == [[(1, -0.5), (0, -1.0)], [(2, -0.25)]]

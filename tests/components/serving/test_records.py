@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,27 @@ def test_a_disk_that_refuses_ends_nothing(tmp_path: Path, recorder: Recorder) ->
     recorder.put(lambda: a_record("tales"))
     recorder.close()
     assert [record.product for record in read(tmp_path / "records" / "tales")] == ["tales"]
+
+
+def test_none_of_a_burst_is_lost(tmp_path: Path, recorder: Recorder) -> None:
+    over = Event()
+
+    def slow() -> Record:  # as a disk that stands still: the others wait meanwhile
+        over.wait(30)
+        return a_record()
+
+    recorder.put(slow)
+    for number in range(2500):
+        recorder.put(lambda number=number: replace(a_record(), request=str(number)))
+    over.set()
+    recorder.close()
+    kept = [record.request for record in read(tmp_path / "records" / "digits")]
+    assert kept == [*map(str, range(2499, -1, -1)), "r"]
+
+
+def test_old_days_of_products_that_nobody_asks_any_more_are_deleted(tmp_path: Path) -> None:
+    gone = tmp_path / "records" / "gone" / "2020-01-01.jsonl"
+    gone.parent.mkdir(parents=True)
+    gone.write_text("")
+    Recorder(tmp_path / "records", days=7).close()
+    assert not gone.exists()

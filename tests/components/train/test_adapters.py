@@ -6,6 +6,7 @@ from torch import nn
 
 from components.artifact import flatten
 from components.errors import UserError
+from components.families.attention_gan import AttentionGAN
 from components.families.family import Batch, Shape
 from components.families.vae import VAE
 from components.project import TrainOptions
@@ -51,3 +52,10 @@ def test_only_the_adapters_learn_and_the_merged_network_computes_the_same() -> N
 def test_a_network_without_linear_layers_is_refused() -> None:
     with pytest.raises(UserError, match="no linear layer or embedding"):
         adapt({"convolutions": nn.Conv2d(1, 1, 3)}, 2)
+
+
+def test_weights_that_are_computed_from_others_are_refused() -> None:
+    networks = AttentionGAN(width=8).networks(Shape(data=(1, 16, 16), classes=2))
+    with pytest.raises(UserError, match="computes its weights from others, as by spectral norm"):
+        adapt(networks, 2)
+    assert all(weight.requires_grad for network in networks.values() for weight in network.parameters())

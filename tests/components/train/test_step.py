@@ -265,12 +265,12 @@ def unequal_tokens(rank: int) -> dict[str, torch.Tensor]:
 
 
 class Stack(nn.Module):
-    """A perceptron of residual blocks, a float buffer that training changes, and a scalar."""
+    """Residual blocks, in lists of lists as a U-Net has them; a float buffer that training changes, and a scalar."""
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.inner = nn.Linear(size, width)
-        self.blocks = nn.ModuleList([nn.Linear(width, width) for _ in range(2)])
+        self.blocks = nn.ModuleList([nn.ModuleList([nn.Linear(width, width)]) for _ in range(2)])
         self.outer = nn.Linear(width, size)
         self.scale = nn.Parameter(torch.ones(()))
         self.register_buffer("seen", torch.zeros(3))
@@ -279,7 +279,7 @@ class Stack(nn.Module):
         """Not called `forward`: a loss may call a network by any method."""
         hidden = self.inner(data.flatten(1))
         for block in self.blocks:
-            hidden = hidden + block(hidden).tanh()
+            hidden = hidden + block[0](hidden).tanh()
         self.get_buffer("seen").add_(data.detach().mean())
         restored: torch.Tensor = self.outer(hidden) * self.scale
         return restored.view_as(data)
