@@ -17,7 +17,6 @@ RAY = {
     "components/train/fit.py",
     "components/serving/app.py",
     "components/serving/bulk.py",  # jobs are Ray Data's, and outlive the replica that takes them
-    "components/serving/rollout.py",
 }
 MLFLOW = {"components/tracking.py", "components/promotion/registry.py"}
 FAMILY_IMPORTS = {"torch", "components.families"}

@@ -87,7 +87,7 @@ class Declaration(Row):
 def read_declaration(path: Path, project: Project) -> Mapping[str, ApplicationRow]:
     """The applications of the file at `path`, each with its path; whatever is wrong raises `UserError`."""
     if not path.is_file():
-        raise UserError(f"There is no file {path}; write one as docs/serving.md shows, or name another.")
+        raise UserError(f"There is no file {path}; write one as docs/applications.md shows, or name another.")
     found = validate(Declaration, read_yaml(path) or {}, str(path), _beside).applications
     rows = {
         name: row.model_copy(update={"path": row.path or (f"/{name}" if place else "/")})

@@ -21,7 +21,7 @@ from components.settings import Settings, writable_home
 
 Scope = Literal["generate", "operate"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-"""What a key may do: ask models; read metrics and steer deployments."""
+"""What a key may do: ask models; read metrics and see all jobs."""
 SECRET = re.compile(r"gl-([0-9a-f]{8})-([A-Za-z0-9_-]{43})")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@ -]{0,62}")
 NOBODY = hashlib.sha256(b"").hexdigest()

@@ -19,7 +19,7 @@ OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 ASSETS = "/static-offline-docs/"
 """The scripts of `/docs`, which a browser asks for without a key."""
 JOB = "/v1/jobs/"
-OPERATOR = ("/metrics", "/v1/deployments")
+OPERATOR = "/metrics"
 SECONDS = 60.0
 
 
