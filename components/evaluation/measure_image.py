@@ -138,8 +138,9 @@ class ImageMeasurement(Measurement):
         inside = explored(subject, self.condition, self.test, self.width, SEED)
         say("looking for the nearest training rows")
         files = {**self._pictures(subject, torch.cat(drawn.shown)), **inside.files}
+        book = {f"codebook_{name}": {"model": value} for name, value in subject.book().items()}
         chance = self.condition.chance()
-        return Measured(metrics, {**baseline, **chance}, reference, files, {**facts, **inside.facts})
+        return Measured(metrics, {**baseline, **chance}, reference, files, {**facts, **inside.facts, **book})
 
     def _drawn(self, subject: Subject, say: Say) -> Column:
         """Samples as clients get them, from the seeds 0, 1, …, asked for by held-out rows in turn."""

@@ -46,7 +46,8 @@ class Subject:
     (its second argument); `binarized` says that both are of pictures whose values were drawn black or white by
     their grey level, and not of 8-bit ones. `latents` gives the latents [N, L] from which requests would be drawn,
     where the request's option `latent` may replace them; `encode` gives those of data. `looks` gives finished
-    outputs with the weights [N, places, seen] of an attention that made them.
+    outputs with the weights [N, places, seen] of an attention that made them. `book` says how the training data use
+    the codes of a family that has such.
     """
 
     sample: Callable[[Requests, int], Tensor]
@@ -56,6 +57,7 @@ class Subject:
     latents: Callable[[Requests], Tensor | None] = _nothing
     looks: Callable[[Requests], Looked | None] = _nothing
     binarized: bool = False
+    book: Callable[[], Mapping[str, float]] = dict
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,7 +12,15 @@ from torch import Tensor
 from components.artifact import Model
 from components.evaluation.attention import looking
 from components.evaluation.measurement import Looked, Subject
-from components.families.family import Batch, Requests
+from components.families.family import Batch, Networks, Requests
+
+
+@runtime_checkable
+class Coded(Protocol):
+    """A family whose rows are codes of a book."""
+
+    def code_use(self, networks: Networks) -> dict[str, float]:
+        """How the training data use the book: `perplexity`, and the share of codes that are `used`."""
 
 
 def subject_of(model: Model) -> Subject:
@@ -38,7 +48,10 @@ def subject_of(model: Model) -> Subject:
         weights = found.over(*output.shape[-2:])
         return None if weights is None else (output, weights)
 
-    return Subject(model.sample, nats, weighed, encode, latents, looks, family.binarized)
+    def book() -> Mapping[str, float]:
+        return family.code_use(networks) if isinstance(family, Coded) else {}
+
+    return Subject(model.sample, nats, weighed, encode, latents, looks, family.binarized, book)
 
 
 def _latents(model: Model, requests: Requests) -> Tensor | None:

@@ -34,6 +34,7 @@ DRAWN = ("judge_frechet_distance", "judge_precision", "judge_recall", "judge_den
 ASKED = ("class_accuracy", "judge_density", "judge_coverage")
 NATS = ("negative_elbo_nats", "importance_weighted_nats")
 BINARY = ("binarized_negative_elbo_nats", "binarized_importance_weighted_nats")
+CODED = ("codebook_perplexity", "codebook_used")
 TURNED = ("psnr", "hole_psnr", "ssim")
 CONVERTED = ("class_accuracy",)
 CAPTIONED = ("caption_reciprocal_rank", "caption_reciprocal_rank_training")
@@ -64,7 +65,7 @@ AIMS: Mapping[str, Aim] = {
     "mnist-vae-binarized": Aim(BINARY, "−ELBO ≤ 89 nats, 500 draws ≤ 86.5"),
     "mnist-cvae": Aim((*ASKED, *NATS), RECOGNISED),
     "mnist-attention-vae": Aim((*DRAWN, *NATS)),
-    "mnist-vqvae": Aim(DRAWN),
+    "mnist-vqvae": Aim((*DRAWN, *CODED)),
     "mnist-diffusion": Aim(DRAWN, "density and coverage ≥ 0.90; 64 samples in ≤ 3 s"),
     "mnist-classes-diffusion": Aim(ASKED, RECOGNISED),
     "emoji-diffusion": Aim(CAPTIONED, "≥ 2× chance; ≥ 10× on training captions"),

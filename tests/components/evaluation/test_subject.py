@@ -49,3 +49,16 @@ def test_families_that_can_model_black_and_white_say_what_their_nats_are_of(name
         assert not kind().binarized
         return
     assert [kind(likelihood=value).binarized for value in ("logistic", "bernoulli")] == [False, True]  # type: ignore[call-arg]
+
+
+def test_a_family_of_codes_says_how_its_book_is_used(tmp_path: Path) -> None:
+    for name, family, named in (
+        ("codes", kind_of("vqvae")(codebook=8), {"perplexity", "used"}),
+        ("none", GAN(latent=5), set()),
+    ):
+        save(tmp_path / name, family, family.networks(SHAPE), SHAPE, an_about(SHAPE))
+        book = subject_of(load(tmp_path / name)).book()
+        assert book.keys() == named
+        if named:
+            assert 1.0 <= book["perplexity"] <= 8.0
+            assert 0.0 <= book["used"] <= 1.0
