@@ -84,7 +84,7 @@ def build(
 ) -> Trainee:
     """Optimizers, averages and, for more than one worker, the distribution of each loss."""
     for network in networks.values():
-        network.to(device).train()
+        place(network, device).train()
     losses: dict[str, nn.Module] = {name: Loss(family, name, networks) for name in networks}
     if options.compile:
         for loss in losses.values():
@@ -114,6 +114,14 @@ def build(
             set_apart(optimizer)
         schedule.remember(optimizers)
     return trainee
+
+
+def place(network: nn.Module, device: torch.device, last: bool | None = None) -> nn.Module:
+    """`network` on `device`, with channels last (by default on a GPU, whose convolutions are faster so)."""
+    network.to(device)
+    if device.type == "cuda" if last is None else last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares too little
+    return network
 
 
 def advance(trainee: Trainee, batch: Batch, step: int) -> dict[str, Tensor]:

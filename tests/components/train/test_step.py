@@ -35,7 +35,7 @@ from components.families.family import (
 from components.project import TrainOptions
 from components.train import checkpoint
 from components.train.averages import Average, clip
-from components.train.step import Trainee, advance, build, networks_for
+from components.train.step import Trainee, advance, build, networks_for, place
 from tests.components.families.rows import batch_of, shapes_of
 
 IMAGES = Shape(data=(1, 8, 8))
@@ -348,6 +348,24 @@ def test_bf16_trains(name: str) -> None:
     assert all(value.isfinite() for logged in losses for value in logged.values())
     weights = [value for value in flatten(trainee.networks).values() if value.is_floating_point()]
     assert all(value.dtype == torch.float32 for value in weights)
+
+
+@pytest.mark.parametrize("name", names())
+def test_channels_may_lie_last(name: str) -> None:
+    shape, family = shape_of(name), kind_of(name)()
+    trainees = []
+    for last in (False, True):
+        networks = networks_for(family, shape, seed=0)
+        for network in networks.values():
+            place(network, torch.device("cpu"), last)
+        trainees.append(build(family, networks, TrainOptions(), torch.device("cpu"), world=1))
+    for trainee in trainees:
+        torch.manual_seed(1)
+        logged = advance(trainee, batch_of(shape, 8), 0)
+        assert all(value.isfinite() for value in logged.values())
+    plain, last = (flatten(trainee.networks) for trainee in trainees)
+    for key, value in plain.items():
+        torch.testing.assert_close(last[key], value, rtol=1e-2, atol=5e-3)
 
 
 def test_frozen_weights_stay_frozen() -> None:
