@@ -15,7 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,25 @@ def test_events_come_one_by_one_and_a_client_that_leaves_is_told_to_the_replica(
         assert next(lines) == "data: 0"
         assert front.left == []
     wait(lambda: front.left == ["/events"])
+
+
+@pytest.mark.long
+def test_who_sends_a_head_byte_by_byte_is_cut_off_and_holds_nobody_up(front: Front) -> None:
+    port = int(front.url.rpartition(":")[2])
+    slow = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(20)]
+    began = time.monotonic()
+    for client in slow:
+        client.sendall(b"GET /whole HTTP/1.1\r\nhost: genloom\r\nx-slow: ")
+    while time.monotonic() - began < haproxy.HEAD + 3:
+        time.sleep(1)
+        assert answers(f"{front.url}/whole"), "others are answered meanwhile"
+        for client in slow:
+            with suppress(OSError):  # it is cut off already
+                client.sendall(b"a")
+    for client in slow:
+        said = b"".join(iter(partial(client.recv, 4096), b""))  # to its end: it is closed
+        assert said.startswith(b"HTTP/1.1 408")
+        client.close()
 
 
 def test_without_a_replica_the_refusal_is_ours(front: Front) -> None:
