@@ -6,12 +6,34 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.serving.engine import Engine
+
+LINGER = 60.0
+"""Seconds without a row after which a version that gave way is taken out of memory."""
+TRIES = 2
+"""How often a version is loaded before it is given up."""
 SLOWEST = 60.0
 """The most seconds between two tries; they begin with one and double."""
 
 
 class NotNowError(Exception):
     """The version could not be tried, which is no fault of its own: storage, the registry, memory."""
+
+
+@dataclass
+class Rest:
+    """Since when an engine computes nothing; a version that gave way is closed after `LINGER` seconds of it."""
+
+    since: float | None = None
+
+    def over(self, engine: Engine, linger: float) -> bool:
+        """Look at the engine: whether it has computed nothing for `linger` seconds."""
+        now = time.monotonic()
+        if engine.busy:
+            self.since = None
+        elif self.since is None:
+            self.since = now
+        return self.since is not None and now - self.since >= linger
 
 
 @dataclass

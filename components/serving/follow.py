@@ -29,15 +29,13 @@ from components.serving.catalog import (
     open_catalog,
     open_version,
 )
-from components.serving.course import Course, NotNowError
+from components.serving.course import LINGER, TRIES, Course, NotNowError, Rest
 from components.serving.trials import Trials
 from components.settings import Settings
 
 log = logging.getLogger(__name__)
 EVERY = 0.25
 """Seconds between two looks."""
-LINGER = 60.0
-"""Seconds without a row after which a version that gave way is taken out of memory."""
 PROBATION = 60.0
 """Seconds in which a new version whose engine turns sick gives way to the one before it."""
 PATIENCE = 120.0
@@ -46,13 +44,11 @@ STALLED = 30.0
 """Seconds of one step after which a new version gives way to the one before it."""
 LOADING = 4
 """Versions that are loaded at a time, of different products."""
-TRIES = 2
-"""How often a version is loaded before it is given up."""
 
 
 @dataclass
 class Change:
-    """A version that has taken over, the one before it, and when; `idle` is since when the old one computes nothing.
+    """A version that has taken over, the one before it, and when; `rest` is that of the old one.
 
     `turn` is the hash of the ledger's line that made the new one champion.
     """
@@ -61,7 +57,7 @@ class Change:
     old: Loaded
     turn: str
     at: float = field(default_factory=time.monotonic)
-    idle: float | None = None
+    rest: Rest = field(default_factory=Rest)
 
 
 @dataclass(frozen=True)
@@ -195,11 +191,7 @@ class Follower:
         if probation and bad and change.old.engine.healthy and not self._over.is_set():
             self._back(product, change)
             return
-        if change.old.engine.busy:
-            change.idle = None
-        elif change.idle is None:
-            change.idle = now
-        if change.idle is not None and now - change.idle >= LINGER and not probation:
+        if change.rest.over(change.old.engine, LINGER) and not probation:
             self._changes.remove(change)
             if self.catalog.loaded.get(product) is not change.old:
                 change.old.engine.close()

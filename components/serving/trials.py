@@ -11,14 +11,14 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from components.promotion import ledger
 from components.promotion.canary import Verdict, decide
 from components.promotion.ledger import Line
 from components.serving import tallies
 from components.serving.catalog import Catalog, Loaded, Served, close_unwanted
-from components.serving.course import Course, NotNowError
+from components.serving.course import LINGER, TRIES, Course, NotNowError, Rest
 from components.serving.tallies import Seen
 from components.serving.trial import Trial
 from components.settings import Settings
@@ -28,10 +28,6 @@ EVERY = 1.0
 """Seconds between two looks at the tallies of all replicas."""
 PROBE = 10.0
 """Seconds between two probes."""
-LINGER = 60.0
-"""Seconds without a row after which a version whose trial is over is taken out of memory."""
-TRIES = 2
-"""How often a version is loaded before its trial is given up."""
 
 Open = Callable[[Served, int, str], Loaded]
 """Loads and checks a version by number and digest, to be served as another one is."""
@@ -39,10 +35,10 @@ Open = Callable[[Served, int, str], Loaded]
 
 @dataclass
 class Leaving:
-    """A trial that is over; `idle` is since when its version computes nothing."""
+    """A trial that is over."""
 
     trial: Trial
-    idle: float | None = None
+    rest: Rest = field(default_factory=Rest)
 
 
 class Trials:
@@ -210,12 +206,8 @@ class Trials:
 
     def _let_go(self, leaving: Leaving) -> None:
         """Close a version when it is idle for long."""
-        now, engine = time.monotonic(), leaving.trial.loaded.engine
-        if engine.busy:
-            leaving.idle = None
-        elif leaving.idle is None:
-            leaving.idle = now
-        if leaving.idle is not None and now - leaving.idle >= LINGER:
+        engine = leaving.trial.loaded.engine
+        if leaving.rest.over(engine, LINGER):
             self._leaving.remove(leaving)
             engine.close()
             self.catalog.forget(leaving.trial.loaded)

@@ -26,7 +26,6 @@ Limit = Annotated[int, typer.Option(min=1, max=100, help="The newest so many.")]
 Days = Annotated[int, typer.Option(min=0, max=36_500, help="Days since a job was over.")]
 EVERY = 0.5
 """Seconds between two looks at a job."""
-OVER = ("done", "failed", "cancelled")
 
 
 def attach(app: typer.Typer) -> None:
@@ -107,6 +106,7 @@ def prune(days: Days = 30, as_json: AsJson = False) -> None:
 
 def _followed(url: str, job: dict[str, Any]) -> dict[str, Any]:
     """The job when it is over, with a bar until then. Raises `FailedError` if it was not done."""
+    from components.serving.jobs import OVER
     from flows.progress import Bars
 
     with Bars() as bars:
