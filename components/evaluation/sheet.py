@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 
 from PIL import Image as Pillow
@@ -16,9 +17,15 @@ LETTERS, SPACE, LONGEST = 14, 8, 48
 
 
 def sheet(data: Tensor, names: Sequence[str], heads: Sequence[str] = ()) -> bytes:
-    """A PNG of pictures [R, K, C, H, W]: row r is named `names[r]` at its left, column k `heads[k]` above it."""
-    plain = Pillow.open(io.BytesIO(grid(data.flatten(0, 1), columns=data.shape[1])))
+    """A PNG of pictures [R, K, C, H, W]: row r is named `names[r]` at its left, column k `heads[k]` above it.
+
+    Pictures that are narrower than what stands above them are enlarged by whole pixels.
+    """
+    plain: Pillow.Image = Pillow.open(io.BytesIO(grid(data.flatten(0, 1), columns=data.shape[1])))
     font = ImageFont.load_default(LETTERS)
+    wanted = max((font.getlength(head) for head in heads), default=0) + (SPACE if heads else 0)
+    if (times := math.ceil(wanted * data.shape[1] / plain.width)) > 1:
+        plain = plain.resize((plain.width * times, plain.height * times), Pillow.Resampling.NEAREST)
     short = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
     left = round(max((font.getlength(name) for name in short), default=0)) + 2 * SPACE if names else 0
     top = LETTERS + 2 * SPACE if heads else 0
