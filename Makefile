@@ -25,7 +25,7 @@ demo: .venv/installed ## real data to a served model: prepare, train, evaluate, 
 stop: .venv/installed ## end the server that make demo left running
 	@$(BIN)/genloom serve --stop
 
-test: .venv/installed ## the whole test suite (bundled data only)
+test: .venv/installed ## the test suite (bundled data only), without what takes minutes a test: make test-long
 	@$(BIN)/pytest
 
 test-long: .venv/installed ## the tests that take minutes
