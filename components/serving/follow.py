@@ -40,9 +40,9 @@ PROBATION = 60.0
 """Seconds in which a new version whose engine turns sick gives way to the one before it."""
 PATIENCE = 120.0
 """Seconds that a new version may take to generate when it is warm."""
-STALLED = 30.0
-"""Seconds of one step after which a new version gives way to the one before it."""
-LOADING = 4
+STALLED = 60.0
+"""Seconds of one step, begun in the probation, after which a new version gives way to the one before it."""
+LOADING = 2
 """Versions that are loaded at a time, of different products."""
 
 
@@ -185,8 +185,8 @@ class Follower:
         """Give back to the old version if the new one is sick; close the old one when it is idle for long."""
         now, product = time.monotonic(), change.new.served.product
         current = self.catalog.loaded.get(product) is change.new
-        probation = current and now - change.at < PROBATION
         new = change.new.engine
+        probation = current and now - new.stalled - change.at < PROBATION
         bad = new.sick or new.stalled > STALLED
         if probation and bad and change.old.engine.healthy and not self._over.is_set():
             self._back(product, change)
