@@ -257,6 +257,7 @@ class Engine:
             self.tally.rows += taken
             self._collect(self._slots)
             self._pace.add(time.perf_counter() - began, taken, self.tally.finished - finished)
+            self._began = None  # who is told now finds the step over
             self._hand_out()
 
     def _hand_out(self) -> None:
