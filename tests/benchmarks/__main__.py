@@ -42,6 +42,7 @@ SPEED: dict[str, Benchmark] = {
     "ingest": ingest.run,
     "training": training.run,
     "scaling": scaling.run,
+    "scaling-large": scaling.large,
     "scaling-unet": scaling.unet,
     "rerun": rerun.run,
 }
