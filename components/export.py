@@ -129,7 +129,7 @@ def start_from_hf(folder: Path, family: Family, dataset: Dataset, cache: Path) -
     Its tokens keep their vectors where the dataset's tokenizer has a token of the same text; others begin with the
     mean of all. The settings of `family` must be the folder's.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     try:
         settings = settings_of(folder, config)
     except KeyError as error:
@@ -200,7 +200,8 @@ def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value}"
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder in Hugging Face's format; raises `UserError`."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return dict(config)

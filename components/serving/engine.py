@@ -37,6 +37,8 @@ HUMBLE = 10
 """Steps of niceness by which an engine that works for nobody gives way to the others."""
 SICK = 3
 """Steps that fail one after the other before the engine calls itself unhealthy."""
+ENDING = 60.0
+"""Seconds that a step may take to end after its engine was closed."""
 HANGS = 300.0
 """Seconds after which a step that has not ended is taken for one that never will."""
 
@@ -187,12 +189,12 @@ class Engine:
             usual = os.getpriority(os.PRIO_PROCESS, thread)
             os.setpriority(os.PRIO_PROCESS, thread, min(19, usual + HUMBLE))
 
-    def close(self, patience: float = PATIENCE) -> None:
-        """End the thread; what is not finished fails. A step that takes longer than `patience` is left to itself."""
+    def close(self) -> None:
+        """End the thread; what is not finished fails. A step that takes longer than `ENDING` is left to itself."""
         with self._change:
             self._closing = True
             self._change.notify()
-        self._thread.join(patience)
+        self._thread.join(ENDING)
         if self._thread.is_alive():
             log.error("the engine of %s stands still; nobody waits for it any more", self.model.about.product)
 

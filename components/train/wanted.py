@@ -8,7 +8,6 @@ from pathlib import Path
 
 from components.artifact import read_manifest
 from components.data.dataset import Dataset, open_dataset
-from components.errors import UserError
 from components.families.family import Family, Task
 from components.project import Project, RunRow
 from components.promotion.registry import Registry
@@ -59,30 +58,28 @@ def starting_point(project: Project, row: RunRow, family: Family, dataset: Datas
     if row.init.startswith("hf:"):
         from components.export import start_from_hf
 
-        return start_from_hf(
-            _hf_folder(project, row.init), family, dataset, project.settings.shared / "cache" / "starts"
-        )
+        folder = _hf_folder(project, row.init)
+        return start_from_hf(folder, family, dataset, project.settings.shared / "cache" / "starts")
     product, _, number = row.init.partition("/")
     registry = Registry(project.settings)
     return registry.fetch(registry.version(product, number))
 
 
 def check_init(project: Project, row: RunRow) -> None:
-    """Raise `UserError` for an `init` that names nothing; what is there is not read."""
+    """Raise `UserError` for an `init` that names nothing; no weights are read."""
     if row.init is None:
         return
     if row.init.startswith("hf:"):
-        _hf_folder(project, row.init)
+        from components.export import read_config
+
+        read_config(_hf_folder(project, row.init))
         return
     product, _, number = row.init.partition("/")
     Registry(project.settings).version(product, number)
 
 
 def _hf_folder(project: Project, init: str) -> Path:
-    folder = project.root / Path(init.removeprefix("hf:")).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}, which init: {init} names; correct the path.")
-    return folder
+    return project.root / Path(init.removeprefix("hf:")).expanduser()
 
 
 def with_workers(row: RunRow, count: int) -> RunRow:

@@ -21,32 +21,48 @@ def attach(app: typer.Typer) -> None:
 def check_project(as_json: AsJson = False) -> None:
     """Check params.yaml and serve.yaml whole: every field, every reference. Exit code 2 if anything is wrong."""
     from components.errors import UserError
-    from components.filtering import open_filter
     from components.project import open_project
+
+    project = open_project()
+    wanted = {name: project.run(name) for name in project.tables.runs}
+    idle = [name for name in project.tables.products if all(row.product != name for row in wanted.values())]
+    rows = [
+        {
+            "run": name,
+            "product": row.product,
+            "family": row.family,
+            "finding": _finding(project, row.product, name),
+        }
+        for name, row in wanted.items()
+    ]
+    rows += [
+        {"run": "–", "product": name, "family": "–", "finding": found}
+        for name in idle
+        if (found := _finding(project, name)) != "ok"
+    ]
+    listing(rows, as_json, empty="params.yaml holds no runs yet.")
+    wrong = [row["product"] if row["run"] == "–" else row["run"] for row in rows if row["finding"] != "ok"]
+    if wrong:
+        raise UserError(f"{len(wrong)} entries of params.yaml are wrong: {', '.join(wrong)}; see above.")
+    _check_serving(project, as_json)
+
+
+def _finding(project: Project, product: str, run: str | None = None) -> str:
+    """What is wrong with a product, or with one of its runs; ok if nothing is."""
+    from components.errors import UserError
+    from components.filtering import open_filter
     from components.train.plan import check_product, check_run
     from components.train.wanted import check_init
 
-    project = open_project()
-    for product in project.tables.products:
+    try:
         check_product(project, product)
         open_filter(project.terms(product))
-    rows = []
-    for name in project.tables.runs:
-        row = project.run(name)
-        try:
-            check_run(project, name, row)
-            check_init(project, row)
-            found = "ok"
-        except UserError as error:
-            found = str(error)
-        rows.append({"run": name, "product": row.product, "family": row.family, "finding": found})
-    listing(rows, as_json, empty="params.yaml holds no runs yet.")
-    wrong = [row["run"] for row in rows if row["finding"] != "ok"]
-    if wrong:
-        raise UserError(
-            f"{len(wrong)} of {len(rows)} runs in params.yaml are wrong: {', '.join(wrong)}; see above."
-        )
-    _check_serving(project, as_json)
+        if run is not None:
+            check_run(project, run, project.run(run))
+            check_init(project, project.run(run))
+    except UserError as error:
+        return str(error)
+    return "ok"
 
 
 def _check_serving(project: Project, as_json: bool) -> None:

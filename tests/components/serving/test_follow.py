@@ -282,7 +282,7 @@ def test_a_version_that_never_generates_gives_way(
 ) -> None:
     over = threading.Event()
     monkeypatch.setattr("components.serving.catalog.WARMING", 0.2)
-    monkeypatch.setattr("components.serving.engine.PATIENCE", 0.2)
+    monkeypatch.setattr("components.serving.engine.ENDING", 0.2)
     monkeypatch.setattr("components.families.vae.VAE.advance", lambda *_: over.wait(30))
     move(settings, 2)
     follower.look()

@@ -20,7 +20,6 @@ from components.project import open_project
 from components.train import checkpoint
 from components.train.attempts import Trained
 from components.train.launch import train
-from components.train.loop import Meter, Place
 from components.train.runs import load_run, read_progress, read_run, read_runs
 from components.train.step import Trainee
 from components.train.wanted import plan_of
@@ -379,24 +378,6 @@ def test_compiling_without_a_compiler_is_one_sentence(monkeypatch: pytest.Monkey
     ):
         train(open_project(), "digits-vae", ["train.compile=true"], workers=0)
     cpp_builder.cpp_compiler_search.cache_clear()
-
-
-def test_progress_counts_predicted_tokens() -> None:
-    meter = Meter(Place(0, 1, torch.device("cpu")), batch=3, tokens=True)
-    rows = Batch(
-        data=torch.zeros(3, 6, dtype=torch.int64),
-        length=torch.tensor([6, 4, 6]),
-        given=torch.tensor([1, 1, 3]),
-    )
-    for _ in range(2):  # 5 + 3 + 3 tokens
-        meter.add({"loss/lm": torch.tensor(2.0)}, 0, rows)
-    logged, bad, stop = meter.read(stop=False)
-    assert (logged["loss/lm"], bad, stop) == (2.0, -1, False)
-    assert logged["tokens_per_second"] / logged["rows_per_second"] == pytest.approx(22 / 6)
-    meter.add({"loss/lm": torch.tensor(float("nan"))}, 7, rows)
-    logged, bad, stop = meter.read(stop=True)
-    assert (bad, stop) == (8, True)
-    assert logged["tokens_per_second"] / logged["rows_per_second"] == pytest.approx(11 / 3)
 
 
 def test_two_trainings_of_the_same_run_do_not_meet(project: Path) -> None:

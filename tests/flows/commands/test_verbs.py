@@ -65,6 +65,24 @@ def test_check_names_what_is_wrong(
     assert "Traceback" not in said.err
 
 
+def test_check_reads_products_without_runs_and_what_runs_begin_from(project: Path, genloom: Genloom) -> None:
+    path = project / "params.yaml"
+    text = path.read_text()
+    idle = "products:\n  idle: {dataset: digits, primary: nonsense}\n"
+    path.write_text(text.replace("products:\n", idle, 1))
+    said = genloom("check", "--json")
+    assert said.code == 2
+    wrong = [row for row in json.loads(said.out) if row["finding"] != "ok"]
+    assert [(row["run"], row["product"]) for row in wrong] == [("–", "idle")]
+    assert "There is no metric “nonsense”" in wrong[0]["finding"]
+    for init, sentence in (("digits/99", "digits"), ("hf:nowhere", "no readable config.json")):
+        path.write_text(text.replace("family: vae\n", f"family: vae\n    init: {init}\n", 1))
+        said = genloom("check", "--json")
+        assert said.code == 2
+        (row,) = (row for row in json.loads(said.out) if row["finding"] != "ok")
+        assert sentence in row["finding"]
+
+
 def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genloom: Genloom) -> None:
     monkeypatch.chdir(tmp_path)
     said = genloom("check")
