@@ -83,6 +83,16 @@ def save(
         return _write(draft, family, networks, shape, about, assets)
 
 
+def keep_assets(modality: str, folder: Path, kept: Path) -> Path:
+    """Copy the modality's files from `folder` to `kept`, unless that is there, and return `kept`."""
+    if not kept.is_dir():
+        with files.draft(kept) as draft:
+            draft.mkdir(parents=True)
+            for name in _assets(modality, folder):
+                shutil.copyfile(folder / name, draft / name)
+    return kept
+
+
 def _write(
     draft: Path, family: Family, networks: Networks, shape: Shape, about: About, assets: Path | None
 ) -> str:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def found() -> bool:
@@ -19,14 +25,24 @@ def found() -> bool:
 
 
 def settle(folder: Path) -> None:
-    """Have what this process compiles for generating built in this process, and kept in `folder`.
+    """Keep what this process compiles for generating in `folder`; one that the environment names goes before."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
-    Weights become constants, which lie as the products want them, and kernels call each other without Python. These
-    are settings of the process, as tracing looks for them there and not at the options of `torch.compile`. A folder
-    that the environment names goes before.
+
+def settled(call: Callable[P, R]) -> Callable[P, R]:
+    """`call`, which `torch.compile` has returned, as it is to be built: in this process, for these weights alone.
+
+    Weights become constants, which lie as the products want them, and kernels call each other without Python. torch
+    keeps these settings by thread, so they are made in the one that calls; tracing looks for them there and not at the
+    options of `torch.compile`.
     """
     import torch._inductor.config as inductor
 
-    inductor.compile_threads = 1
-    inductor.freezing = inductor.cpp_wrapper = True
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    @wraps(call)
+    def under(*args: P.args, **named: P.kwargs) -> R:
+        if not inductor.freezing:
+            inductor.compile_threads = 1
+            inductor.freezing = inductor.cpp_wrapper = True
+        return call(*args, **named)
+
+    return under

@@ -18,6 +18,17 @@ quiet_environment()
 ROOT = Path(__file__).resolve().parent.parent
 
 
+SHARED = frozenset({"site", "url", "prefect_server"})
+"""The fixtures that stand for a server of the whole session: no second one is started for a part of its tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several processes share the tests by file, and one of them has all that ask a shared server."""
+    for item in items:
+        shares = SHARED & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("servers" if shares else str(item.path)))
+
+
 @dataclass(frozen=True)
 class Said:
     """What a command left behind."""

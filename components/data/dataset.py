@@ -176,7 +176,7 @@ class Batches:
         if self.total == 0:
             raise UserError(f"The {split} split of the dataset “{dataset.name}” is empty; add data.")
         self._files = [pq.ParquetFile(path, memory_map=True) for path in dataset.paths(split)]
-        self._groups = _row_groups(self._files)
+        self._groups = _row_groups(self._files, self.modality)
         self._fits = sum(group.bytes for group in self._groups) <= WINDOW
         self._kept: dict[str, Tensor] | None = None
 
@@ -262,12 +262,14 @@ class _Group:
     bytes: int
 
 
-def _row_groups(files: list[pq.ParquetFile]) -> tuple[_Group, ...]:
+def _row_groups(files: list[pq.ParquetFile], modality: Modality) -> tuple[_Group, ...]:
     groups = []
     for number, file in enumerate(files):
+        row = modality.row_bytes(file.schema_arrow)
         for index in range(file.metadata.num_row_groups):
             facts = file.metadata.row_group(index)
-            groups.append(_Group(number, index, facts.num_rows, facts.total_byte_size))
+            size = max(facts.total_byte_size, row * facts.num_rows)
+            groups.append(_Group(number, index, facts.num_rows, size))
     return tuple(groups)
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from components.families.layers.choose import COLUMN, TOP, choose, table, told, 
 from components.families.sampling import blank, device_of, uniform
 
 CHUNK = 64
-"""Tokens of a prompt that enter in one step."""
+"""Tokens of prompts that enter in one step at most."""
 PIECE = 8192
 """Predictions whose logits are held at once where only their likelihood is wanted."""
 
@@ -61,6 +60,20 @@ class TextState(State):
     waited: Tensor
     settings: Tensor
     memory: Tensor
+
+
+class Waiting(NamedTuple):
+    """A prompt of `given` tokens at a `row`, of which `entered` are in, passed over for `waited` steps."""
+
+    row: int
+    entered: int
+    given: int
+    waited: int
+
+    @property
+    def chunk(self) -> range:
+        """The places of the tokens that enter together next."""
+        return range(self.entered, min(self.entered + CHUNK, self.given - 1))
 
 
 class Language(nn.Module):
@@ -150,15 +163,19 @@ class Autoregressive(Family):
         )
 
     def advance(self, networks: Networks, state: State) -> State:
-        """One chunk of the prompt that has waited longest, then one token of every row whose prompt is in."""
+        """Chunks of the prompts that have waited longest, then one token of every row whose prompt is in."""
         assert isinstance(state, TextState)
         network = language(networks)
         places = torch.stack((state.done.long(), state.entered, state.given, state.waited)).tolist()
-        rows = zip(*places, strict=True)
-        waiting = [row for row, (done, at, given, _) in enumerate(rows) if not done and at < given - 1]
-        running = places[0].count(0)
+        rows = zip(range(len(places[0])), *places, strict=True)
+        waiting = [
+            Waiting(row, at, given, waited)
+            for row, done, at, given, waited in rows
+            if not done and at < given - 1
+        ]
+        running = places[0].count(0) - len(waiting)
         if waiting:
-            running -= len(waiting) - _enter(network, state, waiting, places[3])
+            running += _enter(network, state, waiting)
         if running:
             ready = ~state.done & (state.entered >= state.given - 1)
             _write(network, state, ready)
@@ -200,16 +217,23 @@ def _prompt(requests: Requests, length: int, device: torch.device) -> Tensor:
     return prompt
 
 
-def _enter(network: Language, state: TextState, waiting: Sequence[int], waited: Sequence[int]) -> bool:
-    """Let the next chunk of one waiting prompt in; whether that was all of it but the last token."""
-    row = max(waiting, key=lambda waiting_row: (waited[waiting_row], -waiting_row))
-    first, given = int(state.entered[row]), int(state.given[row])
-    last = min(first + CHUNK, given - 1)
-    network.enter(state.prompt[row : row + 1, first:last], row, first, state)
-    state.waited[list(waiting)] += 1
-    state.waited[row] = 0
-    state.entered[row] = last
-    return last == given - 1
+def _enter(network: Language, state: TextState, waiting: list[Waiting]) -> int:
+    """Let chunks of waiting prompts in, those that wait longest first; how many are in now but for the last token.
+
+    A row's chunks are the same whoever waits beside it, so its bits do not depend on the others; together they are
+    no longer than one chunk may be, so that those who write wait no longer for many short prompts than for a long one.
+    """
+    entering, room = list[Waiting](), CHUNK
+    for prompt in sorted(waiting, key=lambda prompt: (-prompt.waited, prompt.row)):
+        if len(prompt.chunk) <= room:
+            room -= len(prompt.chunk)
+            entering.append(prompt)
+    for row, first, last in ((prompt.row, prompt.chunk.start, prompt.chunk.stop) for prompt in entering):
+        network.enter(state.prompt[row : row + 1, first:last], row, first, state)
+        state.entered[row] = last
+    state.waited[[prompt.row for prompt in waiting]] += 1
+    state.waited[[prompt.row for prompt in entering]] = 0
+    return sum(prompt.chunk.stop == prompt.given - 1 for prompt in entering)
 
 
 def _write(network: Language, state: TextState, ready: Tensor) -> None:

@@ -68,7 +68,7 @@ class Decoder(Language):
         return linear(features, self.embedding.weight)
 
     def blank(self, requests: Requests) -> dict[str, Tensor]:
-        """Keys and values of each layer and place, [N, layers, 2, kv_heads, blocks, B, size]."""
+        """Keys and values of each layer and place, [N, layers, 2, kv_heads, places, size]."""
         part = self.stack[0].attention
         layers, device = len(self.blocks), self.embedding.weight.device
         places = max(1, self.context - 1)  # the last token is drawn and never seen

@@ -144,10 +144,10 @@ def _caption(body: ImageRequest, shape: Shape, captions: TextTokenizer | None, r
 def options_of(family: Family, shape: Shape) -> dict[str, float]:
     """The options of sampling that a model has, with what it takes where a request does not say.
 
-    Guidance weighs a condition, so it is none where there is nothing to weigh.
+    Guidance weighs a condition or a guide, so it is none where there is nothing to weigh.
     """
-    conditional = bool(shape.classes or shape.prompt)
-    names = [name for name in OPTIONS if conditional or name != "guidance"]
+    weighed = bool(shape.classes or shape.prompt or getattr(family, "guide", 0))
+    names = [name for name in OPTIONS if weighed or name != "guidance"]
     return {name: getattr(family, name) for name in names if hasattr(family, name)}
 
 

@@ -99,6 +99,10 @@ class Modality(ABC):
         """Whether the assets of `other` read rows in the same way."""
         return True
 
+    def row_bytes(self, schema: pa.Schema) -> int:
+        """The bytes of a row of `columns` where these may be larger than the rows of the file, which are not padded."""
+        return 0
+
     @abstractmethod
     def columns(self, table: pa.Table) -> dict[str, Tensor]:
         """The columns that training needs as compact tensors (uint8 pictures, int64 labels), copied once."""

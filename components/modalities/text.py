@@ -72,6 +72,11 @@ class Text(Modality):
         """Whether the tokenizers are the same."""
         return isinstance(other, Text) and self.tokenizer.core.to_str() == other.tokenizer.core.to_str()
 
+    def row_bytes(self, schema: pa.Schema) -> int:
+        """Tokens and sources are padded to the longest."""
+        context = json.loads(schema.metadata[b"genloom"])
+        return 4 * int(context["longest"] + (context.get("source_shape") or [0])[0])
+
     def columns(self, table: pa.Table) -> dict[str, Tensor]:
         """`tokens` int32 [N, L] padded with `NOTHING`, `length` and `fresh` [N], `source` [N, S] where there is one.
 

@@ -43,9 +43,12 @@ def compiled(network: nn.Module) -> None:
         step: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
             part.step, dynamic=False, isolate_recompiles=True
         )
-        part.step = step  # type: ignore[method-assign]
+        part.step = compiler.settled(step)  # type: ignore[method-assign]
     if not stepping:
-        network.compile(dynamic=False, isolate_recompiles=True)
+        forward: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
+            network.forward, dynamic=False, isolate_recompiles=True
+        )
+        network.forward = compiler.settled(forward)  # type: ignore[method-assign]
 
 
 class Short(nn.Module):

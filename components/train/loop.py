@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components import files
-from components.artifact import WEIGHTS, fill, save
+from components.artifact import WEIGHTS, fill, keep_assets, save
 from components.data.dataset import Batches, Dataset, Position, open_dataset
 from components.errors import FailedError, UserError
 from components.families.family import Batch, Family, Kind, Requests, kind_of, move
@@ -52,7 +52,9 @@ def train(plan: Plan, place: Place) -> RunState:
     Raises `FailedError` with the step and the last good checkpoint if a loss is not finite.
     """
     family = kind_of(plan.family)(**plan.hyperparameters)
-    dataset = open_dataset(plan.dataset, plan.task)
+    dataset = _as_begun(plan)
+    if place.rank == 0:  # the prepared data may be replaced meanwhile
+        assets = keep_assets(dataset.modality, dataset.folder, plan.folder / "assets")
     trainee = _trainee(plan, place, family, dataset)
     checkpoint.seed_rank(plan.options.seed, place.rank)
     begun = checkpoint.restore(plan.folder, trainee, place.rank) or checkpoint.Resumed(0, Position())
@@ -62,8 +64,19 @@ def train(plan: Plan, place: Place) -> RunState:
         networks = trainee.sampled
         if place.rank == 0:
             whole = merged(family.networks(dataset.shape), networks) if plan.options.adapters else networks
-            save(plan.folder / "artifact", family, whole, dataset.shape, plan.about, dataset.folder)
+            save(plan.folder / "artifact", family, whole, dataset.shape, plan.about, assets)
     return state
+
+
+def _as_begun(plan: Plan) -> Dataset:
+    """The dataset with which the run began; raises `FailedError` if it was prepared anew since."""
+    dataset = open_dataset(plan.dataset, plan.task)
+    if dataset.revision != plan.about.revision:
+        raise FailedError(
+            f"The dataset “{dataset.name}” was prepared anew while {plan.about.run} trained on what it was before; "
+            "type the command again to train on what it is now."
+        )
+    return dataset
 
 
 def run_to_outcome(plan: Plan, place: Place) -> None:

@@ -20,11 +20,11 @@ from components.train.step import networks_for
 from tests.benchmarks.data import mnist
 from tests.benchmarks.row import Row
 
-STEPS, WARM, PAIRS, BATCH = {"vae": 900, "gan": 350}, 100, 3, 128
+STEPS, WARM, PAIRS, BATCH = {"vae": 900, "gan": 350}, 100, 5, 128
 
 
 def run(project: Path) -> list[Row]:
-    """Alternate the two, three times each, and take the median of the pairs' ratios."""
+    """Alternate the two, `PAIRS` times each, and take the median of the pairs' ratios."""
     dataset = mnist(project)
     rows = []
     for family, steps in STEPS.items():

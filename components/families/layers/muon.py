@@ -46,8 +46,9 @@ class Muon(Optimizer):
             torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
             for weight, update in zip(weights, self._momentum(group, weights), strict=True):
                 sizes = group["parts"] or (len(weight),)
+                # the kernels of convolutions may lie with their channels last, where a flat view would be a copy
                 for part, change in zip(
-                    weight.flatten(1).split_with_sizes(sizes),
+                    weight.split_with_sizes(sizes),
                     update.flatten(1).split_with_sizes(sizes),
                     strict=True,
                 ):
@@ -57,7 +58,8 @@ class Muon(Optimizer):
         for pieces in stacks.values():
             made = orthogonal(torch.stack([wide for _, wide, _ in pieces]))
             for (part, _, rate), change in zip(pieces, made.to(pieces[0][0].dtype), strict=True):
-                part.add_(change if change.shape == part.shape else change.mT, alpha=-rate)
+                upright = change if len(change) == len(part) else change.mT
+                part.add_(upright.reshape(part.shape), alpha=-rate)
 
     def _momentum(self, group: dict[str, Any], weights: list[Tensor]) -> tuple[Tensor, ...]:
         """The gradients averaged over the steps, looking ahead as Nesterov's."""

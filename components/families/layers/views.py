@@ -14,8 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from components.families.layers.documents import beginnings, later
 
-BLOCK = 256
-"""The places of a cache that are looked at together."""
+BLOCK = 64
+"""Places of a cache that are looked at or left out together."""
 
 
 class View(Protocol):
@@ -54,7 +54,7 @@ class Whole:
 class Entering:
     """A chunk of one row, [1, L], whose first token stands at place `first`.
 
-    `cache` [layers, 2, kv_heads, blocks, B, size] is the row's; `begin` [1, L] is where each token's document begins.
+    `cache` [layers, 2, kv_heads, places, size] is the row's; `begin` [1, L] is where each token's document begins.
     """
 
     def __init__(self, rotation: Tensor, cache: Tensor, first: int, begin: Tensor) -> None:
@@ -64,35 +64,33 @@ class Entering:
 
     def mix(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `View`."""
-        own, size = self.cache[layer], self.cache.shape[-2]
-        place = torch.arange(self.first, self.last, device=keys.device)
-        own[:, :, place // size, place % size] = torch.cat((keys, values)).transpose(1, 2)
-        used = own[:, :, : -(-self.last // size)].flatten(2, 3)[:, None, :, : self.last]
+        own = self.cache[layer]
+        own[:, :, self.first : self.last] = torch.cat((keys, values)).transpose(1, 2)
+        used = own[:, None, :, : self.last]
         return attended(queries.transpose(1, 2), used[0], used[1], self.mask, causal=self.mask is None)
 
 
 class Stepping:
     """One token of each row, [R, 1], at the row's own place [R]; its document begins at `begin` [R].
 
-    `cache` is [R, layers, 2, kv_heads, blocks, B, size].
+    `cache` is [R, layers, 2, kv_heads, places, size].
     """
 
     def __init__(self, rotation: Tensor, cache: Tensor, place: Tensor, begin: Tensor) -> None:
         self.rotation, self.place = rotation[:, place, None, None], place
-        self.cache, self.lying = cache, cache.permute(1, 2, 4, 0, 3, 5, 6)  # as it lies in memory
-        layers, _, blocks, rows, heads, size, _ = self.lying.shape
+        self.cache, self.lying = cache, cache.permute(1, 2, 0, 3, 4, 5)  # as it lies in memory
+        layers, _, rows, heads, places, _ = self.lying.shape
         self.layers, *self.index = _grid(place.device, layers, rows, 2, heads)
-        self.at = torch.div(place, size, rounding_mode="floor")[:, None, None], (place % size)[:, None, None]
         self.slots = None if torch.compiler.is_compiling() else self._slots()
-        bias = _bias(begin, place, blocks * size).view(rows, 1, blocks, 1, size).expand(-1, heads, -1, -1, -1)
-        self.bias = bias.permute(2, 0, 1, 3, 4).reshape(blocks, rows * heads, 1, size)
+        bias = _bias(begin, place, places).expand(-1, heads, -1)
+        self.bias = bias.reshape(rows * heads, 1, places)
 
     def _slots(self) -> Tensor:
         """Which numbers of the cache, by `size` as it lies in memory, are a token's, [layers, R × 2 × kv_heads]."""
-        layers, _, blocks, rows, heads, size, _ = self.lying.shape
-        (row, half, head), (block, within) = self.index, self.at
-        own = (((half * blocks + block) * rows + row) * heads + head) * size + within
-        return (self.layers[:, None] * (2 * blocks * rows * heads * size) + own.flatten()).view(layers, -1)
+        layers, _, rows, heads, places, _ = self.lying.shape
+        row, half, head = self.index
+        own = ((half * rows + row) * heads + head) * places + self.place[:, None, None]
+        return (self.layers[:, None] * (2 * rows * heads * places) + own.flatten()).view(layers, -1)
 
     def mix(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `View`; the queries that share a key stand beside each other, as if they were one sequence."""
@@ -100,51 +98,36 @@ class Stepping:
         fresh = torch.stack((keys, values), dim=1).squeeze(2)
         if self.slots is None:  # a compiler writes in place only what it is told in the cache's own axes
             row, half, head = self.index
-            self.cache.index_put_((row, self.layers[layer], half, head, *self.at), fresh)
+            at = (row, self.layers[layer], half, head, self.place[:, None, None])
+            self.cache.index_put_(at, fresh)
         else:
             self.lying.view(-1, size).index_put_((self.slots[layer],), fresh.view(-1, size))
         grouped = queries.reshape(rows * heads, -1, size)
-        mixed = over_blocks(grouped, self.lying[layer].flatten(2, 3), self.bias, self.place)
+        held = self.lying[layer].flatten(1, 2)
+        mixed: Tensor = used_alone(grouped, held[0], held[1], self.bias, self.place)
         return mixed.view(rows, 1, -1, size)
 
 
-def over_blocks(queries: Tensor, held: Tensor, bias: Tensor, place: Tensor) -> Tensor:
-    """Attention of queries [N, G, size] to `held` [2, blocks, N, B, size] with `bias` [blocks, N, 1, B].
+def _used_alone(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, place: Tensor) -> Tensor:
+    """Attention of queries [N, G, size] to [N, places, size] with `bias` [N, 1, places].
 
-    Blocks behind the farthest `place` [R] are not looked at. Each block is computed in the same shape whether others
-    are or not, and adding those that nobody sees adds zeros, so a row's bits do not depend on its neighbours' places.
-    Two batched products take two thirds of the time of `scaled_dot_product_attention` for single queries.
+    What lies behind the farthest `place` [R] is not looked at, by whole blocks: places that nobody sees add zeros, in
+    whole vectors, so a row's bits do not depend on its neighbours' places. Two batched products take two thirds of the
+    time of `scaled_dot_product_attention` for single queries, whose bits also depend on the thread that computes them.
     """
-    if len(bias) == 1:
-        scores = torch.baddbmm(bias[0], queries, held[0, 0].mT, alpha=queries.shape[-1] ** -0.5)
-        return torch.bmm(scores.softmax(2), held[1, 0])
-    mixed: Tensor = _blockwise(queries, held, bias, place)
-    return mixed
+    used = (int(place.max()) // BLOCK + 1) * BLOCK
+    scores = torch.baddbmm(bias[..., :used], queries, keys[:, :used].mT, alpha=queries.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(2), values[:, :used])
 
 
-# an operation of its own: how many blocks are used is a number that tracing would fix
-@torch.library.custom_op("genloom::blockwise", mutates_args=())
-def _blockwise(queries: Tensor, held: Tensor, bias: Tensor, place: Tensor) -> Tensor:
-    size, (many, group, width) = bias.shape[-1], queries.shape
-    used = int(place.max()) // size + 1
-    (keys, values), again = held[:, :used].flatten(1, 2), queries
-    if used > 1:
-        again = queries.expand(used, -1, -1, -1).reshape(used * many, group, width)
-    scores = torch.baddbmm(bias[:used].flatten(0, 1), again, keys.mT, alpha=width**-0.5)
-    scores = scores.view(used, many, group, size)
-    weights = scores.sub_(scores.amax((0, 3), keepdim=True)).exp_()
-    parts = torch.bmm(weights.flatten(0, 1), values).view(used, many, group, width)
-    return _added(parts).div_(_added(weights.sum(3, keepdim=True)))
-
-
-def _added(parts: Tensor) -> Tensor:
-    """The sum over the first axis, one after the other, so that zeros at the end change no bit."""
-    return parts[0] if len(parts) == 1 else parts.cumsum(0)[-1]
-
-
-@_blockwise.register_fake
-def _(queries: Tensor, *_: Tensor) -> Tensor:
-    return torch.empty_like(queries)
+# an operation of its own: how many places are used is a number that tracing would fix
+_library = torch.library.Library("genloom", "FRAGMENT")
+_library.define("used_alone(Tensor queries, Tensor keys, Tensor values, Tensor bias, Tensor place) -> Tensor")
+_library.impl("used_alone", _used_alone, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "genloom::used_alone", lambda queries, *_: torch.empty_like(queries), lib=_library
+)
+used_alone = torch.ops.genloom.used_alone.default
 
 
 def boundaries(tokens: Tensor) -> Tensor | None:
@@ -179,11 +162,9 @@ def _grid(device: torch.device, layers: int, *sizes: int) -> tuple[Tensor, ...]:
 def empty_cache(
     rows: int, layers: int, kv_heads: int, length: int, size: int, device: torch.device
 ) -> Tensor:
-    """Zeros [rows, layers, 2, kv_heads, blocks, B, size] for `length` places, B to a block.
+    """Zeros [rows, layers, 2, kv_heads, places, size] for `length` places, in whole blocks if these are several.
 
-    In memory layers, halves and blocks come first, so that the first blocks of a layer's keys lie side by side.
+    In memory layers and halves come first, so that a layer's keys lie side by side.
     """
-    block = min(length, BLOCK)
-    blocks = -(-length // block)
-    shape = (layers, 2, blocks, rows, kv_heads, block, size)
-    return torch.zeros(shape, device=device).permute(3, 0, 1, 4, 2, 5, 6)
+    places = length if length <= BLOCK else -(-length // BLOCK) * BLOCK
+    return torch.zeros(layers, 2, rows, kv_heads, places, size, device=device).permute(2, 0, 1, 3, 4, 5)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.families.diffusion import SEEN, Denoiser, Diffusion, Given
-from components.families.family import NOTHING, Requests, Shape, select
+from components.families.family import NOTHING, Networks, Requests, Shape, select
 from components.families.layers.condition import Condition
 from components.families.layers.edm import (
     SOLVERS,
@@ -27,6 +27,7 @@ from components.train.step import advance, build, networks_for
 from tests.components.families.rows import batch_of, requests_of, stirred
 
 LABELS = Shape(data=(1, 8, 8), classes=3)
+FREE = Shape(data=(1, 8, 8))
 WORDS = Shape(data=(3, 8, 8), prompt=(6, 20))
 CENTRE, DEVIATION = -0.4, 0.3
 """Of the normal data whose denoiser is known."""
@@ -122,6 +123,31 @@ def test_guidance_0_is_unconditional_and_1_conditional(shape: Shape) -> None:
     mixed = drawn(shape, one)
     assert torch.equal(mixed[0], conditional[0]), "a guided neighbour changes nothing"
     assert not torch.equal(mixed[1], conditional[1])
+
+
+@pytest.mark.parametrize("shape", [LABELS, FREE])
+def test_a_guide_is_a_smaller_network_that_sees_the_same(shape: Shape) -> None:
+    family = Diffusion(width=32, depth=1, steps=3, guide=16)
+    networks = stirred(networks_for(family, shape, seed=0))
+    assert list(networks) == ["denoiser", "guide"]
+    asked = requests_of([3, 4], shape)
+
+    def drawn_by(networks: Networks, guidance: float) -> Tensor:
+        options = {"guidance": torch.full((2,), guidance)}
+        return sample(family, networks, dataclasses.replace(asked, options=options), width=4)
+
+    alone = drawn_by({"denoiser": networks["guide"]}, 1.0)
+    assert torch.equal(drawn_by(networks, 1.0), drawn_by({"denoiser": networks["denoiser"]}, 1.0))
+    assert torch.allclose(drawn_by(networks, 0.0), alone, atol=1e-5)
+    assert not torch.allclose(drawn_by(networks, 2.0), drawn_by(networks, 1.0), atol=1e-3)
+
+
+def test_a_guide_learns_beside_the_network_it_guides() -> None:
+    family = Diffusion(width=16, depth=1, guide=16)
+    trainee = build(family, networks_for(family, LABELS, 0), TrainOptions(), torch.device("cpu"), 1)
+    logged = advance(trainee, batch_of(LABELS, 8), 0)
+    assert {"loss/denoiser", "loss/guide"} <= set(logged)
+    assert float(trainee.networks["guide"].seen) == 1.0
 
 
 @pytest.mark.parametrize("shape", [LABELS, WORDS])

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from components.families.autoregressive import CHUNK, TextState, language
 from components.families.family import END, NOTHING, Batch, Family, Requests, Shape, select, tensors
 from components.families.gpt import GPT
-from components.families.layers import views
 from components.families.layers.muon import Muon, orthogonal
 from components.families.layers.norm import normed
 from components.families.sampling import Slots, sample
@@ -19,13 +18,7 @@ from components.families.seq2seq import Seq2Seq
 from tests.components.families.rows import batch_of, made, requests_of, shapes_of, stirred, token_families
 
 LONG = 160
-"""A context into which prompts of three chunks go."""
-
-
-@pytest.fixture(autouse=True)
-def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long context's cache has three blocks."""
-    monkeypatch.setattr(views, "BLOCK", 64)
+"""A context into which prompts of three chunks go, and whose cache has three blocks."""
 
 
 def long_shape(name: str) -> Shape:
@@ -237,7 +230,21 @@ def test_a_long_prompt_stalls_nobody_and_those_that_wait_take_turns() -> None:
         entered.append(slots.state.entered.tolist())
     assert [row[2] for row in entered] == [1, 2, 3, 4, 5, 6]
     assert [row[0] for row in entered] == [64, 64, 128, 128, 133, 134]
-    assert [row[1] for row in entered] == [0, 64, 64, 128, 128, 133]
+    assert [row[1] for row in entered] == [0, 64, 64, 128, 133, 134], "the ends of both enter together"
+
+
+def test_short_prompts_enter_together_up_to_a_chunk() -> None:
+    shape = long_shape("gpt")
+    family, networks = ready("gpt", shape)
+    half = CHUNK // 2 + 1  # its last token is drawn from and not entered
+    slots = Slots(family, networks, 4, prompts(shape, [1], {}))
+    slots.admit([0, 1, 2, 3], prompts(shape, [half, half, half, 1], {}))
+    slots.advance()
+    assert isinstance(slots.state, TextState)
+    assert slots.state.entered.tolist() == [half, half, 0, 1]
+    assert slots.state.waited.tolist() == [0, 0, 1, 0]
+    slots.advance()
+    assert slots.state.entered[:3].tolist() == [half + 1, half + 1, half]
 
 
 def test_a_source_is_what_a_target_is_made_from() -> None:

@@ -11,7 +11,6 @@ import torch
 from components.artifact import Model, load, save
 from components.errors import UserError
 from components.families.family import Requests, Shape, Task, kind_of, names
-from components.families.layers import views
 from components.serving import computing
 from components.settings import Settings
 from components.terms import Terms
@@ -80,10 +79,9 @@ SLOW = pytest.mark.long
     "name", ["gpt", pytest.param("lstm", marks=SLOW), pytest.param("seq2seq", marks=SLOW)]
 )
 def test_a_compiled_text_is_the_same_and_its_neighbours_leave_no_trace(
-    name: str, tmp_path: Path, built: Settings, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, built: Settings
 ) -> None:
     """Prompts of different lengths, in three blocks of the cache."""
-    monkeypatch.setattr(views, "BLOCK", 64)
     shape = replace(TEXT, source=(9,)) if shapes_of(name)[0].source else TEXT
     usual, model = (a_model(name, shape, tmp_path / folder) for folder in ("usual", "compiled"))
     computing.prepare(model, Terms(compile=True), built)
