@@ -48,7 +48,7 @@ def compiled(network: nn.Module) -> None:
         forward: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
             network.forward, dynamic=False, isolate_recompiles=True
         )
-        network.forward = compiler.settled(forward)  # type: ignore[method-assign]
+        network.forward = compiler.settled(forward)
 
 
 class Short(nn.Module):

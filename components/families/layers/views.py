@@ -121,9 +121,11 @@ def _used_alone(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, pla
 
 
 # an operation of its own: how many places are used is a number that tracing would fix
-_library = torch.library.Library("genloom", "FRAGMENT")
-_library.define("used_alone(Tensor queries, Tensor keys, Tensor values, Tensor bias, Tensor place) -> Tensor")
-_library.impl("used_alone", _used_alone, "CompositeExplicitAutograd")
+_library = torch.library.Library("genloom", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "used_alone(Tensor queries, Tensor keys, Tensor values, Tensor bias, Tensor place) -> Tensor"
+)
+_library.impl("used_alone", _used_alone, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake(
     "genloom::used_alone", lambda queries, *_: torch.empty_like(queries), lib=_library
 )
