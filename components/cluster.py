@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -96,10 +97,20 @@ def disconnect(settings: Settings) -> None:
 
 def capacity() -> Capacity:
     """The CPUs and GPUs of the cluster that this process is connected to."""
+    return total(nodes())
+
+
+def nodes() -> list[Capacity]:
+    """What each living node of that cluster has."""
     import ray
 
-    resources = ray.cluster_resources()
-    return Capacity(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Capacity(cpus=have.get("CPU", 0.0), gpus=have.get("GPU", 0.0)) for have in found]
+
+
+def total(nodes: Sequence[Capacity]) -> Capacity:
+    """What they have together."""
+    return Capacity(cpus=sum(node.cpus for node in nodes), gpus=sum(node.gpus for node in nodes))
 
 
 def foreseen() -> Capacity | None:

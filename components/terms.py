@@ -54,6 +54,11 @@ class Terms:
         """What tells these terms from others."""
         return hashlib.sha256(json.dumps(asdict(self), default=str).encode()).hexdigest()[:16]
 
+    @property
+    def filter_digest(self) -> str:
+        """What tells what is held back from what others hold back, wherever the file of its function lies."""
+        return hashlib.sha256(json.dumps([self.words, self.code_hash]).encode()).hexdigest()[:16]
+
 
 USUAL = Terms()
 """Those of a product that says nothing."""

@@ -74,6 +74,19 @@ def asks(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], 
     return wrapped
 
 
+def tells(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """As `asks`; that the store does not know the run (any more) is one more way of failing."""
+
+    @wraps(method)
+    def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except (MlflowException, OSError) as error:
+            raise _silent(self.settings, error) from error
+
+    return wrapped
+
+
 def _silent(settings: Settings, error: Exception) -> UserError:
     """One sentence for a store that does not answer, without the password in its URI."""
     cause = getattr(error, "strerror", None) or _cause(str(error)) or type(error).__name__
@@ -188,7 +201,7 @@ class Tracker:
         for start in range(0, len(flat), BATCH["params"]):
             self.client.log_batch(tracking_run, params=flat[start : start + BATCH["params"]])
 
-    @asks
+    @tells
     def log(self, tracking_run: str, values: Mapping[int, Mapping[str, float]]) -> None:
         """Log the values of each step in as few requests as MLflow takes."""
         now = int(time.time() * 1000)
@@ -200,12 +213,12 @@ class Tracker:
         for start in range(0, len(metrics), BATCH["metrics"]):
             self.client.log_batch(tracking_run, metrics=metrics[start : start + BATCH["metrics"]])
 
-    @asks
+    @tells
     def picture(self, tracking_run: str, path: Path, folder: str = "samples") -> None:
         """Keep the file at `path` with the run, under `folder`."""
         self.client.log_artifact(tracking_run, str(path), folder)
 
-    @asks
+    @tells
     def end(self, tracking_run: str, status: Status) -> None:
         """Close the run; one that is not FINISHED is re-opened by `begin`."""
         self.client.set_terminated(tracking_run, status)

@@ -10,6 +10,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.runtime import flow_run
 
+from components.errors import UserError
 from flows.prepare import may_pass, prepare_dataset
 from flows.progress import console, say, training_bar
 
@@ -103,7 +104,10 @@ def evaluate_model(root: Path, candidate: Candidate) -> None:
         )
     if not candidate.version:
         found = {f"test/{name}": metric.value for name, metric in report.metrics.items()}
-        Tracker(project.settings).log(candidate.tracking_run, {candidate.steps: found})
+        try:
+            Tracker(project.settings).log(candidate.tracking_run, {candidate.steps: found})
+        except UserError as error:
+            say(f"evaluated  the run log misses the metrics of {candidate.run_id}. {error}")
     first = next(iter(report.metrics))
     metric = report.metrics[first]
     say(

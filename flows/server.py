@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from components.errors import FailedError
+from components.errors import FailedError, UserError
 from components.settings import Settings
 
 PATIENCE = 120.0
@@ -43,6 +43,7 @@ class PrefectServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,
+                start_new_session=True,  # Ctrl-C is ours: the flow still reports how it ended
             )
 
     def wait(self) -> str:
@@ -88,7 +89,8 @@ def prefect_api(settings: Settings, started: PrefectServer | None = None) -> Ite
     """Flows called inside report to `PREFECT_API_URL` if it is set, else to `started` or a server of our own."""
     home = settings.home / "prefect"
     os.environ.setdefault("PREFECT_HOME", str(home))
-    if "PREFECT_API_URL" in os.environ:
+    if named := os.environ.get("PREFECT_API_URL"):
+        _knock(named)
         yield
         return
     server = started or PrefectServer(settings)
@@ -103,6 +105,17 @@ def prefect_api(settings: Settings, started: PrefectServer | None = None) -> Ite
                 _flush()
     finally:
         server.stop()
+
+
+def _knock(url: str) -> None:
+    """Raise `UserError` unless a Prefect server answers at `url`."""
+    try:
+        httpx.get(f"{url.rstrip('/')}/health", timeout=10, follow_redirects=True).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"No Prefect server answers at PREFECT_API_URL={url} ({error}); start it, or correct or unset "
+            "PREFECT_API_URL."
+        ) from error
 
 
 def _flush() -> None:

@@ -28,11 +28,12 @@ class Document:
 
 @dataclass(slots=True)
 class _Place:
-    """Where a document's bytes stand in the file, and its official split."""
+    """Where a document's bytes stand in the file, its official split, and what must be in one split with it."""
 
     first: int
     size: int
     split: Split | None
+    share: str
 
 
 @dataclass
@@ -68,17 +69,17 @@ class Library:
             return "half a character (a lone surrogate) in it"
         place = self._places.get(key)
         if place is None:
-            self.put(key, document.content, document.split)
+            self.put(key, document.content, document.split, _share(key, document.content))
             return None
         if HELD_OUT[document.split] > HELD_OUT[place.split]:
             place.split = document.split
         return "the same text as another"
 
-    def put(self, key: str, content: Content, split: Split | None) -> None:
-        """Keep a content by a name of the caller's."""
+    def put(self, key: str, content: Content, split: Split | None, share: str | None = None) -> None:
+        """Keep a content by a name of the caller's; those of one `share` come into one split."""
         data = json.dumps(content, ensure_ascii=False).encode("utf-8")
         self._file.seek(0, 2)
-        self._places[key] = _Place(self._file.tell(), len(data), split)
+        self._places[key] = _Place(self._file.tell(), len(data), split, share or key)
         self._file.write(data)
 
     def content(self, key: str) -> Content:
@@ -95,13 +96,24 @@ class Library:
     def splits(self, shares: TextSplit) -> dict[Split, list[str]]:
         """The documents of each split, sorted by content, which is a shuffled order that only they decide.
 
-        Official splits are kept; those that the source lacks are cut from the rest by hash alone.
+        Official splits are kept; those that the source lacks are cut from the rest by hash alone. Targets of one
+        source stay together, in the most held-out split that one of them has: a test asks nothing that was trained on.
         """
         official = {place.split for place in self._places.values()}
+        held: dict[str, Split | None] = {}
+        for place in self._places.values():
+            if HELD_OUT[place.split] >= HELD_OUT[held.get(place.share)]:
+                held[place.share] = place.split
         found: dict[Split, list[str]] = {split: [] for split in SPLITS}
         for key in sorted(self._places):
-            found[split_of(key, self._places[key].split, official, shares)].append(key)
+            share = self._places[key].share
+            found[split_of(share, held[share], official, shares)].append(key)
         return found
+
+
+def _share(key: str, content: Content) -> str:
+    """The hash of a pair's source; of anything else, its own."""
+    return content_id(content[0][1]) if isinstance(content, list) and content[0][0] == "source" else key
 
 
 def content_id(content: Content) -> str:

@@ -77,6 +77,11 @@ def _idx(project: Project, row: IdxRow, progress: Progress) -> Source:
                 "with labels [N]; correct “files” in params.yaml."
             )
         parts.append((images[:, None], labels, split))
+    if len({labels is None for _, labels, _ in parts}) > 1:
+        raise UserError(
+            "One of train_labels and test_labels is missing, so half of the pictures would have no class; add it to "
+            "“files” in params.yaml, or leave out both."
+        )
     return _arrays("idx", parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,6 +155,10 @@ def text_files(root: Path) -> Iterator[str]:
                 yield (Path(folder) / name).relative_to(root).as_posix()
 
 
+ABOUT = re.compile(r"(readme|licen[cs]e|copying|notice|citation|changelog|dataset_?card)\b", re.IGNORECASE)
+"""Files about a dataset, which are no part of it where its splits are official."""
+
+
 def _folder(root: Path) -> tuple[list[TextFile], list[Dropped]]:
     """The files of text in a folder with their official splits, and the others."""
     names = list(text_files(root))
@@ -162,16 +167,26 @@ def _folder(root: Path) -> tuple[list[TextFile], list[Dropped]]:
         kinds = ", ".join(sorted(PLAIN | RECORDS))
         raise UserError(f"The folder {root} holds no text ({kinds}, or such packed by gzip); put some there.")
     marks = {name: _mark(name) for name in found}
-    official = "train" in marks.values() and None not in marks.values()
-    files = [TextFile(root / name, legible(name), marks[name] if official else None) for name in found]
+    about = {name for name in found if marks[name] is None and ABOUT.match(Path(name).name)}
+    named = {marks[name] for name in found if name not in about}
+    official = "train" in named and None not in named
+    aside = about if official else set()
+    files = [
+        TextFile(root / name, legible(name), marks[name] if official else None)
+        for name in found
+        if name not in aside
+    ]
     others = [Dropped(legible(name), "no file of text") for name in names if name not in marks]
+    others += [
+        Dropped(legible(name), "beside the official splits, and in none of them") for name in sorted(aside)
+    ]
     return files, others
 
 
 def _mark(name: str) -> Split | None:
-    """The official split that the top folder or the name of a file says."""
+    """The official split that the top folder or the name of a file says, such as `train-00000-of-00002.jsonl`."""
     top, _, rest = name.partition("/")
-    return OFFICIAL_FILES.get(top.lower() if rest else top.lower().partition(".")[0])
+    return OFFICIAL_FILES.get(top.lower() if rest else re.split(r"[-_.]", top.lower())[0])
 
 
 def _check(row: TextFilesRow, files: list[TextFile], place: str) -> None:

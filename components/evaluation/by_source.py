@@ -37,6 +37,12 @@ class BySource(Condition):
         """Each with its row's source."""
         return Requests(seed=seed, source=sources(asked))
 
+    def finished(self, pictures: Tensor, asked: Asked) -> Tensor:
+        """What is known of a picture with a hole is left as it is."""
+        source = sources(asked)
+        hole = hole_of(source, pictures.shape[1])
+        return pictures if hole is None else torch.where(hole, pictures, eight_bit(source[:, :-1]))
+
     def trivial(self, asked: Asked) -> Tensor | None:
         """The source itself."""
         return filled(sources(asked), asked.data.shape[1])

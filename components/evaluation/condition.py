@@ -39,6 +39,10 @@ class Condition(ABC):
     def requests(self, asked: Asked, seed: Tensor) -> Requests:
         """The requests for pictures as the held-out rows `asked` are, with these seeds [N]."""
 
+    def finished(self, pictures: Tensor, asked: Asked) -> Tensor:
+        """The pictures [N, C, H, W] that a model drew for `asked` as clients get them."""
+        return pictures
+
     def obeyed(self, pictures: Tensor, asked: Asked) -> Values:
         """How far pictures [N, C, H, W] of any origin are what the rows `asked` ask for."""
         return {}

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,10 +37,25 @@ def text_of(dataset: Dataset) -> Text:
     return tensors
 
 
-def columns_of(dataset: Dataset, split: Split) -> dict[str, Tensor]:
-    """The columns of a whole split, in the order on disk, as `Text.columns` gives them."""
-    table = pa.concat_tables([pq.read_table(path) for path in dataset.paths(split)])
-    return dataset.tensors.columns(table)
+def columns_of(dataset: Dataset, split: Split, tokens: int | None = None) -> dict[str, Tensor]:
+    """The columns of a whole split, in the order on disk, as `Text.columns` gives them.
+
+    With `tokens`, of as many row groups, drawn by a fixed seed, as hold about so many; the others are not read.
+    """
+    files = [pq.ParquetFile(path) for path in dataset.paths(split)]
+    groups = [(file, index) for file in files for index in range(file.num_row_groups)]
+    share = 1.0 if tokens is None else tokens / max(1, int(dataset.details["tokens"][split]))
+    if share < 1.0:
+        left = share * dataset.rows(split)
+        drawn = []
+        for place in torch.randperm(len(groups), generator=torch.Generator().manual_seed(0)).tolist():
+            drawn.append(place)
+            file, index = groups[place]
+            left -= file.metadata.row_group(index).num_rows
+            if left <= 0:
+                break
+        groups = [groups[place] for place in sorted(drawn)]
+    return dataset.tensors.columns(pa.concat_tables([file.read_row_group(index) for file, index in groups]))
 
 
 def documents(columns: dict[str, Tensor], train: bool) -> list[Document]:

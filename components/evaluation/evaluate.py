@@ -52,7 +52,7 @@ def evaluate(
     asked = dataclasses.replace(dataset, shape=_carried(model))
     with one_thread():
         measurement = measurement_of(dataset.modality)(asked, cache, Extent(samples, weighed), say)
-        protocol = {**measurement.protocol, **({"filter": terms.digest} if terms.filters else {})}
+        protocol = {**measurement.protocol, **({"filter": terms.filter_digest} if terms.filters else {})}
         done = _done(folder, model, dataset, protocol)
         if done is not None:
             return done

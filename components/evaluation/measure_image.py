@@ -44,7 +44,7 @@ from components.evaluation.report import Metric
 from components.families.family import Batch
 from components.families.sampling import mix
 
-VERSION = 3
+VERSION = 4
 """Raised when anything changes the numbers for the same model and data."""
 SEED = 0
 PIXELS, WIDEST = 2**16, 64
@@ -150,7 +150,8 @@ class ImageMeasurement(Measurement):
                 said = percent
                 say(f"drawing samples … {percent}%")
             requests = self.condition.requests(asked, places + SEED)
-            pictures = eight_bit(finite(subject.sample(requests, self.width), "samples"))
+            drawn = eight_bit(finite(subject.sample(requests, self.width), "samples"))
+            pictures = self.condition.finished(drawn, asked)
             found.add(self.features.of(pictures), self.condition.obeyed(pictures, asked), pictures)
         return found
 

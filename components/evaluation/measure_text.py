@@ -26,7 +26,7 @@ from components.families.family import END, NOTHING, Requests, select
 from components.families.sampling import mix
 from components.modalities.text import numbered
 
-VERSION = 1
+VERSION = 2
 """Raised when anything changes the numbers for the same model and data."""
 SEED = 0
 WIDTH = 64
@@ -209,8 +209,8 @@ class TextMeasurement(Measurement):
         """The training documents, or so many of them, drawn by a fixed seed, as have about `TRAIN_CHARACTERS`."""
         details = self.dataset.details
         rate = float(details["characters"]["train"]) / max(1, int(details["tokens"]["train"]))
-        found = corpus.documents(corpus.columns_of(self.dataset, "train"), train=True)
         left, chosen = int(TRAIN_CHARACTERS / max(rate, 1e-9)), []
+        found = corpus.documents(corpus.columns_of(self.dataset, "train", 2 * left), train=True)
         order = torch.randperm(len(found), generator=torch.Generator().manual_seed(mix(SEED, 4)))
         for place in order.tolist() if sum(len(one.tokens) for one in found) > left else range(len(found)):
             document = found[place]

@@ -12,6 +12,7 @@ from components.evaluation.report import Metric
 from components.evaluation.text import Unit, metrics, split
 
 NAMES = ("rouge1", "rouge2", "rougeL")
+WORD = re.compile(r"[^\W_]+")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 
 
@@ -25,6 +26,19 @@ class _Units:
         return split(text.lower(), self.unit)
 
 
+class _Words:
+    """Words of letters and digits of any script; English ones are stemmed as the scorer's own tokenizer does."""
+
+    def __init__(self) -> None:
+        from nltk.stem.porter import PorterStemmer
+
+        self.stemmer = PorterStemmer()
+
+    def tokenize(self, text: str) -> list[str]:
+        words = WORD.findall(text.lower())
+        return [self.stemmer.stem(word) if word.isascii() and len(word) > 3 else word for word in words]
+
+
 def rouge(answers: Sequence[str], references: Sequence[Sequence[str]], unit: Unit) -> dict[str, Metric]:
     """The mean F1 of each answer against its references; of several, the best by each measure counts.
 
@@ -32,11 +46,7 @@ def rouge(answers: Sequence[str], references: Sequence[Sequence[str]], unit: Uni
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = (
-        RougeScorer(NAMES, use_stemmer=True)
-        if unit == "words"
-        else RougeScorer(NAMES, tokenizer=_Units(unit))
-    )
+    scorer = RougeScorer(NAMES, tokenizer=_Words() if unit == "words" else _Units(unit))
     rows = []
     for answer, wanted in zip(answers, references, strict=True):
         found = [scorer.score(reference, answer) for reference in wanted]

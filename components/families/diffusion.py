@@ -135,8 +135,9 @@ class Diffusion(Family):
     evaluation a step) or Heun ("heun", two). Classes and captions are dropped with the chance `drop`, and sampling
     goes beyond the unconditional estimate by `guidance` (Ho & Salimans 2022, arXiv:2207.12598): 0 is
     unconditional, 1 conditional, which needs no second evaluation. With `guide` it goes beyond the estimate of a
-    network of that width and one block a size, which learns beside it, sees the same condition and errs where it does,
-    but more (Karras et al. 2024, arXiv:2406.02507): so samples become better, and hardly less different. A source is
+    network of that width and one block a size, which learns beside it for `guide_steps` steps, sees the same condition
+    and errs where it does, but more (Karras et al. 2024, arXiv:2406.02507): so samples become better, and hardly less
+    different. A source is
     joined to the input (Saharia et al. 2022, arXiv:2111.05826). Requests may name `steps` and `guidance`.
 
     `optimizer` is "muon" (Jordan 2024, on matrices and convolutions at `muon_lr`; AdamW at `lr` on the rest) or
@@ -156,6 +157,7 @@ class Diffusion(Family):
     level_spread: float = tuned(1.4, low=0.8, high=2.0, least=1e-3, most=10.0)
     drop: float = bounded(0.1, least=0.0, most=1.0)
     guide: int = bounded(0, least=0, most=4096)
+    guide_steps: int = bounded(300, least=1)
     sampler: str = "multistep"
     steps: int = bounded(10, least=1, most=LONGEST)
     guidance: float = bounded(1.0, least=0.0, most=100.0)
@@ -193,6 +195,10 @@ class Diffusion(Family):
         smaller = dataclasses.replace(self, width=self.guide, depth=1) if self.guide else None
         guide = {"guide": Denoiser(smaller, shape)} if smaller else {}
         return {"denoiser": Denoiser(self, shape), **guide}
+
+    def due(self, name: str, step: int) -> bool:
+        """A guide that learnt as long would err no more than what it guides."""
+        return name != "guide" or step < self.guide_steps
 
     def backbone(self, inputs: int, data: tuple[int, ...], signal: int, context: int) -> UNet | DiT:
         """The network F: `inputs` channels in, `data` out, told a condition of `signal` and words of `context`."""

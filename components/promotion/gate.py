@@ -33,9 +33,11 @@ def decide(challenger: Report, champion: Report | None, product: ProductRow) -> 
     """Judge `challenger` by the product's terms; without a champion its guards alone decide.
 
     The primary metric (by default the first of the report) must be better by more than `min_gain`, and every
-    guard must hold. Raises `UserError` if the product names a metric that the report does not have.
+    guard must hold. A report that lacks a metric which the product names is refused.
     """
-    primary = primary_metric(challenger, product)
+    primary = product.primary or primary_metric(challenger, product)
+    if primary not in challenger.metrics:
+        return Verdict(False, (_lacking(challenger, primary, "primary metric").sentence,), primary)
     if champion is not None and champion.artifact == challenger.artifact:
         return Verdict(False, ("The challenger is already champion.",), primary)
     if champion is None:
@@ -46,18 +48,15 @@ def decide(challenger: Report, champion: Report | None, product: ProductRow) -> 
             findings = _compared(
                 primary, challenger.metrics[primary], champion.metrics[primary], product.min_gain
             )
-    findings += [
-        _guarded(name, _metric(challenger, name, "guard"), guard) for name, guard in product.guards.items()
-    ]
+    findings += [_guarded(challenger, name, guard) for name, guard in product.guards.items()]
     accepted = all(finding.holds for finding in findings)
     return Verdict(accepted, tuple(finding.sentence for finding in findings), primary)
 
 
 def primary_metric(report: Report, product: ProductRow | None) -> str:
-    """The metric that decides: the product's `primary`, or the first of the report."""
-    if product is not None and product.primary is not None:
-        _metric(report, product.primary, "primary metric")
-        return product.primary
+    """The metric that decides: the product's `primary` where the report has it, or its first."""
+    if product is not None and product.primary in report.metrics:
+        return str(product.primary)
     if not report.metrics:
         raise UserError(
             f"The report on the artifact {report.artifact[:12]} holds no metric; evaluate it again."
@@ -70,10 +69,11 @@ def shown(metric: Metric) -> str:
     return f"{metric.value:.4g} [{metric.low:.4g}, {metric.high:.4g}]"
 
 
-def _metric(report: Report, name: str, role: str) -> Metric:
-    if name not in report.metrics:
-        raise unknown(f"metric for the {role}", name, report.metrics)
-    return report.metrics[name]
+def _lacking(report: Report, name: str, role: str) -> Finding:
+    """A report without a metric that the product names is judged by nothing."""
+    return Finding(
+        False, f"The challenger's report lacks it: {unknown(f'metric for the {role}', name, report.metrics)}"
+    )
 
 
 def _first(name: str, metric: Metric) -> Finding:
@@ -129,8 +129,11 @@ def _compared(name: str, ours: Metric, theirs: Metric, least: float) -> list[Fin
     return [Finding(holds, f"{values}: it is {size}{asked}."), Finding(True, remark)]
 
 
-def _guarded(name: str, metric: Metric, guard: Guard) -> Finding:
+def _guarded(challenger: Report, name: str, guard: Guard) -> Finding:
     """NaN keeps no limit."""
+    metric = challenger.metrics.get(name)
+    if metric is None:
+        return _lacking(challenger, name, "guard")
     limits, holds = [], True
     if guard.least is not None:
         limits.append(f"at least {guard.least:.4g}")

@@ -43,6 +43,7 @@ def start(
         standing = ledger.standing(lines)
         version = registry.version(product, which)
         if _runs(kind, version, standing):
+            _same_terms(kind, version, standing.trial, criteria)
             said = f"The {kind} of {version.name} runs already."
             return Decision(product, version.number, True, (said,), standing.champion)
         reasons: tuple[str, ...] = ()
@@ -57,6 +58,17 @@ def start(
             entry = entry_of(kind, version, standing.champion, reasons, why)
             record(registry, dataclasses.replace(entry, terms=criteria.numbers()))
         return Decision(product, version.number, accepted, reasons, standing.champion)
+
+
+def _same_terms(kind: Kind, version: Version, trial: Line | None, criteria: Criteria) -> None:
+    """Raise `UserError` if the trial that runs began with other terms, which it keeps to its end."""
+    terms = trial.terms if trial is not None else None
+    if terms is not None and terms != criteria.numbers():
+        told = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+        raise UserError(
+            f"The {kind} of {version.name} runs already, by other terms ({told}); stop it first with "
+            f"genloom {kind} stop {version.product}, or ask for the same."
+        )
 
 
 def stop(settings: Settings, product: str, kind: Kind, why: str = "") -> Line:

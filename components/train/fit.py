@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
+import time
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from components import cluster
 from components.cluster import Capacity
@@ -13,6 +18,8 @@ from components.train.plan import Plan
 
 RETRIES = 3
 """Times that Ray Train starts the workers again, from the last checkpoint, after one was lost."""
+RELEASE = 10.0
+"""Seconds in which Ray gives back the CPUs of what has just ended."""
 
 
 def fit(settings: Settings, plan: Plan, workers: int) -> None:
@@ -23,7 +30,9 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
 
     from components.train.worker import work
 
-    gpu, cpus = share(workers, plan.options.threads, cluster.capacity())
+    gpu, cpus = share(workers, plan.options.threads, cluster.nodes())
+    if not gpu:
+        cpus = _within_free(workers, plan.options.threads, cpus)
     name = f"{plan.folder.name}-{uuid.uuid4().hex[:8]}"  # a name used before would make Ray resume from it
     storage = settings.shared / "ray"
     trainer = TorchTrainer(
@@ -35,11 +44,14 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
-            name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=RETRIES)
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
         ),
     )
     try:
-        trainer.fit()
+        with _ending_by_interrupts():
+            trainer.fit()
     except TrainingFailedError as error:
         cause = " ".join(str(error).split())[:500]
         raise FailedError(
@@ -49,26 +61,78 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
         shutil.rmtree(storage / name, ignore_errors=True)
 
 
+@contextmanager
+def _ending_by_interrupts() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt, for which Ray Train ends the workers, and then calls `sys.exit`.
+
+    Its handler would also stay, and swallow what is meant for whatever comes after the training.
+    """
+    mine = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
+
+
 def check_workers(workers: int, threads: int | None) -> None:
     """Raise `UserError` for more workers than this machine can hold, before anything is started for them."""
     have = cluster.foreseen()
     if have is not None and workers:
-        share(workers, threads, have)
+        share(workers, threads, [have])
 
 
-def share(workers: int, threads: int | None, have: Capacity) -> tuple[bool, int]:
-    """(whether each worker gets a GPU, CPUs for each) out of what there is; raises `UserError` with the arithmetic."""
+def share(workers: int, threads: int | None, nodes: Sequence[Capacity]) -> tuple[bool, int]:
+    """(whether each worker gets a GPU, CPUs for each) out of what the nodes have, of which each worker sees one.
+
+    Raises `UserError` with the arithmetic.
+    """
+    have = cluster.total(nodes)
     if have.gpus >= 1:
         if workers > have.gpus:
             raise UserError(
                 f"{workers} workers need {workers} GPUs, one each, and there are {have.gpus:g}; "
                 f"ask for at most --workers {int(have.gpus)}."
             )
-        return True, max(1, int(have.cpus) // int(have.gpus))
+        return True, min(max(1, int(node.cpus // node.gpus)) for node in nodes if node.gpus >= 1)
     each = threads or 1
     if workers * each > have.cpus:
         raise UserError(
             f"{workers} workers × {each} CPU each = {workers * each} CPUs, and there are {have.cpus:g}; "
             f"ask for at most --workers {int(have.cpus // each)}."
         )
-    return False, threads or int(have.cpus) // workers
+    for each in [threads] if threads else range(int(max(node.cpus for node in nodes)), 0, -1):
+        if _room(nodes, each) >= workers:
+            return False, each
+    raise UserError(
+        f"{workers} workers × {each} CPU each do not fit, as each needs them on one node, and the nodes have "
+        f"{', '.join(f'{node.cpus:g}' for node in nodes)}; ask for at most --workers {_room(nodes, each)}."
+    )
+
+
+def _room(nodes: Sequence[Capacity], each: int) -> int:
+    """How many workers of so many CPUs the nodes can hold."""
+    return sum(int(node.cpus // each) for node in nodes)
+
+
+def _within_free(workers: int, threads: int | None, each: int) -> int:
+    """CPUs for each worker while something else, such as a server's replicas, holds some of them.
+
+    What a training before has held is given back within seconds, so it is waited for.
+    """
+    late = time.monotonic() + RELEASE
+    while (free := cluster.free_cpus()) < workers * each and time.monotonic() < late:
+        time.sleep(0.2)
+    if free >= workers * each:
+        return each
+    left = int(free // workers)
+    if threads or not left:
+        needed = workers * (threads or 1)
+        raise UserError(
+            f"{workers} workers need {needed} CPUs, and something else on the cluster, such as a server's replicas "
+            f"or another training, holds all but {free:g}; wait for it, lower its cpus, or train with --workers 0."
+        )
+    return left

@@ -102,14 +102,16 @@ def read_runs(settings: Settings) -> list[RunRecord]:
 
 
 def read_run(settings: Settings, name: str) -> RunRecord:
-    """The run called `name`: an id, the beginning of just one id, or a run's name for its latest.
+    """The run called `name`: an id, the beginning of just one id, or a run's name for the training of it
+    that runs, else its latest.
 
     Raises `UserError` with the nearest names if there is none.
     """
     runs = read_runs(settings)
     exact = [run for run in runs if run.id == name or run.run == name]
     if exact:
-        return exact[0]
+        running = [run for run in exact if run.state == "running" and not run.interrupted]
+        return (running or exact)[0]
     begun = [run for run in runs if run.id.startswith(name)]
     if len(begun) == 1:
         return begun[0]

@@ -129,13 +129,14 @@ def advance(trainee: Trainee, batch: Batch, step: int) -> dict[str, Tensor]:
     logged: dict[str, Tensor] = {}
     parts = split(batch, trainee.options.accumulate)
     weights = shares(parts, trainee.world)
-    for name in trainee.networks:
-        if trainee.family.due(name, step):
-            logged |= _update(trainee, name, parts, weights, step)
+    due = [name for name in trainee.networks if trainee.family.due(name, step)]
+    for name in due:
+        logged |= _update(trainee, name, parts, weights, step)
     if trainee.world > 1:
         _average_buffers(trainee)
-    for average in trainee.averages.values():
-        average.update(step)
+    for name in due:  # what rests is what it was
+        if name in trainee.averages:
+            trainee.averages[name].update(step)
     return logged
 
 

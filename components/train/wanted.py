@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from components import files
 from components.artifact import read_manifest
 from components.data.dataset import Dataset, open_dataset
 from components.families.family import Family, Task
 from components.project import Project, RunRow
 from components.promotion.registry import Registry
+from components.settings import Settings
 from components.train.plan import (
     check_options,
     check_run,
@@ -62,7 +65,19 @@ def starting_point(project: Project, row: RunRow, family: Family, dataset: Datas
         return start_from_hf(folder, family, dataset, project.settings.shared / "cache" / "starts")
     product, _, number = row.init.partition("/")
     registry = Registry(project.settings)
-    return registry.fetch(registry.version(product, number))
+    return _seen_by_all(project.settings, registry.fetch(registry.version(product, number)))
+
+
+def _seen_by_all(settings: Settings, folder: Path) -> Path:
+    """An artifact that was fetched to this machine, where workers on other nodes find it too."""
+    if settings.shared == settings.home:
+        return folder
+    kept = settings.shared / "cache" / "starts" / str(read_manifest(folder)["digest"])
+    if not kept.is_dir():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with files.draft(kept) as draft:
+            shutil.copytree(folder, draft)
+    return kept
 
 
 def check_init(project: Project, row: RunRow) -> None:

@@ -38,7 +38,6 @@ def demonstrate(
     from components.serving import draw, server
     from components.settings import writable_home
     from flows.progress import say
-    from flows.server import PrefectServer
 
     began = time.monotonic()
     project = open_project()
@@ -47,20 +46,34 @@ def demonstrate(
     draw.check_target(output)
     for run in RUNS:
         project.run(run)
-    if server.find(project.settings) is None:
+    before = server.find(project.settings)
+    if before is None:
         server.check_port(project.settings.host, port or project.settings.port)
     say("starting   Ray, Ray Serve and Prefect, side by side")
+    try:
+        outcomes = _trained(project, port)
+        url = _serve(project)
+        _draw(project, output)
+    except BaseException:
+        if before is None:  # the server was started for this alone
+            server.stop(project.settings)
+        raise
+    _farewell(url, output, outcomes, time.monotonic() - began)
+
+
+def _trained(project: Project, port: int | None) -> list[Outcome]:
+    """Both runs, with Prefect beside the cluster of a server that starts meanwhile."""
+    from components.serving import server
+    from flows.server import PrefectServer
+
     prefect = None if "PREFECT_API_URL" in os.environ else PrefectServer(project.settings)
     try:
         with ThreadPoolExecutor(1) as pool:
             serving = pool.submit(server.start_detached, project.settings, port)
-            outcomes = _retrain(project, prefect, serving.result)
+            return _retrain(project, prefect, serving.result)
     finally:
         if prefect is not None:
             prefect.stop()
-    url = _serve(project)
-    _draw(project, output)
-    _farewell(url, output, outcomes, time.monotonic() - began)
 
 
 def _retrain(project: Project, prefect: PrefectServer | None, ready: Callable[[], object]) -> list[Outcome]:

@@ -35,6 +35,8 @@ MODULES = (
 """The modules of this folder that attach verbs, in the order of the help."""
 
 
+INTERRUPTED, STOPPED = 130, "Stopped; the same command goes on from where it was."
+"""The exit code after Ctrl-C, and what is said then."""
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG}
 """What a disk or its permissions can say: a person's to mend, so a sentence and not a traceback."""
 
@@ -60,17 +62,16 @@ def run(arguments: Sequence[str]) -> int:
     quiet_environment()
     try:
         result = typer.main.get_command(application()).main(list(arguments), "genloom", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        return _say(STOPPED, code) if code == INTERRUPTED else code  # typer makes that of KeyboardInterrupt
     except UserError as error:
         return _say(str(error), error.exit_code)
     except typer.Exit as error:
         return error.exit_code
-    except typer.Abort:
-        return _say("Stopped; the same command goes on from where it was.", 130)
     except typer.TyperException as error:
         return _say(error.format_message(), 2)
-    except KeyboardInterrupt:
-        return _say("Stopped; the same command goes on from where it was.", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say(STOPPED, INTERRUPTED)
     except OSError as error:
         if error.errno not in DISK:
             raise

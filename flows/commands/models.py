@@ -213,7 +213,11 @@ def _event(line: Line) -> str:
 
 
 def _say(decision: Decision) -> None:
-    before = f" in the place of {decision.product}/{decision.previous}" if decision.previous else ""
+    before = (
+        f" in the place of {decision.product}/{decision.previous}"
+        if decision.previous not in (None, decision.version)
+        else ""
+    )
     print(f"{decision.name} is champion{before}.")
     for reason in decision.reasons:
         print(f"  {reason}")

@@ -25,16 +25,23 @@ def retrain_run(
     as_json: AsJson = False,
 ) -> None:
     """Prepare, train, evaluate, register and promote; what is up to date is not done again."""
+    from components.filtering import open_filter
     from components.project import open_project
     from components.settings import writable_home
     from components.train.fit import check_workers
+    from components.train.plan import check_product, check_run
+    from components.train.wanted import check_init
     from flows.progress import say
     from flows.server import prefect_api
 
     project = open_project()
-    wanted = project.run(run, overrides or ()).train
-    check_workers(wanted.workers if workers is None else workers, wanted.threads)
+    row = project.run(run, overrides or ())
+    check_run(project, run, row)
+    check_product(project, row.product)
+    open_filter(project.terms(row.product))
+    check_workers(row.train.workers if workers is None else workers, row.train.threads)
     writable_home(project.settings)
+    check_init(project, row)
     with prefect_api(project.settings):
         from flows.retrain import retrain
 

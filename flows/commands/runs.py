@@ -147,8 +147,9 @@ def stop(name: Name) -> None:
     if state != "running":
         raise UserError(f"The run {record.id} does not run, it is {state}; there is nothing to stop.")
     record.stop_file.touch()
+    every = record.parameters["train"]["log_every"]
     print(
-        f"{record.id} writes a checkpoint after its present step and ends; "
+        f"{record.id} writes a checkpoint at its next report (there is one every {every} steps) and ends; "
         "the same command that started it goes on from there."
     )
 

@@ -82,6 +82,20 @@ def test_a_server_that_is_down_is_named_within_seconds(
     assert "secret" not in str(said.value)
 
 
+def test_a_run_that_was_deleted_is_one_sentence(tracker: Tracker, tmp_path: Path) -> None:
+    run = tracker.begin("digits-vae-gone", "digits-vae", PARAMETERS, TAGS)
+    tracker.client.delete_run(run)
+    (tmp_path / "a.png").write_bytes(b"")
+    for call in (
+        lambda: tracker.log(run, {1: {"loss": 1.0}}),
+        lambda: tracker.log("0" * 32, {1: {"loss": 1.0}}),
+        lambda: tracker.picture("0" * 32, tmp_path / "a.png"),
+        lambda: tracker.end("0" * 32, "FINISHED"),
+    ):
+        with pytest.raises(UserError, match="The tracking store"):
+            call()
+
+
 @pytest.mark.parametrize("uri", ["foo://bar", "sqlite:///{home}/broken.db"])
 def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, uri: str) -> None:
     (tmp_path / "broken.db").write_text("This is no database. " * 500)

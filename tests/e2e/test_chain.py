@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -105,13 +106,17 @@ def test_kill_9_of_a_ray_worker_half_way_ends_with_the_same_weights(project: Pat
     assert all(bool((found[name] == expected[name]).all()) for name in found)
 
 
-def kill_worker(process: subprocess.Popen[str], folder: Path) -> None:
-    """Kill -9 the Ray worker once there is a checkpoint, before it is done."""
+def wait_for_a_checkpoint(process: subprocess.Popen[str], runs: Path) -> None:
     ends = time.monotonic() + 200
-    while not list(folder.glob("checkpoints/step-*/state.json")):
+    while not list(runs.glob("*/checkpoints/step-*/state.json")):
         assert process.poll() is None
         assert time.monotonic() < ends
         time.sleep(0.02)
+
+
+def kill_worker(process: subprocess.Popen[str], folder: Path) -> None:
+    """Kill -9 the Ray worker once there is a checkpoint, before it is done."""
+    wait_for_a_checkpoint(process, folder.parent)
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -121,6 +126,25 @@ def kill_worker(process: subprocess.Popen[str], folder: Path) -> None:
     for worker in workers:
         worker.kill()
     assert not (folder / "artifact").exists(), "killed half-way"
+
+
+@pytest.mark.usefixtures("no_process_left")
+def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(project: Path) -> None:
+    steps = ["--set", "train.steps=1000000", "--set", "train.checkpoint_every=100"]
+    process = subprocess.Popen(
+        line("train", "digits-vae", "--workers", "1", *steps),
+        cwd=project,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_a_checkpoint(process, open_project().settings.runs)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert read_run(open_project().settings, "digits-vae").state == "stopped"
 
 
 @pytest.mark.usefixtures("no_process_left")

@@ -106,6 +106,19 @@ def test_idx_from_a_mirror_whatever_its_packing(
     assert (np.stack([entry.load() for entry in found]) == np.concatenate([images, held])[:, None]).all()
 
 
+def test_idx_with_labels_for_one_part_only(
+    bare: Bare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"train_images": idx(pictures(7, 0)), "train_labels": idx(np.arange(7, dtype=np.uint8))}
+    parts["test_images"] = idx(pictures(3, 1))
+    for name, data in parts.items():
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setenv("GENLOOM_MIRROR", str(tmp_path))
+    project, _ = mnist(bare, "http://127.0.0.1:9", parts)
+    with pytest.raises(UserError, match=r"One of train_labels and test_labels is missing"):
+        open_source(project, project.dataset("small"), silent)
+
+
 def test_a_download_is_unpacked_checked_kept_and_asked_for_once(bare: Bare, site: tuple[Path, str]) -> None:
     folder, url = site
     (folder / "a.gz").write_bytes(gzip.compress(b"content"))

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components.data.dataset import SPLITS, Batches, Dataset, Position, Split, file_hash, open_dataset
+from components.data.dataset import (
+    SPLITS,
+    Batches,
+    Dataset,
+    Position,
+    Split,
+    _row_groups,
+    file_hash,
+    open_dataset,
+)
+from components.data.documents import Document, Library
 from components.data.prepare import prepare
 from components.errors import UserError
 from components.families.family import END, NOTHING
 from components.modalities.text import Text
 from components.project import Project
+from components.rows import TextSplit
 
 Bare = Callable[[dict[str, Any]], Project]
 WORDS = [
@@ -188,6 +200,39 @@ def test_each_target_can_be_a_pair(bare: Bare) -> None:
     (project.root / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
     dataset = prepare(project, "mine", project.prepared / "mine")
     assert sum(dataset.rows(split) for split in SPLITS) == 24
+    seen = {split: sources_of(dataset, split) for split in ("train", "test")}
+    assert all(count == 2 for found in seen.values() for count in found.values())
+    assert not seen["train"].keys() & seen["test"].keys(), "a test asks nothing that was trained on"
+
+
+def sources_of(dataset: Dataset, split: Split) -> Counter[bytes]:
+    found = dataset.whole(split).source
+    assert found is not None
+    return Counter(row.numpy().tobytes() for row in found)
+
+
+def test_a_source_in_two_official_splits_is_held_out_with_all_its_targets(tmp_path: Path) -> None:
+    def pair(source: str, target: str, split: Split) -> Document:
+        return Document("", [["source", source], ["target", target]], split)
+
+    with Library(tmp_path / "spool") as library:
+        for document in (pair("a", "1", "train"), pair("a", "2", "test"), pair("b", "1", "train")):
+            assert library.add(document) is None
+        found = library.splits(TextSplit(val=0, test=0.1))
+        assert sorted(library.content(key)[1][1] for key in found["test"]) == ["1", "2"]  # type: ignore[index]
+        assert [library.content(key)[0][1] for key in found["train"]] == ["b"]  # type: ignore[index]
+
+
+def test_rows_are_counted_with_their_padding(bare: Bare) -> None:
+    row = {"source": "text", "path": "a.jsonl", "form": "pairs", "context": 64, "source_length": 100}
+    project = bare({"mine": {**row, "tokenizer": "bytes", "split": {"val": 0, "test": 0.3}}})
+    records = [{"source": str(number), "target": "ab"} for number in range(30)]
+    (project.root / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    dataset = prepare(project, "mine", project.prepared / "mine")
+    groups = _row_groups([pq.ParquetFile(path) for path in dataset.paths("train")], dataset.tensors)
+    columns = dataset.columns("train")
+    size = sum(columns[name].numel() * 4 for name in ("tokens", "source"))
+    assert sum(group.bytes for group in groups) >= size
 
 
 def test_chats_by_the_template_with_names_of_their_own(bare: Bare) -> None:

@@ -114,6 +114,17 @@ def test_files_of_every_kind(bare: Bare) -> None:
     assert "\ufeff" not in shown
 
 
+def test_a_readme_beside_official_splits_is_no_part_of_them(bare: Bare) -> None:
+    rows = {
+        f"{split}-00000-of-00001.jsonl": "\n".join(json.dumps({"text": f"{split} {n}"}) for n in range(9))
+        for split in ("train", "test")
+    }
+    report = prepared(raw(bare, {**rows, "README.md": "About it.", "LICENSE.txt": "Free."}, split={"val": 0}))
+    assert report["splits"]["train"]["documents"] == report["splits"]["test"]["documents"] == 9
+    aside = {"count": 2, "files": ["LICENSE.txt", "README.md"]}
+    assert report["dropped"] == {"beside the official splits, and in none of them": aside}
+
+
 @pytest.mark.parametrize("record", [{"source": "x", "target": []}, {"source": " ", "target": "x"}])
 def test_a_pair_without_one_of_its_sides_is_left_out(bare: Bare, record: dict[str, Any]) -> None:
     records = [{"source": f"s{number}", "target": "t"} for number in range(40)]

@@ -141,3 +141,12 @@ def test_sources_are_shown_as_pictures() -> None:
     assert shown(torch.zeros(2, 3, 4, 4), 1).shape == (2, 1, 4, 4)
     pairs = beside(torch.zeros(2, 1, 4, 4), torch.ones(2, 3, 4, 4))
     assert pairs[:, 0, 0, 0].tolist() == [0, 1, 0, 1]
+
+
+def test_what_is_known_beside_a_hole_is_measured_as_clients_get_it(tmp_path: Path, cache: Path) -> None:
+    dataset = spoilt(tmp_path, Corruption("mask", 0.4))
+    clean = measured(dataset, cache, lambda source: torch.where(source[:, -1:] > 0, 0.5, source[:, :-1]))
+    noisy = measured(
+        dataset, cache, lambda source: torch.where(source[:, -1:] > 0, 0.5, 0.9 * source[:, :-1])
+    )
+    assert noisy.metrics == clean.metrics

@@ -226,6 +226,6 @@ def test_the_share_that_a_filter_withholds_is_a_metric(
     metric = found.metrics["withheld"]
     assert 0.2 < metric.low < metric.value < metric.high < 0.8
     assert metric.better == "lower"
-    assert found.protocol["filter"] == terms.digest
+    assert found.protocol["filter"] == terms.filter_digest
     assert "withheld" not in report.metrics
     assert "filter" not in report.protocol

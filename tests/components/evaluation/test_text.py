@@ -158,6 +158,28 @@ def test_rouge_takes_the_best_of_several_references() -> None:
     assert {metric.better for metric in found.values()} == {"higher"}
 
 
+def test_rouge_of_words_of_any_script() -> None:
+    texts = ["Кошка сидит дома", "γάτα στο σπίτι", "für den Fußball"]
+    other = ["Собака сидит дома", "σκύλος στο σπίτι", "gegen den Fußball"]
+    found = rouge(texts, [[text] for text in other], "words")
+    assert found["rouge1"].value == pytest.approx(2 / 3)
+    assert found["rouge2"].value == pytest.approx(1 / 2)
+
+
+def test_rouge_of_english_is_the_packages_own() -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    answers = ["The cats were running, 3 times!", "well-known tests of the parsers"]
+    wanted = ["A cat runs 3 times.", "We test well known parser"]
+    scorer = RougeScorer(["rouge1"], use_stemmer=True)
+    expected = [
+        scorer.score(one, other)["rouge1"].fmeasure for one, other in zip(wanted, answers, strict=True)
+    ]
+    assert rouge(answers, [[one] for one in wanted], "words")["rouge1"].value == pytest.approx(
+        sum(expected) / 2
+    )
+
+
 def test_rouge_of_chinese_counts_characters() -> None:
     found = rouge(["明月光", "霜"], [["明月夜"], ["霜"]], "characters")
     assert found["rouge1"].value == pytest.approx((2 / 3 + 1) / 2)

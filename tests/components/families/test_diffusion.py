@@ -150,6 +150,18 @@ def test_a_guide_learns_beside_the_network_it_guides() -> None:
     assert float(trainee.networks["guide"].seen) == 1.0
 
 
+def test_a_guide_that_has_learnt_enough_rests_with_its_average() -> None:
+    family = Diffusion(width=16, depth=1, guide=16, guide_steps=2)
+    trainee = build(family, networks_for(family, LABELS, 0), TrainOptions(), torch.device("cpu"), 1)
+    kept = []
+    for step in range(4):
+        logged = advance(trainee, batch_of(LABELS, 8), step)
+        assert ("loss/guide" in logged) == (step < 2)
+        kept.append({name: value.clone() for name, value in trainee.sampled["guide"].state_dict().items()})
+    assert any(not torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+    assert all(torch.equal(kept[1][name], kept[3][name]) for name in kept[0])
+
+
 @pytest.mark.parametrize("shape", [LABELS, WORDS])
 def test_no_label_and_no_words_are_the_same_as_none(shape: Shape) -> None:
     asked = requests_of([3, 4], shape)

@@ -131,9 +131,10 @@ def test_noise_is_learned_away() -> None:
     assert float(logged["loss/generator"]) < 0.2**2 / 5
 
 
-def test_muon_makes_the_update_of_a_kernel_orthogonal() -> None:
-    kernel = nn.Parameter(torch.zeros(4, 3, 3, 3))
-    kernel.grad = pictures(4, 3, 3, 3)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_makes_the_update_of_a_kernel_orthogonal(layout: torch.memory_format) -> None:
+    kernel = nn.Parameter(torch.zeros(4, 3, 3, 3).to(memory_format=layout))
+    kernel.grad = pictures(4, 3, 3, 3).to(memory_format=layout)
     Muon([{"params": [kernel]}], lr=1.0, weight_decay=0.0).step()
     stretches = torch.linalg.svdvals(kernel.detach().flatten(1))
     assert stretches.min() > 0.5

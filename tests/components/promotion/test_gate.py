@@ -3,10 +3,9 @@ import math
 
 import pytest
 
-from components.errors import UserError
 from components.evaluation.report import Metric, Report
 from components.project import Guard, ProductRow
-from components.promotion.gate import decide
+from components.promotion.gate import decide, primary_metric
 
 PLAIN = ProductRow(dataset="digits")
 
@@ -101,10 +100,14 @@ def test_the_champion_itself_is_refused() -> None:
     assert "already champion" in verdict.reasons[0]
 
 
-def test_an_unknown_metric_is_named_with_the_nearest() -> None:
+def test_a_report_without_a_metric_that_the_product_names_is_refused() -> None:
     for product in (
         ProductRow(dataset="digits", primary="presision"),
         ProductRow(dataset="digits", guards={"presision": Guard(least=0.1)}),
     ):
-        with pytest.raises(UserError, match=r"“presision”; did you mean precision\?"):
-            decide(report("b", 1.0), report("a", 10.0), product)
+        for champion in (report("a", 10.0), None):
+            verdict = decide(report("b", 1.0), champion, product)
+            assert not verdict.accepted
+            assert "lacks it" in verdict.reasons[-1]
+            assert "“presision”; did you mean precision?" in verdict.reasons[-1]
+        assert primary_metric(report("b", 1.0), product) == "distance", "what a listing shows"

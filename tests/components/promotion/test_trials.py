@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -53,6 +54,11 @@ def test_a_canary_is_a_line_with_its_criteria_and_ends_by_a_promotion(three: Set
     assert standing(three).champion == 1
     assert ledger.last_move(ledger.read(ledger.path_of(three, "digits"))) == before[-1].hash
     assert start(three, "digits", ROW, "canary", CRITERIA, 2).accepted, "safe to repeat"
+    other = dataclasses.replace(CRITERIA, share=0.45)
+    with pytest.raises(
+        UserError, match=r"runs already, by other terms \(.*share 0\.2.*genloom canary stop digits"
+    ):
+        start(three, "digits", ROW, "canary", other, 2)
     assert verify(three, "digits") == 2
     assert conclude(three, "digits", trial.hash, WELL)
     assert (standing(three).champion, standing(three).trial) == (2, None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from components import compiler
 from components.artifact import Model, load, save
 from components.errors import UserError
 from components.families.family import Requests, Shape, Task, kind_of, names
@@ -110,3 +112,12 @@ def test_compiling_without_a_compiler_is_one_sentence(
     monkeypatch.setattr("components.compiler.found", lambda: False)
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler, and none was found; install g\+\+"):
         computing.prepare(model, Terms(compile=True), Settings())
+
+
+def test_the_compilers_settings_hold_in_whatever_thread_computes() -> None:
+    import torch._inductor.config as inductor
+
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(compiler.settled(lambda: (inductor.freezing, inductor.cpp_wrapper))).result()
+    assert found == (True, True)
+    assert not inductor.freezing, "a training's compiler is as it was"

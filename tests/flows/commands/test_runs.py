@@ -41,7 +41,11 @@ def make(root: Path) -> Iterator[Callable[..., RunRecord]]:
             "product": "digits",
             "family": "vae",
             "key": "k" * 64,
-            "parameters": {"family": "vae", "model": {"latent": latent, "width": 256}},
+            "parameters": {
+                "family": "vae",
+                "model": {"latent": latent, "width": 256},
+                "train": {"log_every": 50},
+            },
             "dataset": "digits",
             "revision": "r1",
             "created": f"2026-01-0{1 + len(list(folder.parent.glob('*')))}T00:00:00+00:00",

@@ -148,6 +148,8 @@ def test_train_in_process(genloom: Genloom) -> None:
         (["train", "digits-vae", "--set", "model.latemt=3"], "did you mean model.latent"),
         (["train", "digits-vae", "--workers", "-1"], "Invalid value for '--workers'"),
         (["retrain", "nothing"], "There is no run “nothing”"),
+        (["retrain", "digits-vae", "--set", "model.latemt=3"], "did you mean model.latent"),
+        (["retrain", "digits-vae", "--set", "init=digits/9"], "There is no registered product “digits” yet"),
         (["trian", "digits-vae"], "No such command 'trian'"),
         (["train"], "Missing argument"),
     ],
@@ -161,6 +163,32 @@ def test_wrong_use_ends_with_2_and_one_sentence(
     assert sentence in said.err
     assert "Traceback" not in said.err
     assert not Path(".genloom/runs").exists()
+
+
+def test_the_terms_of_a_product_are_read_before_anything_is_trained(project: Path, genloom: Genloom) -> None:
+    params = (project / "params.yaml").read_text()
+    product = "  digits:\n    dataset: digits\n    task: free\n"
+    assert product in params
+    for terms, sentence in (
+        ("guards: {judge_recal: {least: 0.3}}", "judge_recal"),
+        ("filter: {code: missing.py}", "missing.py cannot be read"),
+    ):
+        (project / "params.yaml").write_text(params.replace(product, f"{product}    {terms}\n"))
+        said = genloom("retrain", "digits-vae")
+        assert (said.code, said.out) == (2, "")
+        assert sentence in said.err
+        assert not Path(".genloom/prefect").exists()
+
+
+@pytest.mark.usefixtures("project")
+def test_a_prefect_server_that_does_not_answer_is_one_sentence(
+    genloom: Genloom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    said = genloom("retrain", "digits-vae")
+    assert said.code == 2
+    assert "No Prefect server answers at PREFECT_API_URL=http://127.0.0.1:9/api" in said.err
+    assert "Traceback" not in said.err
 
 
 def test_a_home_that_cannot_be_written(
