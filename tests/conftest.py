@@ -22,6 +22,7 @@ SHARED = frozenset({"site", "url", "prefect_server"})
 """The fixtures that stand for a server of the whole session: no second one is started for a part of its tests."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Several processes share the tests by file, and one of them has all that ask a shared server."""
     for item in items:

@@ -119,5 +119,8 @@ def test_the_compilers_settings_hold_in_whatever_thread_computes() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(compiler.settled(lambda: (inductor.freezing, inductor.cpp_wrapper))).result()
+        again = pool.submit(lambda: inductor.freezing).result()
     assert found == (True, True)
-    assert not inductor.freezing, "a training's compiler is as it was"
+    assert again, "a thread keeps what it was set to"
+    with ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(lambda: inductor.freezing).result(), "those of others are as they were"
