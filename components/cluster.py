@@ -122,6 +122,14 @@ def foreseen() -> Capacity | None:
     return Capacity(cpus=os.cpu_count() or 1, gpus=torch.cuda.device_count())
 
 
+def free_nodes() -> list[Capacity]:
+    """What nobody has reserved of each living node."""
+    from ray._private.state import available_resources_per_node  # Ray's public call only tells their sum
+
+    found = available_resources_per_node().values()
+    return [Capacity(cpus=have.get("CPU", 0.0), gpus=have.get("GPU", 0.0)) for have in found]
+
+
 def free_cpus() -> float:
     """The CPUs that nobody on the cluster has reserved."""
     import ray

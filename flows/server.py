@@ -109,9 +109,16 @@ def prefect_api(settings: Settings, started: PrefectServer | None = None) -> Ite
 
 def _knock(url: str) -> None:
     """Raise `UserError` unless a Prefect server answers at `url`."""
+    from prefect.client.orchestration import get_client
+
     try:
-        httpx.get(f"{url.rstrip('/')}/health", timeout=10, follow_redirects=True).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        with get_client(
+            sync_client=True
+        ) as client:  # with whatever keys and certificates the environment names
+            error = client.api_healthcheck()
+    except (RuntimeError, ValueError) as refused:  # it looks at the address before
+        error = refused
+    if error is not None:
         raise UserError(
             f"No Prefect server answers at PREFECT_API_URL={url} ({error}); start it, or correct or unset "
             "PREFECT_API_URL."

@@ -159,6 +159,10 @@ ABOUT = re.compile(r"(readme|licen[cs]e|copying|notice|citation|changelog|datase
 """Files about a dataset, which are no part of it where its splits are official."""
 
 
+SHARD = re.compile(r"([a-z]+)([-_]\d+(-of-\d+)?)?\.")
+"""The name of a file that is a split, or a part of it."""
+
+
 def _folder(root: Path) -> tuple[list[TextFile], list[Dropped]]:
     """The files of text in a folder with their official splits, and the others."""
     names = list(text_files(root))
@@ -186,7 +190,8 @@ def _folder(root: Path) -> tuple[list[TextFile], list[Dropped]]:
 def _mark(name: str) -> Split | None:
     """The official split that the top folder or the name of a file says, such as `train-00000-of-00002.jsonl`."""
     top, _, rest = name.partition("/")
-    return OFFICIAL_FILES.get(top.lower() if rest else re.split(r"[-_.]", top.lower())[0])
+    found = SHARD.match(top.lower())
+    return OFFICIAL_FILES.get(top.lower() if rest or found is None else found[1])
 
 
 def _check(row: TextFilesRow, files: list[TextFile], place: str) -> None:

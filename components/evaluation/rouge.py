@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from unicodedata import category, normalize
 
 import torch
 
@@ -12,7 +13,6 @@ from components.evaluation.report import Metric
 from components.evaluation.text import Unit, metrics, split
 
 NAMES = ("rouge1", "rouge2", "rougeL")
-WORD = re.compile(r"[^\W_]+")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n")
 
 
@@ -35,7 +35,9 @@ class _Words:
         self.stemmer = PorterStemmer()
 
     def tokenize(self, text: str) -> list[str]:
-        words = WORD.findall(text.lower())
+        # letters, the marks upon them, and digits
+        inside = (char if category(char)[0] in "LMN" else " " for char in normalize("NFC", text.lower()))
+        words = "".join(inside).split()
         return [self.stemmer.stem(word) if word.isascii() and len(word) > 3 else word for word in words]
 
 

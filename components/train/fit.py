@@ -30,9 +30,7 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
 
     from components.train.worker import work
 
-    gpu, cpus = share(workers, plan.options.threads, cluster.nodes())
-    if not gpu:
-        cpus = _within_free(workers, plan.options.threads, cpus)
+    gpu, cpus = granted(workers, plan.options.threads)
     name = f"{plan.folder.name}-{uuid.uuid4().hex[:8]}"  # a name used before would make Ray resume from it
     storage = settings.shared / "ray"
     trainer = TorchTrainer(
@@ -113,26 +111,28 @@ def share(workers: int, threads: int | None, nodes: Sequence[Capacity]) -> tuple
     )
 
 
-def _room(nodes: Sequence[Capacity], each: int) -> int:
-    """How many workers of so many CPUs the nodes can hold."""
-    return sum(int(node.cpus // each) for node in nodes)
+def _room(nodes: Sequence[Capacity], each: int, gpu: bool = False) -> int:
+    """How many workers of so many CPUs, and perhaps a GPU, the nodes can hold."""
+    rooms = [(int(node.cpus // each), int(node.gpus)) for node in nodes]
+    return sum(min(room) if gpu else room[0] for room in rooms)
 
 
-def _within_free(workers: int, threads: int | None, each: int) -> int:
-    """CPUs for each worker while something else, such as a server's replicas, holds some of them.
+def granted(workers: int, threads: int | None) -> tuple[bool, int]:
+    """As `share`, out of what nothing else on the cluster, such as a server's replicas, holds now.
 
-    What a training before has held is given back within seconds, so it is waited for.
+    What a training before has held is given back within seconds, so it is waited for. Raises `UserError`.
     """
+    gpu, each = share(workers, threads, cluster.nodes())
     late = time.monotonic() + RELEASE
-    while (free := cluster.free_cpus()) < workers * each and time.monotonic() < late:
+    while _room(free := cluster.free_nodes(), each, gpu) < workers and time.monotonic() < late:
         time.sleep(0.2)
-    if free >= workers * each:
-        return each
-    left = int(free // workers)
-    if threads or not left:
-        needed = workers * (threads or 1)
-        raise UserError(
-            f"{workers} workers need {needed} CPUs, and something else on the cluster, such as a server's replicas "
-            f"or another training, holds all but {free:g}; wait for it, lower its cpus, or train with --workers 0."
-        )
-    return left
+    for fewer in [threads] if threads else range(each, 0, -1):
+        if _room(free, fewer, gpu) >= workers:
+            return gpu, fewer
+    have = cluster.total(free)
+    needed = f"{workers} GPUs and a CPU for each" if gpu else f"{workers * (threads or 1)} CPUs"
+    left = f"{have.cpus:g} CPUs" + (f" and {have.gpus:g} GPUs" if gpu else "")
+    raise UserError(
+        f"{workers} workers need {needed}, and something else on the cluster, such as a server's replicas or another "
+        f"training, leaves {left}; wait for it, lower its cpus, or ask for fewer --workers or train.threads."
+    )

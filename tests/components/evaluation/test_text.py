@@ -164,6 +164,8 @@ def test_rouge_of_words_of_any_script() -> None:
     found = rouge(texts, [[text] for text in other], "words")
     assert found["rouge1"].value == pytest.approx(2 / 3)
     assert found["rouge2"].value == pytest.approx(1 / 2)
+    hindi = rouge(["कि राम", "का राम"], [["का राम"], ["का राम"]], "words")
+    assert hindi["rouge1"].value == pytest.approx((1 / 2 + 1) / 2), "marks are parts of letters"
 
 
 def test_rouge_of_english_is_the_packages_own() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from components.families.autoregressive import CHUNK, TextState, language
 from components.families.family import END, NOTHING, Batch, Family, Requests, Shape, select, tensors
 from components.families.gpt import GPT
+from components.families.layers import views
 from components.families.layers.muon import Muon, orthogonal
 from components.families.layers.norm import normed
 from components.families.sampling import Slots, sample
@@ -321,3 +322,25 @@ def test_the_norm_and_its_gradients_are_torchs(shape: tuple[int, ...]) -> None:
         assert torch.allclose(found, expected, atol=1e-5)
     with torch.no_grad():
         assert torch.allclose(normed(inputs, weight), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_rows_bits_depend_neither_on_its_place_nor_on_how_far_others_are(group: int) -> None:
+    """In caches of many blocks, as in the kernels that compute them."""
+    generator = torch.Generator().manual_seed(group)
+    heads, size, places = 3, 16, 1024
+    queries = torch.randn(heads, group, size, generator=generator)
+    own = torch.randn(2, heads, places, size, generator=generator)
+    for place in (5, 70, 600):
+        found = []
+        for at in range(3):
+            for others in (place, places // 2 - 1, places - 1):
+                held = torch.randn(2, 3, heads, places, size, generator=generator)
+                asked = torch.randn(3, heads, group, size, generator=generator)
+                held[:, at], asked[at] = own, queries
+                last = torch.full((3,), max(place, others))
+                last[at] = place
+                bias = views._bias(torch.zeros_like(last), last, places).expand(-1, heads, -1)
+                flat = (asked.flatten(0, 1), *held.flatten(1, 2), bias.reshape(-1, 1, places), last)
+                found.append(views.used_alone(*flat).view(3, heads, group, size)[at])
+        assert all(torch.equal(one, found[0]) for one in found), place

@@ -56,10 +56,26 @@ def test_a_workers_cpus_are_those_of_one_node() -> None:
 
 def test_what_a_server_holds_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "RELEASE", 0.0)
-    monkeypatch.setattr("components.cluster.free_cpus", lambda: 1.5)
-    assert fit._within_free(1, None, 2) == 1
-    assert fit._within_free(1, 1, 1) == 1
-    with pytest.raises(UserError, match=r"2 workers need 2 CPUs, and something else .* holds all but 1\.5;"):
-        fit._within_free(2, None, 1)
+
+    def given(
+        have: list[Capacity], free: list[Capacity], workers: int, threads: int | None
+    ) -> tuple[bool, int]:
+        monkeypatch.setattr("components.cluster.nodes", lambda: have)
+        monkeypatch.setattr("components.cluster.free_nodes", lambda: free)
+        return fit.granted(workers, threads)
+
+    assert given(cpus(2), cpus(2), 1, None) == (False, 2)
+    assert given(cpus(2), cpus(1.5), 1, None) == (False, 1)
+    assert given(cpus(2), cpus(1.5), 1, 1) == (False, 1)
+    assert given(cpus(8, 8), cpus(7, 7), 1, None) == (False, 7), "a worker's CPUs are those of one node"
+    assert given(cpus(8, 8), cpus(6, 8), 2, None) == (False, 6)
+    gpu = [Capacity(cpus=16, gpus=1)]
+    assert given(gpu, [Capacity(cpus=15.5, gpus=1)], 1, None) == (True, 15)
+    with pytest.raises(UserError, match=r"2 workers need 2 CPUs, and something else .* leaves 1\.5 CPUs;"):
+        given(cpus(2), cpus(1.5), 2, None)
     with pytest.raises(UserError, match="1 workers need 2 CPUs"):
-        fit._within_free(1, 2, 2)
+        given(cpus(2), cpus(1.5), 1, 2)
+    with pytest.raises(
+        UserError, match=r"1 workers need 1 GPUs and a CPU for each, .* leaves 12 CPUs and 0 GPUs"
+    ):
+        given(gpu, [Capacity(cpus=12, gpus=0)], 1, None)
