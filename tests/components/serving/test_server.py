@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import socket
 import threading
 import time
@@ -238,8 +239,12 @@ def test_stop_ends_every_process_and_generate_goes_on_with_the_same_bits(
 
 
 def test_a_port_in_use_is_said_before_anything_starts(
-    site: Any, genloom: Callable[..., Any], tmp_path: Path
+    site: Any, genloom: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In a copy of the site, whose own server may run."""
+    ours = shutil.ignore_patterns("serve", "cluster.json", "ray-token", "keys*")
+    copy = shutil.copytree(site.settings.home, tmp_path / "copy", ignore=ours)
+    monkeypatch.setenv("GENLOOM_HOME", str(copy))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -254,7 +259,7 @@ def test_a_port_in_use_is_said_before_anything_starts(
         with pytest.raises(UserError, match=f"{number}"):
             server.start_detached(Settings(home=home, port=number))
         assert not server.log_of(Settings(home=home)).exists()
-    assert server.find(site.settings) is None
+    assert server.find(Settings(home=copy)) is None
 
 
 def test_bad_use_is_one_sentence(genloom: Callable[..., Any], tmp_path: Path) -> None:
