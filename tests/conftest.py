@@ -1,4 +1,4 @@
-"""What the tests share: a project on disk, prepared digits, one Ray and one Prefect server for the whole run."""
+"""What the tests share: a project on disk, prepared digits, one Ray and one Prefect server for a whole process."""
 
 from __future__ import annotations
 
@@ -16,18 +16,6 @@ from components.settings import quiet_environment
 
 quiet_environment()
 ROOT = Path(__file__).resolve().parent.parent
-
-
-SHARED = frozenset({"site", "url", "prefect_server"})
-"""The fixtures that stand for a server of the whole session: no second one is started for a part of its tests."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several processes share the tests by file, and one of them has all that ask a shared server."""
-    for item in items:
-        shares = SHARED & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("servers" if shares else str(item.path)))
 
 
 @dataclass(frozen=True)
