@@ -1,4 +1,4 @@
-"""What the tests share: a project on disk, prepared digits, one Ray and one Prefect server for a whole process."""
+"""What the tests share: a project on disk, prepared digits, one Ray and one Prefect server for the whole run."""
 
 from __future__ import annotations
 

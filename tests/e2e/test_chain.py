@@ -129,6 +129,7 @@ def kill_worker(process: subprocess.Popen[str], folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_process_left")
+@pytest.mark.long  # Ray takes half a minute to end its workers
 def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(project: Path) -> None:
     steps = ["--set", "train.steps=1000000", "--set", "train.checkpoint_every=100"]
     process = subprocess.Popen(
