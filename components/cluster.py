@@ -130,13 +130,6 @@ def free_nodes() -> list[Capacity]:
     return [Capacity(cpus=have.get("CPU", 0.0), gpus=have.get("GPU", 0.0)) for have in found]
 
 
-def free_cpus() -> float:
-    """The CPUs that nobody on the cluster has reserved."""
-    import ray
-
-    return float(ray.available_resources().get("CPU", 0.0))
-
-
 def find(settings: Settings) -> Local | None:
     """The project's local cluster if its owner lives, even while it is starting."""
     local = _read(settings)

@@ -111,10 +111,8 @@ def _knock(url: str) -> None:
     """Raise `UserError` unless a Prefect server answers at `url`."""
     from prefect.client.orchestration import get_client
 
-    try:
-        with get_client(
-            sync_client=True
-        ) as client:  # with whatever keys and certificates the environment names
+    try:  # by its own client, which takes the keys and certificates that the environment names
+        with get_client(sync_client=True) as client:
             error = client.api_healthcheck()
     except (RuntimeError, ValueError) as refused:  # it looks at the address before
         error = refused

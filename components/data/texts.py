@@ -26,6 +26,10 @@ from components.rows import TextFilesRow
 PLAIN = frozenset({".txt", ".md", ".py"})
 RECORDS = frozenset({".jsonl", ".json"})
 OFFICIAL_FILES: dict[str, Split] = {**OFFICIAL, "dev": "val"}
+ABOUT = re.compile(r"(readme|licen[cs]e|copying|notice|citation|changelog|dataset_?card)\b", re.IGNORECASE)
+"""Files about a dataset, which are no part of it where its splits are official."""
+SHARD = re.compile(r"([a-z]+)([-_]\d+(-of-\d+)?)?\.")
+"""The name of a file that is a split, or a part of it."""
 NOT_UTF8 = "no valid UTF-8"
 
 
@@ -153,14 +157,6 @@ def text_files(root: Path) -> Iterator[str]:
         for name in sorted(files):
             if not name.startswith("."):
                 yield (Path(folder) / name).relative_to(root).as_posix()
-
-
-ABOUT = re.compile(r"(readme|licen[cs]e|copying|notice|citation|changelog|dataset_?card)\b", re.IGNORECASE)
-"""Files about a dataset, which are no part of it where its splits are official."""
-
-
-SHARD = re.compile(r"([a-z]+)([-_]\d+(-of-\d+)?)?\.")
-"""The name of a file that is a split, or a part of it."""
 
 
 def _folder(root: Path) -> tuple[list[TextFile], list[Dropped]]:

@@ -137,8 +137,8 @@ class Diffusion(Family):
     unconditional, 1 conditional, which needs no second evaluation. With `guide` it goes beyond the estimate of a
     network of that width and one block a size, which learns beside it for `guide_steps` steps, sees the same condition
     and errs where it does, but more (Karras et al. 2024, arXiv:2406.02507): so samples become better, and hardly less
-    different. A source is
-    joined to the input (Saharia et al. 2022, arXiv:2111.05826). Requests may name `steps` and `guidance`.
+    different. A source is joined to the input (Saharia et al. 2022, arXiv:2111.05826). Requests may name `steps` and
+    `guidance`.
 
     `optimizer` is "muon" (Jordan 2024, on matrices and convolutions at `muon_lr`; AdamW at `lr` on the rest) or
     "adamw".

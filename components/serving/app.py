@@ -219,7 +219,7 @@ def _run(application: Application, settings: Settings) -> None:
         message = " ".join([state.message, *(part.message for part in state.deployments.values())])
         if state.status == "DEPLOY_FAILED":
             raise RuntimeError(message)
-        if cluster.free_cpus() >= application.cpus or os.environ.get("RAY_ADDRESS"):
+        if cluster.total(cluster.free_nodes()).cpus >= application.cpus or os.environ.get("RAY_ADDRESS"):
             late = time.monotonic() + ROOM
         if time.monotonic() > late:
             raise RuntimeError(

@@ -95,7 +95,7 @@ def share(workers: int, threads: int | None, nodes: Sequence[Capacity]) -> tuple
                 f"{workers} workers need {workers} GPUs, one each, and there are {have.gpus:g}; "
                 f"ask for at most --workers {int(have.gpus)}."
             )
-        return True, min(max(1, int(node.cpus // node.gpus)) for node in nodes if node.gpus >= 1)
+        return True, threads or min(max(1, int(node.cpus // node.gpus)) for node in nodes if node.gpus >= 1)
     each = threads or 1
     if workers * each > have.cpus:
         raise UserError(

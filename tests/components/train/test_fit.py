@@ -71,6 +71,7 @@ def test_what_a_server_holds_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert given(cpus(8, 8), cpus(6, 8), 2, None) == (False, 6)
     gpu = [Capacity(cpus=16, gpus=1)]
     assert given(gpu, [Capacity(cpus=15.5, gpus=1)], 1, None) == (True, 15)
+    assert given(gpu, [Capacity(cpus=15.5, gpus=1)], 1, 4) == (True, 4)
     with pytest.raises(UserError, match=r"2 workers need 2 CPUs, and something else .* leaves 1\.5 CPUs;"):
         given(cpus(2), cpus(1.5), 2, None)
     with pytest.raises(UserError, match="1 workers need 2 CPUs"):

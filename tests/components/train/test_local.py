@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -10,20 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.artifact import About
 from components.errors import FailedError, UserError
 from components.families.family import Batch
 from components.project import open_project
 from components.train import checkpoint
 from components.train.attempts import Trained
 from components.train.launch import train
-from components.train.plan import about_run
 from components.train.runs import load_run, read_progress, read_run, read_runs
 from components.train.step import Trainee
 from components.train.wanted import plan_of
@@ -79,30 +75,6 @@ def test_a_training_leaves_progress_pictures_checkpoints_and_an_artifact() -> No
     assert manifest["family"] == "vae"
     assert manifest["about"]["dataset"] == "digits"
     assert "components" not in json.dumps(manifest), "no import paths in artifacts"
-
-
-def test_data_that_are_prepared_anew_meanwhile_spoil_nothing(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The artifact keeps the tokenizer that it was trained with; workers that begin again take no other data."""
-    folder = open_project().prepared / "code"
-    tokenizer = (folder / "tokenizer.json").read_bytes()
-    small = ["train.steps=4", "train.batch=2", "train.log_every=1", "train.sample_every=100"]
-    small += ["train.warmup=0", "model.layers=1", "model.width=32", "model.heads=2"]
-
-    def spoil(line: dict[str, float]) -> None:
-        (folder / "tokenizer.json").write_bytes(tokenizer + b"\n")
-
-    trained = train(open_project(), "code-gpt", small, workers=0, progress=spoil)
-    assert (trained.artifact / "tokenizer.json").read_bytes() == tokenizer
-    (folder / "tokenizer.json").write_bytes(tokenizer)
-
-    def before(*arguments: Any) -> About:
-        return dataclasses.replace(about_run(*arguments), revision="before")
-
-    monkeypatch.setattr("components.train.launch.about_run", before)
-    with pytest.raises(FailedError, match="“code” was prepared anew while code-gpt trained"):
-        go(small, "code-gpt", fresh=True)
 
 
 @pytest.mark.usefixtures("project")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from components.artifact import About
+from components.errors import FailedError
 from components.families.family import Batch
+from components.project import open_project
+from components.train.launch import train
 from components.train.loop import Meter, Place, forget_after
+from components.train.plan import about_run
 
 
 def test_progress_counts_predicted_tokens() -> None:
@@ -40,3 +47,27 @@ def test_seconds_go_on_from_those_of_the_process_before(tmp_path: Path) -> None:
     meter.add({"loss/a": torch.tensor(1.0)}, 20, Batch(data=torch.zeros(4, 1), length=torch.ones(4)))
     assert 40.0 <= meter.read(False)[0]["seconds"] < 60.0
     assert forget_after(tmp_path / "nothing.jsonl", 20) == 0.0
+
+
+def test_data_that_are_prepared_anew_meanwhile_spoil_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The artifact keeps the tokenizer that it was trained with; workers that begin again take no other data."""
+    folder = open_project().prepared / "code"
+    tokenizer = (folder / "tokenizer.json").read_bytes()
+    small = ["train.steps=4", "train.batch=2", "train.log_every=1", "train.sample_every=100"]
+    small += ["train.warmup=0", "model.layers=1", "model.width=32", "model.heads=2"]
+
+    def spoil(line: dict[str, float]) -> None:
+        (folder / "tokenizer.json").write_bytes(tokenizer + b"\n")
+
+    trained = train(open_project(), "code-gpt", small, workers=0, progress=spoil)
+    assert (trained.artifact / "tokenizer.json").read_bytes() == tokenizer
+    (folder / "tokenizer.json").write_bytes(tokenizer)
+
+    def before(*arguments: Any) -> About:
+        return dataclasses.replace(about_run(*arguments), revision="before")
+
+    monkeypatch.setattr("components.train.launch.about_run", before)
+    with pytest.raises(FailedError, match="“code” was prepared anew while code-gpt trained"):
+        train(open_project(), "code-gpt", small, workers=0, fresh=True)
