@@ -170,28 +170,37 @@ def leave() -> None:
     os._exit(0)
 
 
-def work(rank: int, name: str, port: int, folder: str) -> None:
-    """Three steps of one rank; it leaves its weights, and the gradient of a first loss without noise."""
+def work(rank: int, port: int, folder: str) -> None:
+    """Five steps of one rank for each family; it leaves the weights and their averages."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    shape = shape_of(name)
-    family = kind_of(name)()
-    trainee = build(
-        family, networks_for(family, shape, seed=rank), TrainOptions(), torch.device("cpu"), world=2
-    )
-    torch.manual_seed(100 + rank)
-    for step in range(5):  # by then every network was due
-        advance(trainee, select(batch_of(shape, 8, step), slice(rank, None, 2)), step)
-    averages = {f"average.{key}": value for key, value in flatten(trainee.sampled).items()}
-    torch.save({**flatten(trainee.networks), **averages}, f"{folder}/{rank}.pt")
+    for name in names():
+        print(f"rank {rank} trains {name}", flush=True)
+        shape = shape_of(name)
+        family = kind_of(name)()
+        trainee = build(
+            family, networks_for(family, shape, seed=rank), TrainOptions(), torch.device("cpu"), world=2
+        )
+        torch.manual_seed(100 + rank)
+        for step in range(5):  # by then every network was due
+            advance(trainee, select(batch_of(shape, 8, step), slice(rank, None, 2)), step)
+        averages = {f"average.{key}": value for key, value in flatten(trainee.sampled).items()}
+        torch.save({**flatten(trainee.networks), **averages}, f"{folder}/{name}-{rank}.pt")
     leave()
 
 
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks leave of every family; to start them takes longer than a family's steps."""
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(work, args=(free_port(), str(folder)), nprocs=2)
+    return folder
+
+
 @pytest.mark.parametrize("name", names())
-def test_two_ranks_keep_the_same_weights(name: str, tmp_path: Path) -> None:
+def test_two_ranks_keep_the_same_weights(name: str, ranks: Path) -> None:
     """Ranks begin apart and draw other noise; they stay together only if every gradient is shared."""
-    multiprocessing.spawn(work, args=(name, free_port(), str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = (torch.load(ranks / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
     start = flatten(networks_for(kind_of(name)(), shape_of(name), seed=0))
     assert all(torch.equal(first[key], second[key]) for key in start)
     assert all(value.isfinite().all() for value in first.values())
