@@ -6,7 +6,7 @@ BIN = .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint bench bench-text bench-images bench-serve constraints stop clean
+.PHONY: help demo test test-long check lint bench bench-text bench-images bench-serve commands constraints stop clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ bench-images: .venv/installed ## every family of pictures, ten minutes each; FAM
 bench-serve: .venv/installed ## serving: speed beside LitServe, deaths, overload, mixed load; NAME=… picks some, NAME=hour is long
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	@$(BIN)/python -m tests.benchmarks bench-serve $(NAME)
+
+commands: .venv/installed ## write docs/commands.md anew, after a verb or an option has changed
+	@$(BIN)/python -m flows.commands.page > docs/commands.md
 
 constraints: ## refresh the pins to the newest versions that pyproject.toml allows (torch stays at TORCH)
 	@rm -rf .venv-new && $(PYTHON) -m venv .venv-new

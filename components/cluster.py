@@ -39,6 +39,10 @@ WORKERS = {
     # Ray starts workers at nice 15: a step of two lasts as long as the one that other work keeps from its core
     "RAY_worker_niceness": "0",
 }
+LOCAL = {
+    # nobody takes the one node away, and each actor of Ray's wakes a hundred times a second beside the training
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 OBJECT_STORE = 256 * 2**20
 """Bytes of a local cluster's object store: data goes from Parquet to the workers without it."""
 PATIENCE = 120.0
@@ -155,9 +159,10 @@ def ended() -> bool:
 def prepare_environment(settings: Settings) -> None:
     """Set what Ray reads when it is imported or started; with `RAY_ADDRESS`, security is that cluster's."""
     quiet_environment()
-    for name, value in {**SERVE, **WORKERS}.items():
+    local = not os.environ.get("RAY_ADDRESS")
+    for name, value in {**SERVE, **WORKERS, **(LOCAL if local else {})}.items():
         os.environ.setdefault(name, value)
-    if os.environ.get("RAY_ADDRESS"):
+    if not local:
         return
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token(settings))

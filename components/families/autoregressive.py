@@ -177,8 +177,8 @@ class Autoregressive(Family):
         if waiting:
             running += _enter(network, state, waiting)
         if running:
-            ready = ~state.done & (state.entered >= state.given - 1)
-            _write(network, state, ready)
+            ready = ~state.done
+            _write(network, state, ready & (state.entered >= state.given - 1) if waiting else ready)
         return state
 
 
@@ -256,9 +256,10 @@ def _write(network: Language, state: TextState, ready: Tensor) -> None:
     state.entered += ready
     state.token = torch.where(ready, drawn, state.token)
     full = state.length >= state.settings[:, COLUMN["max_tokens"]]
-    full |= state.entered + 1 >= state.output.shape[1]
-    state.finish = torch.where(ready & (ended | full), torch.where(ended, 1, 2), state.finish)
-    state.done |= ready & (ended | full)
+    full |= state.entered >= state.output.shape[1] - 1
+    over = ready & (ended | full)
+    state.finish = torch.where(over, torch.where(ended, 1, 2), state.finish)
+    state.done |= over
 
 
 def _tell(state: TextState, logits: Tensor, drawn: Tensor, rows: Tensor, place: Tensor) -> None:

@@ -329,17 +329,17 @@ class Engine:
     def _collect(self, slots: Slots) -> None:
         """Tell the listeners, copy what is finished to its job and free its place."""
         counts = bool(self.model.shape.vocabulary) or any(job.listen for job in self._places.jobs)
-        length, done, finish = progress(slots.state, counts)
-        ended = self._places.tell(slots.state, length, finish, self._fail_one)
+        at = progress(slots.state, counts)
+        ended = self._places.tell(slots.state, at, self._fail_one)
         if ended:
             slots.clear(ended)
-        self._places.show(slots.state, done, self._fail_one)
-        finished = [place for place, *_ in self._places if done[place] or place in ended]
+        self._places.show(slots.state, at.done, self._fail_one)
+        finished = [place for place, *_ in self._places if at.done[place] or place in ended]
         if not finished:
             return
         self.tally.finished += len(finished)
         if self.model.shape.vocabulary:
-            self.tally.tokens += sum(length[place] for place in finished)
+            self.tally.tokens += sum(at.length[place] for place in finished)
         self._failures = 0
         self._whole += self._places.give(finished, copied(slots.state.output, finished))
 

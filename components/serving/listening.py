@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -65,32 +65,52 @@ class Span:
     finish: int
 
 
-def progress(state: State, counts: bool = True) -> tuple[list[int], list[int], list[int]]:
-    """`length`, `done` and `finish` of every row; a family whose rows have no `finish` has full ones only.
+class Progress(NamedTuple):
+    """What every row of a state has: tokens (`length`), whether it is over, its `finish`, its `newest` token."""
+
+    length: list[int]
+    done: list[int]
+    finish: list[int]
+    newest: list[int]
+
+
+def progress(state: State, counts: bool = True) -> Progress:
+    """What the rows have, by one wait for the device; a family whose rows have no `finish` has full ones only.
 
     Without `counts` only `done` is read, for rows whose lengths nobody wants to know; the others are zeros.
     """
     if not counts:
         over: list[int] = state.done.tolist()
-        return [0] * len(over), over, [0] * len(over)
-    finish: Tensor | None = getattr(state, "finish", None)
-    rows = (state.length, state.done.long(), FULL * state.done.long() if finish is None else finish)
-    length, done, finished = torch.stack(rows).tolist()  # one wait for the device instead of three
-    return length, done, finished
+        nothing = [0] * len(over)
+        return Progress(nothing, over, nothing, nothing)
+    done, finish = state.done.long(), getattr(state, "finish", None)
+    rows = [state.length, done, FULL * done if finish is None else finish]
+    if state.output.dim() == 2 and not state.output.is_floating_point():
+        rows.append(state.output.gather(1, (state.length - 1).clamp_(min=0)[:, None]).squeeze(1))
+    else:
+        rows.append(torch.zeros_like(done))
+    return Progress(*torch.stack(rows).tolist())
 
 
-def read(state: Any, spans: Sequence[Span], asked: Sequence[Requests]) -> list[News]:
-    """The news of each of `spans`, whose requests are `asked`."""
+def read(state: Any, spans: Sequence[Span], asked: Sequence[Requests], newest: Sequence[int]) -> list[News]:
+    """The news of each of `spans`, whose requests are `asked`; rows that grew by one token have it in `newest`."""
+    rows = (
+        [[newest[span.place]] * (span.stop - span.start) for span in spans]
+        if all(span.stop - span.start <= 1 for span in spans)
+        else _tokens(state, spans)
+    )
+    return [_news(state, span, row, requests) for span, row, requests in zip(spans, rows, asked, strict=True)]
+
+
+def _tokens(state: Any, spans: Sequence[Span]) -> list[list[int]]:
+    """The tokens of spans of any length."""
     most = max(span.stop - span.start for span in spans)
     device = state.output.device
     place = torch.tensor([span.place for span in spans], device=device)[:, None]
     first = torch.tensor([span.start for span in spans], device=device)[:, None]
     index = (first + torch.arange(most, device=device)).clamp_(max=state.output.shape[1] - 1)
     rows: list[list[int]] = state.output[place, index].tolist()
-    return [
-        _news(state, span, row[: span.stop - span.start], requests)
-        for span, row, requests in zip(spans, rows, asked, strict=True)
-    ]
+    return [row[: span.stop - span.start] for span, row in zip(spans, rows, strict=True)]
 
 
 def _news(state: Any, span: Span, tokens: list[int], requests: Requests) -> News:

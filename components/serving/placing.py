@@ -10,7 +10,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from components.families.family import Requests, State, select
-from components.serving.listening import Glimpse, Listener, Look, Span, read
+from components.serving.listening import Glimpse, Listener, Look, Progress, Span, read
 
 
 @dataclass(eq=False)
@@ -109,18 +109,18 @@ class Places:
                 whole.append(taken[0])
         return whole
 
-    def tell(self, state: State, length: list[int], finish: list[int], fail: Fail) -> list[int]:
+    def tell(self, state: State, at: Progress, fail: Fail) -> list[int]:
         """Tell the listeners what their rows gained; the places of those that want no more."""
         told = []
         for place, job, row in self:
-            heard = self._heard[place]
-            if job.listen and (length[place] > heard or finish[place]):
-                told.append((job, Span(place, row, heard, length[place], finish[place])))
-                self._heard[place] = length[place]
+            heard, length = self._heard[place], at.length[place]
+            if job.listen and (length > heard or at.finish[place]):
+                told.append((job, Span(place, row, heard, length, at.finish[place])))
+                self._heard[place] = length
         if not told:
             return []
         ended: list[int] = []
-        news = read(state, [span for _, span in told], [job.requests for job, _ in told])
+        news = read(state, [span for _, span in told], [job.requests for job, _ in told], at.newest)
         for (job, span), item in zip(told, news, strict=True):
             try:
                 if self.holds(span.place) and job.listen and job.listen(item):

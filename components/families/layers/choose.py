@@ -6,6 +6,8 @@ their neutral settings divide by 1, subtract 0 and compare with −∞.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ NEUTRAL = {
     "max_tokens": float("inf"),
     "end": 0.0,
     "top_logprobs": -1.0,
+    "greedy": 0.0,
 }
 """Every option and what it is where a request does not say; the columns of a table of options in this order."""
 COLUMN = {name: column for column, name in enumerate(NEUTRAL)}
@@ -31,17 +34,28 @@ TOP = 20
 
 
 def table(options: dict[str, Tensor], rows: int, device: torch.device) -> Tensor:
-    """The options of `rows` requests as one table, float32 [rows, options]; raises KeyError for an unknown one."""
-    settings = torch.tensor(list(NEUTRAL.values()), device=device).repeat(rows, 1)
+    """The options of `rows` requests as one table, float32 [rows, options]; raises KeyError for an unknown one.
+
+    A row of temperature 0 is "greedy", at temperature 1.
+    """
+    settings = _neutral(device).repeat(rows, 1)
     for name, value in options.items():
         settings[:, COLUMN[name]] = value.to(device, torch.float32)
+    temperature = settings[:, COLUMN["temperature"]]
+    settings[:, COLUMN["greedy"]] = (temperature <= 0).float()
+    temperature.masked_fill_(temperature <= 0, 1.0)
     return settings
+
+
+@cache
+def _neutral(device: torch.device) -> Tensor:
+    """The neutral values, [options]."""
+    return torch.tensor(list(NEUTRAL.values()), device=device)
 
 
 def used(settings: Tensor, rows: Tensor) -> set[str]:
     """The options that any of `rows` (bool [R]) sets to something else than the neutral value."""
-    neutral = torch.tensor(list(NEUTRAL.values()), device=settings.device)
-    differs = ((settings != neutral) & rows[:, None]).any(0).tolist()
+    differs = ((settings != _neutral(settings.device)) & rows[:, None]).any(0).tolist()
     return {name for name, column in COLUMN.items() if differs[column]}
 
 
@@ -51,21 +65,20 @@ def choose(
     """One token a row, [R], of the distribution that `logits` [R, V] and the row's `settings` make.
 
     `asked` names the options that any row uses; `uniform` float64 [R] in [0, 1) decides, by the inverse of the
-    cumulative distribution in the order of the vocabulary. At temperature 0 it is the likeliest token, of equals
-    the first. `prompt` [R, P] and `output` [R, T], padded with negative numbers, are what the penalties count.
+    cumulative distribution in the order of the vocabulary. A greedy row's is the likeliest token, of equals the
+    first. `prompt` [R, P] and `output` [R, T], padded with negative numbers, are what the penalties count.
     """
     if asked & PENALTIES:
         logits = penalised(logits, settings, asked, prompt, output)
     scaled = logits - logits.amax(1, keepdim=True)
-    temperature = settings[:, COLUMN["temperature"], None]
     if "temperature" in asked:
-        scaled = scaled / torch.where(temperature > 0, temperature, 1.0)
+        scaled = scaled / settings[:, COLUMN["temperature"], None]
     weights = scaled.exp()
     if asked & {"top_k", "top_p", "min_p"}:
         weights = weights.masked_fill(scaled < least(scaled, weights, settings, asked), 0.0)
     drawn = inverse(weights, uniform)
-    if "temperature" in asked:
-        drawn = torch.where(temperature[:, 0] > 0, drawn, logits.argmax(1))
+    if "greedy" in asked:
+        drawn = torch.where(settings[:, COLUMN["greedy"]] > 0, logits.argmax(1), drawn)
     return drawn
 
 

@@ -125,7 +125,7 @@ def test_of_equal_tokens_the_first_is_greedy_and_all_are_kept_together() -> None
     assert kept.int().tolist() == [[0, 1, 0, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 1, 0, 1, 0, 0]]
     cold = table({"temperature": torch.zeros(3)}, 3, torch.device("cpu"))
     uniform, nothing = torch.rand(3, dtype=torch.float64), torch.full((3, 1), -1)
-    assert choose(logits, cold, {"temperature"}, uniform, nothing, nothing).tolist() == [1, 1, 1]
+    assert choose(logits, cold, {"greedy"}, uniform, nothing, nothing).tolist() == [1, 1, 1]
 
 
 def test_a_tiny_temperature_is_greedy_and_a_huge_one_uniform() -> None:

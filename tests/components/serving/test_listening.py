@@ -131,5 +131,5 @@ def test_fewer_tokens_than_were_asked_for_are_named() -> None:
         top_token=torch.tensor([[[1, 0, -1], [2, -1, -1]]]),
         top_logprob=torch.tensor([[[-0.5, -1.0, 0.0], [-0.25, 0.0, 0.0]]]),
     )
-    (news,) = read(state, [Span(0, 0, 0, 2, 0)], [ask(1, top=[3])])
+    (news,) = read(state, [Span(0, 0, 0, 2, 0)], [ask(1, top=[3])], [])
     assert [list(each) for each in news.top] == [[(1, -0.5), (0, -1.0)], [(2, -0.25)]]
