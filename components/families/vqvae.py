@@ -28,10 +28,13 @@ from components.families.family import (
 from components.families.layers.attention import check_heads
 from components.families.layers.choose import inverse
 from components.families.layers.likelihood import discretized_logistic
+from components.families.layers.muon import optimizers_of
 from components.families.layers.prior import Prior
 from components.families.layers.quantize import Quantizer
 from components.families.layers.strided import shrinker, stretcher
 from components.families.sampling import blank, device_of, uniform
+
+OPTIMIZERS = ("muon", "adamw")
 
 
 class Codec(nn.Module):
@@ -95,12 +98,17 @@ class VQVAE(Family):
     The loss is equation 3 in nats, with the discretized logistic of `vae` as p(x|z); the codebook is learned by
     moving averages (its appendix A.1; see `Quantizer`). `commitment` is β of the paper, in nats a number of the
     vectors. The prior is a small transformer instead of a PixelCNN, and learns beside the autoencoder on the codes
-    of the moment. Because q(z|x) is one code with certainty, −log p(x|z) − log p(z) bounds −log p(x), and no number of
+    of the moment, in one of `prior_every` steps: it costs more than the autoencoder and is sooner done. Its `optimizer`
+    is "muon" (Jordan 2024, on matrices at `muon_lr`; AdamW at `prior_lr` on the rest) or "adamw". Because q(z|x) is
+    one code with certainty, −log p(x|z) − log p(z) bounds −log p(x), and no number of
     draws makes it tighter. Audio is [S] in one dimension.
     """
 
     lr: float = tuned(1e-3, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
     prior_lr: float = tuned(2e-3, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
+    muon_lr: float = tuned(2e-2, low=1e-3, high=1e-1, log=True, least=1e-9, most=10.0)
+    optimizer: str = "muon"
+    prior_every: int = bounded(1, least=1)
     codebook: int = tuned(64, low=16, high=1024, log=True, least=2, most=65_536)
     size: int = bounded(16, least=1, most=4096)
     width: int = tuned(64, low=16, high=256, log=True, least=1, most=4096)
@@ -126,6 +134,17 @@ class VQVAE(Family):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_heads(self.prior_width, self.heads, self.heads)
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer = {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
+
+    @property
+    def shardable(self) -> bool:
+        """Muon needs whole matrices."""
+        return self.optimizer == "adamw"
+
+    def due(self, name: str, step: int) -> bool:
+        """The prior rests between its steps."""
+        return name != "prior" or step % self.prior_every == 0
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         """The autoencoder first, so that the prior learns the newest codes."""
@@ -134,9 +153,10 @@ class VQVAE(Family):
         return {"autoencoder": codec, "prior": Prior(codec.places, self.codebook, shape.classes, *sizes)}
 
     def optimizers(self, name: str, network: nn.Module) -> list[Optimizer]:
-        """AdamW at `lr`, for the prior at `prior_lr`."""
-        lr = self.prior_lr if name == "prior" else self.lr
-        return [AdamW(network.parameters(), lr=lr, weight_decay=0.0, fused=True)]
+        """AdamW at `lr` for the autoencoder; the prior's are its own."""
+        if name == "prior":
+            return optimizers_of(network, self.optimizer, self.prior_lr, self.muon_lr, 0.0)
+        return [AdamW(network.parameters(), lr=self.lr, weight_decay=0.0, fused=True)]
 
     def loss(self, name: str, networks: Networks, batch: Batch, step: int) -> Losses:
         """The autoencoder's in nats a value, the prior's in nats a code."""

@@ -66,6 +66,7 @@ AIMS: Mapping[str, Aim] = {
     "mnist-cvae": Aim((*ASKED, *NATS), RECOGNISED),
     "mnist-attention-vae": Aim((*DRAWN, *NATS)),
     "mnist-vqvae": Aim((*DRAWN, *CODED)),
+    "mnist-classes-vqvae": Aim((*ASKED, *CODED), f"{RECOGNISED}; density and coverage ≥ 0.90"),
     "mnist-diffusion": Aim(DRAWN, "density and coverage ≥ 0.90; 64 samples in ≤ 3 s"),
     "mnist-classes-diffusion": Aim(ASKED, RECOGNISED),
     "emoji-diffusion": Aim(CAPTIONED, "≥ 2× chance; ≥ 10× on training captions"),
