@@ -18,8 +18,9 @@ class AttentionVAE(VAE):
     """The convolutional `vae` (arXiv:1312.6114) with self-attention behind every block of the coarse grid.
 
     On that grid, a quarter of the picture's sides, each place looks at all places, as in Zhang et al. 2019
-    (arXiv:1805.08318, section 3) but with heads of 16 numbers and scaled products (Vaswani et al. 2017); Vahdat &
-    Kautz 2020 (arXiv:2007.03898) and Child 2021 leave it out of deep hierarchies, this one has a single latent.
+    (arXiv:1805.08318, section 3) but with heads of 16 numbers (where `width` is a multiple of 128) and scaled products
+    (Vaswani et al. 2017); Vahdat & Kautz 2020 (arXiv:2007.03898) and Child 2021 leave it out of deep hierarchies, this
+    one has a single latent.
     """
 
     latent: int = tuned(32, low=4, high=128, log=True, least=1, most=65_536)

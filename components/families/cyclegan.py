@@ -45,6 +45,7 @@ class CycleGAN(Translation):
     patch_width: int = bounded(64, least=1, most=4096)
     beta1: float = bounded(0.5, least=0.0, most=0.999)
 
+    unpaired: ClassVar[bool] = True
     small: ClassVar[dict[str, Any]] = {"width": 8, "blocks": 1, "patch_width": 16, "lr": 1e-3}
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:

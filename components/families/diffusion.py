@@ -155,7 +155,7 @@ class Diffusion(Family):
     deviation: float = bounded(0.5, least=1e-3, most=10.0)
     level_mean: float = tuned(-0.5, low=-2.0, high=0.5, least=-10.0, most=10.0)
     level_spread: float = tuned(1.4, low=0.8, high=2.0, least=1e-3, most=10.0)
-    drop: float = bounded(0.1, least=0.0, most=1.0)
+    drop: float = bounded(0.1, least=0.0, most=0.9)
     guide: int = bounded(0, least=0, most=4096)
     guide_steps: int = bounded(300, least=1)
     sampler: str = "multistep"
@@ -178,6 +178,16 @@ class Diffusion(Family):
         for name, width in {"width": self.width, "guide": self.guide}.items():
             if width % 16:
                 raise ValueError(f"{name} = {width} is not a multiple of 16; take {width // 16 * 16 + 16}")
+
+        if not self.drop and not self.guide and self.guidance != 1:
+            raise ValueError(
+                f"guidance = {self.guidance:g} weighs the condition against none, which drop = 0 never trains; "
+                "set drop to 0.1, guidance to 1, or a guide"
+            )
+
+    def guided(self, shape: Shape) -> bool:
+        """Whether there is a guide, or an estimate without the condition."""
+        return bool(self.guide or (self.drop and (shape.classes or shape.prompt)))
 
     @property
     def shardable(self) -> bool:
@@ -252,16 +262,13 @@ class Diffusion(Family):
         denoiser = _denoiser(networks)
         given = denoiser.given(state)
         estimate: Tensor = denoiser(noisy, sigma, given)
-        if self._guided(denoiser.shape) and bool((~state.done & (state.guidance != 1)).any()):
+        if self.guided(denoiser.shape) and bool((~state.done & (state.guidance != 1)).any()):
             if self.guide:
                 plain = _denoiser(networks, "guide")(noisy, sigma, given)
             else:
                 plain = denoiser(noisy, sigma, given.without(torch.ones_like(state.done)))
             estimate = torch.lerp(plain, estimate, over(state.guidance, noisy))
         return estimate.clamp(-1.0, 1.0)
-
-    def _guided(self, shape: Shape) -> bool:
-        return bool(self.guide or shape.classes or shape.prompt)
 
 
 def _moved(state: DiffusionState, estimate: Tensor, noisy: Tensor, at: Levels) -> State:

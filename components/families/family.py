@@ -200,6 +200,8 @@ class Family(ABC):
     kinds: ClassVar[frozenset[Kind]]
     tasks: ClassVar[frozenset[Task]]
     double_backward: ClassVar[bool] = False
+    unpaired: ClassVar[bool] = False
+    """Whether its sources have nothing to do with the pictures that they stand beside; others learn from pairs."""
     unclipped: ClassVar[bool] = False
     """Whether its loss has rare and large parts, which clipping gradients would cut off."""
     private: ClassVar[frozenset[str]] = frozenset()
@@ -214,6 +216,10 @@ class Family(ABC):
     def shardable(self) -> bool:
         """Whether FSDP2 may shard the matrices: not where an optimizer or a part's method needs them whole."""
         return not self.double_backward
+
+    def guided(self, shape: Shape) -> bool:
+        """Whether sampling has something to weigh by an option `guidance`."""
+        return False
 
     @property
     def binarized(self) -> bool:

@@ -60,8 +60,15 @@ class Pix2Pix(Translation):
         return self.optimizer == "adam"
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
-        """The discriminator, if it has a say, is updated first; it sees the source beside the picture."""
+        """The discriminator, if it has a say, is updated first; it sees the source beside the picture.
+
+        ValueError where a side would be padded to more than twice its length.
+        """
         assert shape.source is not None, "the dataset has a source for each picture"
+        if 2**self.levels > 2 * (least := min(shape.data[1:])):
+            raise ValueError(
+                f"a side of {least} pixels has no {self.levels} levels; lower levels to {least.bit_length()} or less"
+            )
         inputs, outputs = shape.source[0], shape.data[0]
         generator = Restorer(inputs, outputs, self.width, self.blocks, self.levels)
         if not self.adversarial:

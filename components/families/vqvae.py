@@ -147,7 +147,11 @@ class VQVAE(Family):
         return name != "prior" or step % self.prior_every == 0
 
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
-        """The autoencoder first, so that the prior learns the newest codes."""
+        """The autoencoder first, so that the prior learns the newest codes; ValueError for a side that is too short."""
+        if 2**self.halvings > (least := min(shape.data[1:] or shape.data)):
+            raise ValueError(
+                f"a side of {least} cannot be halved {self.halvings} times; lower halvings to {least.bit_length() - 1}"
+            )
         codec = Codec(shape, self)
         sizes = (self.prior_width, self.heads, self.layers, self.dropout)
         return {"autoencoder": codec, "prior": Prior(codec.places, self.codebook, shape.classes, *sizes)}

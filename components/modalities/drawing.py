@@ -142,12 +142,8 @@ def _caption(body: ImageRequest, shape: Shape, captions: TextTokenizer | None, r
 
 
 def options_of(family: Family, shape: Shape) -> dict[str, float]:
-    """The options of sampling that a model has, with what it takes where a request does not say.
-
-    Guidance weighs a condition or a guide, so it is none where there is nothing to weigh.
-    """
-    weighed = bool(shape.classes or shape.prompt or getattr(family, "guide", 0))
-    names = [name for name in OPTIONS if weighed or name != "guidance"]
+    """The options of sampling that a model has, with what it takes where a request does not say."""
+    names = [name for name in OPTIONS if name != "guidance" or family.guided(shape)]
     return {name: getattr(family, name) for name in names if hasattr(family, name)}
 
 

@@ -29,6 +29,11 @@ class Decision:
         """The version that was decided about, such as digits/3."""
         return f"{self.product}/{self.version}"
 
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to decide, because the version was champion already."""
+        return not self.accepted and self.version == self.previous
+
 
 def promote(
     settings: Settings,

@@ -22,7 +22,9 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float, sharded: bool = False) -> None:
         self.network, self.decay = network, decay
-        self.module = None if sharded else copy.deepcopy(network).eval().requires_grad_(False)
+        self.taken = 0
+        """How often the weights were taken, which are the network's own updates: it may rest meanwhile."""
+        self.module = None if sharded else _copied(network)
         source = network if self.module is None else self.module
         self.values = {name: value.detach() for name, value in entries(source).items()}
         if sharded:
@@ -32,9 +34,11 @@ class Average:
         self.buffered = any(True for _ in network.buffers())
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take the weights after `step`; the decay warms up, so that early weights are forgotten."""
-        weight = 1.0 if step == 0 else 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
+    def update(self) -> None:
+        """Take the weights after an update; the decay warms up, so that early weights are forgotten."""
+        before = self.taken
+        weight = 1.0 if before == 0 else 1.0 - min(self.decay, (1.0 + before) / (10.0 + before))
+        self.taken += 1
         current = [*self.parameters, *(self.network.buffers() if self.buffered else ())]
         old, new = [], []
         for average, value in zip(self.values.values(), current, strict=True):
@@ -50,6 +54,15 @@ class Average:
         """Take whole `values` by name, of which a sharded average keeps this rank's parts."""
         for name, own in self.values.items():
             own.copy_(part_like(own, values[name]))
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """A network of the same weights that is not trained."""
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    for part in copied.modules():
+        if isinstance(part, nn.RNNBase):  # copied one by one, a GPU would gather its weights in each call
+            part.flatten_parameters()
+    return copied
 
 
 def entries(network: nn.Module) -> dict[str, Tensor]:

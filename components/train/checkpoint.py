@@ -142,6 +142,7 @@ def _load(last: Path, state: dict[str, Any], trainee: Trainee, rank: int) -> Res
     averages = load_file(last / "averages.safetensors")
     for name, average in trainee.averages.items():
         average.load({key: averages[f"{name}.{key}"] for key in average.values})
+        average.taken = sum(trainee.family.due(name, step) for step in range(state["step"]))
     saved = torch.load(last / "optimizers.pt", map_location=trainee.device, weights_only=True)
     for name, group in trainee.optimizers.items():
         for optimizer, content in zip(group, saved[name], strict=True):

@@ -17,7 +17,7 @@ from components.artifact import WEIGHTS, About, read_manifest
 from components.data.dataset import Dataset
 from components.errors import UserError, unknown
 from components.families.family import Family, Shape, Task, kind_of, names
-from components.image_rows import ImageRow
+from components.image_rows import ImageRow, UnpairedRow
 from components.modalities.modality import kind_of as modality_kind
 from components.modalities.modality import modality_of
 from components.project import ProductRow, Project, RunRow, TrainOptions
@@ -102,6 +102,11 @@ def check_run(project: Project, name: str, row: RunRow) -> Family:
             f"In run {name}, the product {row.product} asks for the task {product.task} and the family "
             f"{row.family} does {tasks}; choose another family or product."
         )
+    if isinstance(project.dataset(product.dataset), UnpairedRow) and not family.unpaired:
+        raise UserError(
+            f"In run {name}, the family {row.family} learns from pairs, and the sources of the dataset "
+            f"{product.dataset} have nothing to do with its pictures; choose cyclegan, or a dataset of pairs."
+        )
     return family
 
 
@@ -178,12 +183,16 @@ def unfilled(family: Family, shape: Shape) -> dict[str, nn.Module]:
         return family.networks(shape)
 
 
-def check_shape(name: str, family: Family, shape: Shape) -> None:
-    """Refuse data of a shape that the family, as it is set, cannot model."""
+def check_shape(name: str, family: Family, shape: Shape, steps: int) -> None:
+    """Refuse data of a shape that the family, as it is set, cannot model, or a network that no step would train."""
     try:
-        unfilled(family, shape)
+        networks = unfilled(family, shape)
     except ValueError as error:
         raise UserError(f"In run {name}, {error}.") from error
+    if idle := [key for key in networks if not any(family.due(key, step) for step in range(steps))]:
+        raise UserError(
+            f"In run {name}, train.steps = {steps} ends before the {idle[0]} learns at all; set train.steps higher."
+        )
 
 
 def check_options(name: str, row: RunRow, family: Family, dataset: Dataset) -> None:

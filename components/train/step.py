@@ -136,7 +136,7 @@ def advance(trainee: Trainee, batch: Batch, step: int) -> dict[str, Tensor]:
         _average_buffers(trainee)
     for name in due:  # what rests is what it was
         if name in trainee.averages:
-            trainee.averages[name].update(step)
+            trainee.averages[name].update()
     return logged
 
 

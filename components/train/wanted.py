@@ -45,7 +45,7 @@ def plan_of(project: Project, run: str, overrides: Sequence[str] = ()) -> Wanted
     task = Task(product.task)
     dataset = open_dataset(project.prepared / product.dataset, task)
     check_task(run, row, task, dataset)
-    check_shape(run, family, dataset.shape)
+    check_shape(run, family, dataset.shape, row.train.steps)
     check_options(run, row, family, dataset)
     start = starting_point(project, row, family, dataset)
     if start is not None:

@@ -151,7 +151,7 @@ def promote_version(
         raise UserError("To overrule the gate, say why: --force --why “…”.")
     which = CHALLENGER if version is None else version
     decision = promote(project.settings, product, row, which, force, why)
-    if not decision.accepted:
+    if not (decision.accepted or decision.idle):
         raise RefusedError(f"{decision.name} was refused. {' '.join(decision.reasons)}")
     _say(decision)
 

@@ -1,7 +1,8 @@
 """Adaptive discriminator augmentation (Karras et al. 2020b, arXiv:2006.06676): for GANs of few pictures.
 
 Both real and generated pictures go through the same random, differentiable changes before the discriminator sees
-them. As every change is made with a probability below 1, the generator does not learn to make changed pictures.
+them. As every change is made with a probability of at most 0.8, which the paper found safe (section 3.1), the generator
+does not learn to make changed pictures.
 A gradient penalty has to be taken at the changed pictures: torch has no second derivative of `grid_sample`.
 """
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
+MOST = 0.8
+"""The highest probability: where a change is nearly always made, nobody can tell that it is one."""
 MEMORY = 0.05
 """The weight of a step in the running mean of the discriminator's signs; the paper looks at four minibatches."""
 
@@ -43,7 +46,7 @@ class Augment(nn.Module):
         """Take the discriminator's opinion of real pictures, [N], and move the probability."""
         self.sign.lerp_(real_logits.float().sign().mean(), MEMORY)
         step = torch.sign(self.sign - self.target) * (len(real_logits) / self.ramp)
-        self.probability.add_(step).clamp_(0.0, 1.0)
+        self.probability.add_(step).clamp_(0.0, MOST)
 
 
 def augmented(pictures: Tensor, probability: Tensor) -> Tensor:

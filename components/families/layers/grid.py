@@ -32,7 +32,10 @@ class GridResidual(nn.Module):
 
 
 class GridAttention(nn.Module):
-    """x + W attention(norm(x)): every place looks at all places, in heads of at most 16 numbers; W starts at zero."""
+    """x + W attention(norm(x)): every place looks at all places; W starts at zero.
+
+    Heads have 16 numbers; where the channels are no multiple of that, there is one.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatRequest,
 }
 """What each route takes."""
-UPLOADS = frozenset({"/v1/images/edits", "/v1/images/variations", generations.GENERATE})
+UPLOADS = frozenset({"/v1/images/edits", "/v1/images/variations", generations.GENERATE, "/v1/jobs"})
 """The routes that take pictures."""
 
 

@@ -265,6 +265,9 @@ def test_what_cannot_be_built_is_refused_in_a_sentence() -> None:
             Diffusion(**{name: "x"})
     with pytest.raises(ValueError, match="width = 40 is not a multiple of 16; take 48"):
         Diffusion(width=40)
+    with pytest.raises(ValueError, match=r"guidance = 2 .* which drop = 0 never trains"):
+        Diffusion(drop=0.0, guidance=2.0)
+    assert not Diffusion(drop=0.0).guided(LABELS)
     with pytest.raises(ValueError, match="30×28 pixels cannot be cut into 4×4"):
         Diffusion().networks(Shape(data=(1, 30, 28)))
     assert isinstance(Diffusion(patch=1).networks(Shape(data=(1, 30, 28)))["denoiser"], Denoiser)

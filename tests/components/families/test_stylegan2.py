@@ -310,6 +310,9 @@ def test_the_probability_rises_with_overfitting_and_falls_again() -> None:
         layer.adjust(torch.tensor([1.0, -1.0]).repeat(5))
     assert float(layer.probability) < risen
     for _ in range(200):
+        layer.adjust(torch.ones(10))
+    assert float(layer.probability) == pytest.approx(0.8)  # not 1, where nobody could tell a change from none
+    for _ in range(200):
         layer.adjust(-torch.ones(10))
     assert float(layer.probability) == 0.0
 

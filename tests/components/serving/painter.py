@@ -50,6 +50,9 @@ class Painter(Family):
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.IMAGE})
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE, Task.LABEL, Task.PROMPT})
 
+    def guided(self, shape: Shape) -> bool:
+        return bool(shape.classes or shape.prompt)
+
     def networks(self, shape: Shape) -> dict[str, nn.Module]:
         return {"brush": Brush(shape)}
 

@@ -134,6 +134,12 @@ def test_a_job_of_text_obeys_its_stop_text(client: TestClient, jobs: Jobs, catal
     assert made == {"seed": [0, 1, 2, 3, 4], "text": ["ab"] * 5, "finish_reason": ["stop"] * 5}
 
 
+def test_a_picture_to_work_on_may_be_larger_than_other_bodies(client: TestClient) -> None:
+    for size, status in ((2**20, 400), (2**25, 413)):  # digits take no picture
+        body = {"n": 5, "model": "digits", "request": {"image": "A" * size}}
+        assert client.post("/v1/jobs", json=body).status_code == status
+
+
 def test_pictures_that_are_too_large_for_one_answer_come_a_few_at_a_time(
     client: TestClient, jobs: Jobs
 ) -> None:

@@ -12,8 +12,11 @@ from components.families.cyclegan import CycleGAN
 from components.families.diffusion import Diffusion
 from components.families.family import Family, Shape, Task, kind_of, names
 from components.families.gpt import GPT
+from components.families.pix2pix import Pix2Pix
 from components.families.seq2seq import Seq2Seq
 from components.families.stylegan2 import StyleGAN2
+from components.families.vqvae import VQVAE
+from components.families.wgan_gp import WGANGP
 from components.project import RunRow, TrainOptions, open_project
 from components.train.plan import check_options, check_shape, check_start, check_task
 from components.train.step import networks_for
@@ -88,19 +91,34 @@ def test_what_cannot_be_sharded_or_adapted_is_refused(tmp_path: Path) -> None:
             "32×4 pixels are too small .* more than 4 pixels a side",
         ),
         (Seq2Seq(), Shape(data=(9,), vocabulary=7, prompt=(9, 7)), "rows that have a source"),
+        (
+            VQVAE(halvings=5),
+            Shape(data=(1, 28, 28)),
+            "a side of 28 cannot be halved 5 times; lower halvings to 4",
+        ),
+        (
+            Pix2Pix(levels=6),
+            Shape(data=(1, 28, 28), source=(1, 28, 28)),
+            "28 pixels has no 6 levels; lower levels to 5",
+        ),
+        (
+            WGANGP(critic_steps=10),
+            Shape(data=(1, 28, 28)),
+            r"train\.steps = 9 ends before the generator learns",
+        ),
     ],
-    ids=["sides", "levels", "small", "source"],
+    ids=["sides", "levels", "small", "source", "halved", "padded", "idle"],
 )
 def test_a_shape_that_a_family_cannot_model_is_refused(family: Family, shape: Shape, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        check_shape("r", family, shape)
+        check_shape("r", family, shape, 9)
 
 
 @pytest.mark.parametrize("name", names())
 def test_the_shapes_of_the_contract_fit(name: str) -> None:
     """So networks can be made on the meta device, of every family."""
     for shape in shapes_of(name):
-        check_shape("r", kind_of(name)(**kind_of(name).small), shape)
+        check_shape("r", kind_of(name)(**kind_of(name).small), shape, 9)
 
 
 def test_a_shape_is_refused_before_training_and_a_task_before_the_shape(project: Path) -> None:

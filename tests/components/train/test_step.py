@@ -134,7 +134,7 @@ def test_averages_equal_the_formula_and_buffers_are_taken_along() -> None:
             for value in network.parameters():
                 value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(step)))
         network(torch.randn(4, 3))
-        average.update(step)
+        average.update()
         weight = 1.0 if step == 0 else 1.0 - min(0.9, (1 + step) / (10 + step))
         for key, new in network.state_dict().items():
             old = expected.get(key, new)
@@ -142,6 +142,35 @@ def test_averages_equal_the_formula_and_buffers_are_taken_along() -> None:
     assert average.module is not None
     for key, value in average.module.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_of_a_network_that_rests_counts_its_own_updates(tmp_path: Path) -> None:
+    kind = kind_of("wgan_gp")
+    family = kind(**kind.small)  # the generator learns in every second step
+    trainee = build(
+        family, networks_for(family, IMAGES, 0), TrainOptions(ema=0.99), torch.device("cpu"), world=1
+    )
+    for step in range(5):
+        advance(trainee, batch_of(IMAGES, 8), step)
+        if step == 1:
+            first, own = trainee.sampled["generator"].state_dict(), trainee.networks["generator"].state_dict()
+            assert all(torch.equal(first[key], own[key]) for key in own), "nothing of before it learnt"
+    assert {name: average.taken for name, average in trainee.averages.items()} == {
+        "critic": 5,
+        "generator": 2,
+    }
+    checkpoint.save(tmp_path, trainee, 5, Position(40), 0)
+    again = build(
+        family, networks_for(family, IMAGES, 1), TrainOptions(ema=0.99), torch.device("cpu"), world=1
+    )
+    assert checkpoint.restore(tmp_path, again, 0) is not None
+    for each in (trainee, again):
+        torch.manual_seed(0)
+        advance(each, batch_of(IMAGES, 8), 5)
+    for name, average in trainee.averages.items():
+        assert all(
+            torch.equal(value, again.averages[name].values[key]) for key, value in average.values.items()
+        )
 
 
 @pytest.mark.long

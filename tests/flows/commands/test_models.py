@@ -97,6 +97,8 @@ def test_versions_are_promoted_refused_and_rolled_back(root: Path, register, gen
     said = genloom("promote", "digits")
     assert said.code == 0
     assert said.out.startswith("digits/1 is champion.\n")
+    again = genloom("promote", "digits")
+    assert (again.code, "already champion" in again.out) == (0, True)
     register(2, 12.0)
     refused = genloom("promote", "digits")
     assert refused.code == 3
