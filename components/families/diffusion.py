@@ -26,7 +26,7 @@ from components.families.family import (
     bounded,
     tuned,
 )
-from components.families.layers.condition import Condition
+from components.families.layers.condition import Condition, check_guidance
 from components.families.layers.dit import DiT
 from components.families.layers.edm import (
     SOLVERS,
@@ -39,7 +39,7 @@ from components.families.layers.edm import (
 )
 from components.families.layers.muon import optimizers_of
 from components.families.layers.unet import UNet
-from components.families.sampling import blank, device_of, noise
+from components.families.sampling import blank, device_of, noise, option
 
 SEEN = 1000
 """The batches whose mean is taken from the pictures: of the first so many evenly, later of about the last so many."""
@@ -179,11 +179,8 @@ class Diffusion(Family):
             if width % 16:
                 raise ValueError(f"{name} = {width} is not a multiple of 16; take {width // 16 * 16 + 16}")
 
-        if not self.drop and not self.guide and self.guidance != 1:
-            raise ValueError(
-                f"guidance = {self.guidance:g} weighs the condition against none, which drop = 0 never trains; "
-                "set drop to 0.1, guidance to 1, or a guide"
-            )
+        if not self.guide:
+            check_guidance(self.guidance, self.drop)
 
     def guided(self, shape: Shape) -> bool:
         """Whether there is a guide, or an estimate without the condition."""
@@ -236,12 +233,12 @@ class Diffusion(Family):
         """Noise of the highest level around the mean picture, by the rows' seeds."""
         denoiser, device = _denoiser(networks), device_of(networks)
         drawn = noise(requests.seed, torch.zeros_like(requests.seed), denoiser.shape.data)
-        steps = _option(requests, "steps", self.steps, torch.int64).clamp(1, LONGEST)
+        steps = option(requests, "steps", self.steps, torch.int64).clamp(1, LONGEST)
         return DiffusionState(
             **blank(requests, denoiser.shape.data, device),
             noisy=denoiser.centre + drawn.to(device) * self.sigma_max,
             steps=steps.to(device),
-            guidance=_option(requests, "guidance", self.guidance, torch.float32).to(device),
+            guidance=option(requests, "guidance", self.guidance, torch.float32).to(device),
             **vars(denoiser.given(_filled(requests, denoiser.shape))),
         )
 
@@ -293,12 +290,6 @@ def _filled(requests: Requests, shape: Shape) -> Requests:
     if prompt is None and shape.prompt:
         prompt = torch.full_like(like[:, None].expand(count, shape.prompt[0]), NOTHING)
     return dataclasses.replace(requests, label=label, prompt=prompt)
-
-
-def _option(requests: Requests, name: str, default: float, kind: torch.dtype) -> Tensor:
-    """The option of each request, [N]; `default` where the requests do not carry it."""
-    found = requests.options.get(name, torch.full((len(requests),), default))
-    return found.cpu().to(kind)
 
 
 def _denoiser(networks: Networks, name: str = "denoiser") -> Denoiser:

@@ -43,6 +43,12 @@ def uniform(seed: Tensor, step: Tensor) -> Tensor:
     return torch.tensor([mix(own, count) / 2**63 for own, count in pairs], dtype=torch.float64)
 
 
+def option(requests: Requests, name: str, default: float, kind: torch.dtype) -> Tensor:
+    """The option of each request, [N] on the CPU; `default` where the requests do not carry it."""
+    found = requests.options.get(name, torch.full((len(requests),), default))
+    return found.cpu().to(kind)
+
+
 def blank(
     requests: Requests, shape: tuple[int, ...], device: torch.device, output: Tensor | None = None
 ) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Optimizer
 
 from components.families.family import (
+    NOTHING,
     Batch,
     Family,
     Kind,
@@ -27,12 +28,13 @@ from components.families.family import (
 )
 from components.families.layers.attention import check_heads
 from components.families.layers.choose import inverse
+from components.families.layers.condition import check_guidance
 from components.families.layers.likelihood import discretized_logistic
 from components.families.layers.muon import optimizers_of
 from components.families.layers.prior import Prior
 from components.families.layers.quantize import Quantizer
 from components.families.layers.strided import shrinker, stretcher
-from components.families.sampling import blank, device_of, uniform
+from components.families.sampling import blank, device_of, option, uniform
 
 OPTIMIZERS = ("muon", "adamw")
 
@@ -84,11 +86,16 @@ class Codec(nn.Module):
 
 @dataclass(kw_only=True)
 class CodeState(State):
-    """Rows whose codes are being drawn: `codes` int64 [R, S], `token` [R] the one to enter, `memory` the prior's."""
+    """Rows whose codes are being drawn: `codes` int64 [R, S], `token` [R] the one to enter, `memory` the prior's.
+
+    `guidance` is float [R]; `plain` is the prior's memory of the same codes without a class, where it may be asked.
+    """
 
     codes: Tensor
     token: Tensor
     memory: Tensor
+    guidance: Tensor
+    plain: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +107,12 @@ class VQVAE(Family):
     vectors. The prior is a small transformer instead of a PixelCNN, and learns beside the autoencoder on the codes
     of the moment, in one of `prior_every` steps: it costs more than the autoencoder and is sooner done. Its `optimizer`
     is "muon" (Jordan 2024, on matrices at `muon_lr`; AdamW at `prior_lr` on the rest) or "adamw". Because q(z|x) is
-    one code with certainty, −log p(x|z) − log p(z) bounds −log p(x), and no number of
-    draws makes it tighter. Audio is [S] in one dimension.
+    one code with certainty, −log p(x|z) − log p(z) bounds −log p(x), and no number of draws makes it tighter. Audio is
+    [S] in one dimension.
+
+    Classes are dropped with the chance `drop`, and the logits of a code go beyond those without a class by `guidance`
+    (Ho & Salimans 2022, arXiv:2207.12598, of tokens as in Gafni et al. 2022, arXiv:2203.13131, section 3.5): 1 needs no
+    second evaluation. Requests may name `guidance`.
     """
 
     lr: float = tuned(1e-3, low=1e-5, high=1e-2, log=True, least=1e-9, most=10.0)
@@ -120,6 +131,8 @@ class VQVAE(Family):
     heads: int = bounded(4, least=1, most=256)
     prior_width: int = bounded(128, least=2, most=65_536)
     dropout: float = bounded(0.0, least=0.0, most=0.95)
+    drop: float = bounded(0.1, least=0.0, most=0.9)
+    guidance: float = bounded(1.0, least=0.0, most=100.0)
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.IMAGE, Kind.WAVEFORM})
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE, Task.LABEL})
@@ -136,6 +149,11 @@ class VQVAE(Family):
         check_heads(self.prior_width, self.heads, self.heads)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer = {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
+        check_guidance(self.guidance, self.drop)
+
+    def guided(self, shape: Shape) -> bool:
+        """Whether there is a prior without a class to go beyond."""
+        return bool(self.drop and shape.classes)
 
     @property
     def shardable(self) -> bool:
@@ -167,7 +185,7 @@ class VQVAE(Family):
         if name == "prior":
             with torch.no_grad():
                 codes = codec_of(networks).codes(batch.data)
-            surprise = _prior_nats(networks, codes, batch).mean()
+            surprise = _prior_nats(networks, codes, self._dropped(batch.label)).mean()
             return surprise / codes.shape[1], {"code_nats": surprise.detach()}
         codec = codec_of(networks)
         codes, _, commitment = codec.quantizer(codec.vectors(batch.data))
@@ -181,7 +199,13 @@ class VQVAE(Family):
         codec = codec_of(networks)
         codes = codec.codes(batch.data)
         distortion = _distortion(codec, batch.data, codec.quantizer.codebook[codes])
-        return distortion + _prior_nats(networks, codes, batch)
+        return distortion + _prior_nats(networks, codes, batch.label)
+
+    def _dropped(self, label: Tensor | None) -> Tensor | None:
+        """The classes [N], of which by chance some are `NOTHING`."""
+        if label is None or not self.drop:
+            return label
+        return label.masked_fill(torch.rand(len(label), device=label.device) < self.drop, NOTHING)
 
     def codes(self, networks: Networks, data: Tensor) -> Tensor:
         """[N, *data] → the numbers of its codes, int64 [N, S] in [0, codebook)."""
@@ -201,12 +225,14 @@ class VQVAE(Family):
         """Rows without any code."""
         prior, device = prior_of(networks), device_of(networks)
         fields = blank(requests, codec_of(networks).data, device)
-        rows = len(requests)
+        rows, shares = len(requests), self.drop and prior.classes
         return CodeState(
             **fields,
             codes=torch.zeros(rows, prior.places, dtype=torch.int64, device=device),
             token=prior.begin(requests.label, rows),
             memory=prior.memory(rows),
+            guidance=option(requests, "guidance", self.guidance, torch.float32).to(device),
+            plain=prior.memory(rows) if shares else None,
         )
 
     def advance(self, networks: Networks, state: State) -> State:
@@ -214,7 +240,7 @@ class VQVAE(Family):
         assert isinstance(state, CodeState)
         prior = prior_of(networks)
         ready, place = ~state.done, state.step.clamp(max=prior.places - 1)
-        logits = prior.step(state.token, place, state.memory)
+        logits = self._logits(prior, state, place)
         drawn = inverse(logits.double().softmax(1), uniform(state.seed, state.step).to(logits.device))
         kept = torch.where(ready, drawn, state.codes.gather(1, place[:, None]).squeeze(1))
         state.codes.scatter_(1, place[:, None], kept[:, None])
@@ -224,6 +250,15 @@ class VQVAE(Family):
         if bool(over.any()):
             self._finish(networks, state, over)
         return state
+
+    def _logits(self, prior: Prior, state: CodeState, place: Tensor) -> Tensor:
+        """The logits [R, K] of the codes at `place` [R], with guidance where a row asks for it."""
+        logits = prior.step(state.token, place, state.memory)
+        if state.plain is None or not bool((~state.done & (state.guidance != 1)).any()):
+            return logits
+        nothing = prior.begin(torch.full_like(place, NOTHING), len(place))
+        plain = prior.step(torch.where(place == 0, nothing, state.token), place, state.plain)
+        return torch.lerp(plain, logits, state.guidance[:, None])
 
     def _finish(self, networks: Networks, state: CodeState, over: Tensor) -> None:
         """Decode the rows that are `over` (bool [R])."""
@@ -252,7 +287,7 @@ def _distortion(codec: Codec, data: Tensor, codes: Tensor) -> Tensor:
     return discretized_logistic(data, codec.decode(codes), codec.log_scale).flatten(1).sum(1)
 
 
-def _prior_nats(networks: Networks, codes: Tensor, batch: Batch) -> Tensor:
+def _prior_nats(networks: Networks, codes: Tensor, label: Tensor | None) -> Tensor:
     """−log p(z) of the numbers of codes [N, S] in nats, [N]."""
-    logits = prior_of(networks)(codes, batch.label)
+    logits = prior_of(networks)(codes, label)
     return cross_entropy(logits.transpose(1, 2), codes, reduction="none").sum(1)

@@ -15,6 +15,15 @@ WAVES = 32
 """Frequencies by which a noise level is told."""
 
 
+def check_guidance(guidance: float, drop: float) -> None:
+    """Raise ValueError for guidance away from an estimate without the condition that no training makes."""
+    if guidance != 1 and not drop:
+        raise ValueError(
+            f"guidance = {guidance:g} weighs the condition against none, which drop = 0 never trains; set drop to 0.1, "
+            "or guidance to 1"
+        )
+
+
 class Caption(nn.Module):
     """A small encoder of a caption's words: two blocks of attention over all of them.
 

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from components.families.family import NOTHING
 from components.families.layers.attention import Block, initialise, rotations, swiglu_width
 from components.families.layers.norm import RMSNorm
 from components.families.layers.views import Stepping, View, Whole, empty_cache
@@ -16,7 +17,10 @@ THETA = 10_000.0
 
 
 class Prior(nn.Module):
-    """A causal transformer over the codes of a row, which begins with a token of its class, or of its own."""
+    """A causal transformer over the codes of a row, which begins with a token of its class, or of its own.
+
+    A row of classes whose label is `NOTHING` begins with one more token, for none of them.
+    """
 
     rotation: Tensor
 
@@ -25,7 +29,7 @@ class Prior(nn.Module):
     ) -> None:
         super().__init__()
         self.codes, self.classes, self.places, self.heads = codes, classes, places, heads
-        self.embedding = nn.Embedding(codes + max(1, classes), width)
+        self.embedding = nn.Embedding(codes + 1 + classes, width)
         self.place = nn.Embedding(places, width)
         self.blocks = nn.ModuleList(
             Block(width, heads, heads, swiglu_width(width), qk_norm=True, dropout=dropout)
@@ -39,7 +43,7 @@ class Prior(nn.Module):
         """The token before the first code, [N]; without classes `label` is not looked at."""
         if self.classes:
             assert label is not None, "each row has a class, or the first one would be drawn"
-            return label + self.codes
+            return torch.where(label == NOTHING, self.classes, label) + self.codes
         return torch.full((rows,), self.codes, device=self.rotation.device)
 
     def memory(self, rows: int) -> Tensor:

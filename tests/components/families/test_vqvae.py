@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from components.families.family import Requests, Shape
+from components.families.family import NOTHING, Requests, Shape
 from components.families.layers.quantize import Quantizer
 from components.families.sampling import Slots, sample, uniform
 from components.families.vqvae import VQVAE, CodeState, codec_of, prior_of
@@ -167,6 +167,48 @@ def test_the_prior_looks_only_backwards_and_at_the_class() -> None:
     assert not torch.allclose(before[:, 0], other[:, 0], atol=1e-3)
     drawn = sample(family, networks, Requests(seed=torch.tensor([7, 7]), label=torch.tensor([0, 1])), width=2)
     assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_guidance_goes_beyond_the_prior_that_knows_no_class() -> None:
+    """Guidance 0 draws as without a class, 1 as with it; a guided row beside others changes none of their bits."""
+    shape = Shape(data=(3, 12, 8), classes=4)
+    family, networks = small(shape)
+    seed, label = torch.arange(6), torch.tensor([0, 1, 2, 3, 0, 1])
+
+    def drawn(guidance: list[float], label: Tensor = label) -> Tensor:
+        options = {"guidance": torch.tensor(guidance)}
+        return sample(family, networks, Requests(seed=seed, label=label, options=options), width=6)
+
+    usual = sample(family, networks, Requests(seed=seed, label=label), width=6)
+    assert torch.equal(drawn([1.0] * 6), usual)
+    nothing = drawn([1.0] * 6, torch.full_like(label, NOTHING))
+    assert torch.equal(drawn([0.0] * 6), nothing)
+    mixed = drawn([1.0, 8.0, 1.0, 0.0, 1.0, 8.0])
+    assert torch.equal(mixed[[0, 2, 4]], usual[[0, 2, 4]])
+    assert torch.equal(mixed[3], nothing[3])
+    assert not torch.equal(mixed[[1, 5]], usual[[1, 5]])
+    with pytest.raises(ValueError, match=r"guidance = 2 weighs .* which drop = 0 never trains"):
+        VQVAE(drop=0.0, guidance=2.0)
+    assert (VQVAE().guided(shape), VQVAE(drop=0.0).guided(shape), VQVAE().guided(SHAPE)) == (
+        True,
+        False,
+        False,
+    )
+
+
+def test_classes_are_dropped_by_chance_in_training_alone() -> None:
+    shape = Shape(data=(3, 12, 8), classes=4)
+    family, networks = small(shape)
+    batch = batch_of(shape, 400)
+    assert batch.label is not None
+    heard: list[Tensor] = []
+    prior = prior_of(networks)
+    prior.register_forward_pre_hook(lambda _, given: heard.append(given[1]))
+    family.loss("prior", networks, batch, 0)
+    family.nats(networks, batch)
+    assert 15 < int((heard[0] == NOTHING).sum()) < 80  # of 400, a tenth
+    assert torch.equal(heard[0][heard[0] != NOTHING], batch.label[heard[0] != NOTHING])
+    assert torch.equal(heard[1], batch.label)
 
 
 def test_nats_are_those_of_the_picture_given_its_codes_and_of_the_codes() -> None:
