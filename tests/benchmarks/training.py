@@ -1,87 +1,161 @@
-"""The loop through Ray Train against the same step (with clipping and averaging) in a bare torch loop."""
+"""The loop through Ray Train against the same step (with clipping and averaging) in a bare torch loop.
+
+Machines are noisy for seconds and minutes, and two runs one after the other may differ by a fifth. So both are started,
+and in turns one of them is let go and the other stopped, Ray's processes with the one that they belong to.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 
 from components.families.family import Batch, Shape, kind_of
 from components.project import open_project
 from components.train.launch import train
-from components.train.runs import load_run, read_progress
 from components.train.step import networks_for
 from tests.benchmarks.data import mnist
+from tests.benchmarks.load import seconds
 from tests.benchmarks.row import Row
 
-STEPS, WARM, PAIRS, BATCH = {"vae": 900, "gan": 350}, 100, 5, 128
+FAMILIES, BATCH, WARM, FOREVER = ("vae", "gan"), 128, 100, 10**6
+TURN, BLOCKS, TURNS = 2.0, 5, 8
+"""Seconds of a turn; blocks of so many turns each, whose ratios are told beside their median."""
+PATIENCE = 180.0
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def run(project: Path) -> list[Row]:
-    """Alternate the two, `PAIRS` times each, and take the median of the pairs' ratios."""
+    """Both families; the median of the blocks' ratios."""
     dataset = mnist(project)
     rows = []
-    for family, steps in STEPS.items():
-        ratios = []
-        for pair in range(PAIRS):
-            ours = through_ray(project, family, steps, pair)
-            bare = in_a_process(dataset.folder, family, steps)
-            ratios.append(ours / bare)
-            print(f"  {family}: {ours:,.0f} rows/s through Ray Train, {bare:,.0f} in a bare loop", flush=True)
-        ratio = statistics.median(ratios)
+    for family in FAMILIES:
+        with side(project, family, "through_ray") as ours:
+            ours.warm_up()
+            with side(project, family, "bare", str(dataset.folder)) as bare:
+                bare.warm_up()
+                ratios = [block(ours, bare) for _ in range(BLOCKS)]
+        slower = 100 * (1 - statistics.median(ratios))
+        each = ", ".join(f"{100 * (1 - value):+.1f}" for value in ratios)
+        measured = f"{abs(slower):.1f}% {'slower' if slower > 0 else 'faster'} (% slower, each block: {each})"
         figures = {f"ratio {number}": value for number, value in enumerate(ratios)}
-        slower = 100 * (1 - ratio)
-        pairs = ", ".join(f"{100 * (1 - value):+.1f}" for value in ratios)
-        measured = f"{abs(slower):.1f}% {'slower' if slower > 0 else 'faster'} (% slower, each pair: {pairs})"
         rows.append(
             Row(f"training loop through Ray Train against bare torch, {family}", measured, "≤ 3%", figures)
         )
     return rows
 
 
-def through_ray(project: Path, family: str, steps: int, seed: int) -> float:
-    """Rows a second in steady state, with progress, pictures and checkpoints as they are by default."""
-    overrides = [f"train.steps={steps}", f"train.batch={BATCH}", f"train.seed={seed}", "train.precision=fp32"]
-    trained = train(open_project(project), f"mnist-{family}", overrides, workers=1, fresh=True)
-    lines = [line for line in read_progress(load_run(trained.folder)) if line["step"] >= WARM]
-    first, last = lines[0], lines[-1]
-    return float((last["step"] - first["step"]) * BATCH / (last["seconds"] - first["seconds"]))
+def block(ours: Side, bare: Side) -> float:
+    """How many times as fast ours is, over some turns of each."""
+    before = ours.at, bare.at
+    for _ in range(TURNS):
+        ours.turn()
+        bare.turn()
+    rates = [now.at.since(then) for now, then in zip((ours, bare), before, strict=True)]
+    print(f"  {rates[0]:,.1f} steps/s through Ray Train, {rates[1]:,.1f} in a bare loop", flush=True)
+    return rates[0] / rates[1]
 
 
-def in_a_process(dataset: Path, family: str, steps: int) -> float:
-    """The bare loop in a process of its own, as Ray's worker has one."""
-    command = [
-        sys.executable,
-        "-c",
-        f"from tests.benchmarks.training import bare; bare({str(dataset)!r}, {family!r}, {steps})",
-    ]
-    root = Path(__file__).resolve().parent.parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+@dataclass(frozen=True)
+class At:
+    """A step that was told, and for how many seconds its side had run by then."""
+
+    step: int
+    seconds: float
+
+    def since(self, before: At) -> float:
+        """Steps a second."""
+        return (self.step - before.step) / (self.seconds - before.seconds)
 
 
-def bare(folder: str, name: str, steps: int) -> None:
+@dataclass
+class Side:
+    """A process with all that it starts, which tells its steps in the lines of a file."""
+
+    process: psutil.Process
+    folder: Path
+    ran: list[tuple[float, float]] = field(default_factory=list)
+    at: At = field(default_factory=lambda: At(0, 0.0))
+
+    def warm_up(self) -> None:
+        """Let it run until it has made some steps."""
+        late = time.monotonic() + PATIENCE
+        while self.at.step < WARM:
+            assert time.monotonic() < late, f"{self.process} makes no steps"
+            assert self.process.status() != psutil.STATUS_ZOMBIE, f"{self.process} has ended"
+            self.turn()
+
+    def turn(self) -> None:
+        """Run alone for a while, and look where it has come."""
+        self.signal("resume")
+        began = time.time()
+        time.sleep(seconds(TURN))
+        self.signal("suspend")
+        self.ran.append((began, time.time()))
+        for path in self.folder.rglob("progress.jsonl"):
+            *_, last = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+            self.at = At(int(json.loads(last)["step"]), self._ran_until(path.stat().st_mtime))
+
+    def _ran_until(self, moment: float) -> float:
+        return sum(max(0.0, min(moment, end) - began) for began, end in self.ran)
+
+    def signal(self, name: str) -> None:
+        """Call psutil's method of that name for all of its processes."""
+        for process in [*self.process.children(recursive=True), self.process]:
+            with suppress(psutil.NoSuchProcess):
+                getattr(process, name)()
+
+
+@contextmanager
+def side(project: Path, family: str, name: str, *arguments: str) -> Iterator[Side]:
+    """A process that calls this module's function of that name, stopped; it is ended with all that it started."""
+    folder = project / f"side-{name}-{family}"
+    call = f"{name}({', '.join(map(repr, (str(project), family, str(folder), *arguments)))})"
+    started = subprocess.Popen(
+        [sys.executable, "-c", f"from tests.benchmarks.training import {name}; {call}"], cwd=ROOT
+    )
+    found = Side(psutil.Process(started.pid), folder)
+    try:
+        found.signal("suspend")
+        yield found
+    finally:
+        found.signal("kill")
+        started.wait()
+
+
+def through_ray(project: str, family: str, folder: str) -> None:
+    """Ours, with progress, pictures and checkpoints as they are by default; its state lies in `folder`."""
+    os.environ["GENLOOM_HOME"] = folder
+    overrides = [f"train.steps={FOREVER}", f"train.batch={BATCH}", "train.precision=fp32"]
+    train(open_project(Path(project)), f"mnist-{family}", overrides, workers=1, fresh=True)
+
+
+def bare(project: str, name: str, folder: str, dataset: str) -> None:
     """A loop as one would write it by hand: tensors in memory, the family's losses, clipping, averaging."""
     from components.data.dataset import open_dataset
 
-    torch.set_num_threads(torch.get_num_threads())
-    data = open_dataset(Path(folder)).whole("train").data
-    row = open_project(Path(folder)).run(f"mnist-{name}")
+    data = open_dataset(Path(dataset)).whole("train").data
+    row = open_project(Path(project)).run(f"mnist-{name}")
     family = kind_of(name)(**row.model)
     networks = networks_for(family, Shape(data=tuple(data.shape[1:])), 0)
     averages = {
         key: [value.detach().clone() for value in network.parameters()] for key, network in networks.items()
     }
     optimizers = {key: family.optimizers(key, network) for key, network in networks.items()}
-    for step in range(steps):
-        if step == WARM:
-            began = time.perf_counter()
+    Path(folder).mkdir()
+    for step in itertools.count(1):
         batch = Batch(data=data[torch.randint(len(data), (BATCH,))], length=torch.ones(BATCH))
         for key, network in networks.items():
             others = [other for own, other in networks.items() if own != key]
@@ -99,4 +173,6 @@ def bare(folder: str, name: str, steps: int) -> None:
         with torch.no_grad():
             for key, network in networks.items():
                 torch._foreach_lerp_(averages[key], list(network.parameters()), 0.001)
-    print(json.dumps((steps - WARM) * BATCH / (time.perf_counter() - began)))
+        if step % row.train.log_every == 0:
+            with (Path(folder) / "progress.jsonl").open("a") as stream:
+                stream.write(json.dumps({"step": step}) + "\n")
