@@ -32,6 +32,8 @@ from components.train.step import Trainee, advance, build, networks_for, predict
 
 PREVIEW, PIXELS = 64, 2**19
 """Samples in a picture of progress, and the most pixels that they have together."""
+KEPT = 64
+"""Steps whose logged values are kept at most before they are summed."""
 LATE = 2**52
 """A step that no training reaches, and that a float64 holds."""
 
@@ -144,33 +146,43 @@ class Meter:
     def __init__(self, place: Place, batch: int, tokens: bool = False, spent: float = 0.0) -> None:
         self.place, self.batch = place, batch
         self.tokens = torch.zeros((), dtype=torch.int64, device=place.device) if tokens else None
+        self.recent: dict[str, list[tuple[int, Tensor]]] = {}
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.bad = torch.full((), -1, dtype=torch.int64, device=place.device)
+        self.bad = torch.tensor(LATE, device=place.device)
         self.steps, self.since = 0, time.perf_counter()
         self.began = self.since - spent
 
     def add(self, logged: Mapping[str, Tensor], step: int, batch: Batch) -> None:
-        """Take one step's values; the first step whose loss is not finite is remembered."""
+        """Take one step's values; they are only kept, because to sum them one by one costs a small model a hundredth."""
         if self.tokens is not None:
             self.tokens += predicted(batch)
         for name, value in logged.items():
-            value = value.float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
-            if name.startswith("loss/"):
-                bad_now = ~torch.isfinite(value) & (self.bad < 0)
-                self.bad = torch.where(bad_now, step + 1, self.bad)
+            self.recent.setdefault(name, []).append((step + 1, value))
         self.steps += 1
+        if self.steps % KEPT == 0:
+            self._sum()
+
+    def _sum(self) -> None:
+        """Sum what was kept; the first step whose loss is not finite is remembered."""
+        for name, kept in self.recent.items():
+            values = torch.stack([value.float() for _, value in kept])
+            self.sums[name] = self.sums[name] + values.sum() if name in self.sums else values.sum()
+            self.counts[name] = self.counts.get(name, 0) + len(kept)
+            if name.startswith("loss/"):
+                steps = torch.tensor([step for step, _ in kept], device=values.device)
+                self.bad = torch.minimum(self.bad, steps.masked_fill(values.isfinite(), LATE).min())
+        self.recent = {}
 
     def read(self, stop: bool) -> tuple[dict[str, float], int, bool]:
         """(what is logged, the first bad step or −1, whether any rank was told to stop), the same on all ranks."""
+        self._sum()
         names = sorted(self.sums)
         means = [self.sums[name] / self.counts[name] for name in names]
         asked = torch.tensor(float(stop), device=self.place.device)
         tokens = asked.new_zeros(()) if self.tokens is None else self.tokens
         values = torch.stack([*(mean.double() for mean in means), tokens.double(), asked.double()])
-        most = torch.stack([torch.where(self.bad < 0, -LATE, -self.bad).double(), self._memory().double()])
+        most = torch.stack([-self.bad.double(), self._memory().double()])
         if self.place.world > 1:
             dist.all_reduce(values)
             values[:-2] /= self.place.world
