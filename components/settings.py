@@ -24,9 +24,9 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "DVC_NO_ANALYTICS": "1",
-    # OpenMP's threads soon wait asleep: those that spin for long, as by default, halve the speed of a training as soon as
-    # anything else wants one of their cores (15 steps a second instead of 25), and half as many spins cost a quiet
-    # machine a twentieth
+    # OpenMP's threads soon wait asleep: those that spin for long, as by default, halve the speed of a training as
+    # soon as anything else wants one of their cores (15 steps a second instead of 25), and half as many spins cost a
+    # quiet machine a twentieth
     "GOMP_SPINCOUNT": "2000",
 }
 """Every library asks nobody, tells nobody and shares the cores, unless the caller's environment says otherwise."""

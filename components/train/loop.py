@@ -154,7 +154,7 @@ class Meter:
         self.began = self.since - spent
 
     def add(self, logged: Mapping[str, Tensor], step: int, batch: Batch) -> None:
-        """Take one step's values; they are only kept, because to sum them one by one costs a small model a hundredth."""
+        """Take one step's values, which are only kept: summed one by one they cost a small model a hundredth."""
         if self.tokens is not None:
             self.tokens += predicted(batch)
         for name, value in logged.items():

@@ -24,6 +24,7 @@ from torch import nn
 
 from components.families.family import Batch, Shape, kind_of
 from components.project import open_project
+from components.settings import QUIET
 from components.train.launch import train
 from components.train.step import networks_for
 from tests.benchmarks.data import mnist
@@ -123,9 +124,11 @@ def side(project: Path, family: str, name: str, *arguments: str) -> Iterator[Sid
     """A process that calls this module's function of that name, stopped; it is ended with all that it started."""
     folder = project / f"side-{name}-{family}"
     call = f"{name}({', '.join(map(repr, (str(project), family, str(folder), *arguments)))})"
-    started = subprocess.Popen(
-        [sys.executable, "-c", f"from tests.benchmarks.training import {name}; {call}"], cwd=ROOT
-    )
+    program = f"from tests.benchmarks.training import {name}; {call}"
+    plain = {
+        key: value for key, value in os.environ.items() if key not in QUIET
+    }  # nobody's but its own settings
+    started = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=plain)
     found = Side(psutil.Process(started.pid), folder)
     try:
         found.signal("suspend")
