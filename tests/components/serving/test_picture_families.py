@@ -32,6 +32,7 @@ def test_options_are_those_that_families_read() -> None:
     assert {name: own for name, own in found.items() if own} == {
         "diffusion": {"steps", "guidance"},
         "stylegan2": {"truncation"},
+        "vqvae": {"guidance"},
     }
 
 

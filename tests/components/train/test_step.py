@@ -402,8 +402,10 @@ def test_channels_may_lie_last(name: str) -> None:
         logged = advance(trainee, batch_of(shape, 8), 0)
         assert all(value.isfinite() for value in logged.values())
     plain, last = (flatten(trainee.networks) for trainee in trainees)
+    # a first update has the size of the rate whatever the gradient's, and Muon computes in bf16
+    most = max(5e-3, 0.5 * getattr(family, "muon_lr", 0.0))
     for key, value in plain.items():
-        torch.testing.assert_close(last[key], value, rtol=1e-2, atol=5e-3)
+        torch.testing.assert_close(last[key], value, rtol=1e-2, atol=most)
 
 
 def test_frozen_weights_stay_frozen() -> None:
