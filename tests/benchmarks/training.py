@@ -125,9 +125,8 @@ def side(project: Path, family: str, name: str, *arguments: str) -> Iterator[Sid
     folder = project / f"side-{name}-{family}"
     call = f"{name}({', '.join(map(repr, (str(project), family, str(folder), *arguments)))})"
     program = f"from tests.benchmarks.training import {name}; {call}"
-    plain = {
-        key: value for key, value in os.environ.items() if key not in QUIET
-    }  # nobody's but its own settings
+    # the bare loop has nobody's settings, and ours makes its own
+    plain = {key: value for key, value in os.environ.items() if key not in QUIET}
     started = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=plain)
     found = Side(psutil.Process(started.pid), folder)
     try:

@@ -18,7 +18,7 @@ from components.families.stylegan2 import StyleGAN2
 from components.families.vqvae import VQVAE
 from components.families.wgan_gp import WGANGP
 from components.project import RunRow, TrainOptions, open_project
-from components.train.plan import check_options, check_shape, check_start, check_task
+from components.train.plan import check_options, check_run, check_shape, check_start, check_task
 from components.train.step import networks_for
 from components.train.wanted import plan_of
 from tests.components.evaluation.corpora import prepared
@@ -119,6 +119,14 @@ def test_the_shapes_of_the_contract_fit(name: str) -> None:
     """So networks can be made on the meta device, of every family."""
     for shape in shapes_of(name):
         check_shape("r", kind_of(name)(**kind_of(name).small), shape, 9)
+
+
+@pytest.mark.usefixtures("project")
+def test_who_learns_from_pairs_is_refused_domains_that_have_none() -> None:
+    for family in ("pix2pix", "diffusion"):
+        with pytest.raises(UserError, match=f"the family {family} learns from pairs, .*; choose cyclegan"):
+            check_run(open_project(), "r", RunRow(product="digits-to-mnist", family=family))
+    check_run(open_project(), "r", RunRow(product="digits-to-mnist", family="cyclegan"))
 
 
 def test_a_shape_is_refused_before_training_and_a_task_before_the_shape(project: Path) -> None:

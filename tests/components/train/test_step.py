@@ -34,7 +34,6 @@ from components.families.family import (
 )
 from components.project import TrainOptions
 from components.train import checkpoint
-from components.train.averages import Average, clip
 from components.train.step import Trainee, advance, build, networks_for, place
 from tests.components.families.rows import batch_of, shapes_of
 
@@ -110,67 +109,6 @@ def test_accumulation_of_tokens_is_the_mean_over_predicted_tokens(count: int) ->
     parts = after_one_step(Tokens(), shape, tokens(), accumulate=count)
     for key, value in whole.items():
         torch.testing.assert_close(parts[key], value, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize(("most", "scaled"), [(0.5, True), (100.0, False)])
-def test_clipping_equals_torch(most: float, scaled: bool) -> None:
-    ours, theirs = ([nn.Parameter(torch.ones(shape)) for shape in ((3, 4), (5,), ())] for _ in range(2))
-    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        one.grad = torch.randn(one.shape, generator=torch.Generator().manual_seed(number))
-        other.grad = one.grad.clone()
-    kept = [value.grad.clone() for value in ours if value.grad is not None]
-    clip(ours, most)
-    nn.utils.clip_grad_norm_(theirs, most)
-    assert all(torch.equal(one.grad, other.grad) for one, other in zip(ours, theirs, strict=True))  # type: ignore[arg-type]
-    assert all(torch.equal(one.grad, old) for one, old in zip(ours, kept, strict=True)) is not scaled  # type: ignore[arg-type]
-
-
-def test_averages_equal_the_formula_and_buffers_are_taken_along() -> None:
-    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    average = Average(network, decay=0.9)
-    expected: dict[str, torch.Tensor] = {}
-    for step in range(40):
-        with torch.no_grad():
-            for value in network.parameters():
-                value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(step)))
-        network(torch.randn(4, 3))
-        average.update()
-        weight = 1.0 if step == 0 else 1.0 - min(0.9, (1 + step) / (10 + step))
-        for key, new in network.state_dict().items():
-            old = expected.get(key, new)
-            expected[key] = old + (new - old) * weight if new.is_floating_point() else new.clone()
-    assert average.module is not None
-    for key, value in average.module.state_dict().items():
-        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
-
-
-def test_the_average_of_a_network_that_rests_counts_its_own_updates(tmp_path: Path) -> None:
-    kind = kind_of("wgan_gp")
-    family = kind(**kind.small)  # the generator learns in every second step
-    trainee = build(
-        family, networks_for(family, IMAGES, 0), TrainOptions(ema=0.99), torch.device("cpu"), world=1
-    )
-    for step in range(5):
-        advance(trainee, batch_of(IMAGES, 8), step)
-        if step == 1:
-            first, own = trainee.sampled["generator"].state_dict(), trainee.networks["generator"].state_dict()
-            assert all(torch.equal(first[key], own[key]) for key in own), "nothing of before it learnt"
-    assert {name: average.taken for name, average in trainee.averages.items()} == {
-        "critic": 5,
-        "generator": 2,
-    }
-    checkpoint.save(tmp_path, trainee, 5, Position(40), 0)
-    again = build(
-        family, networks_for(family, IMAGES, 1), TrainOptions(ema=0.99), torch.device("cpu"), world=1
-    )
-    assert checkpoint.restore(tmp_path, again, 0) is not None
-    for each in (trainee, again):
-        torch.manual_seed(0)
-        advance(each, batch_of(IMAGES, 8), 5)
-    for name, average in trainee.averages.items():
-        assert all(
-            torch.equal(value, again.averages[name].values[key]) for key, value in average.values.items()
-        )
 
 
 @pytest.mark.long
@@ -390,7 +328,9 @@ def test_bf16_trains(name: str) -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_channels_may_lie_last(name: str) -> None:
-    shape, family = shape_of(name), kind_of(name)()
+    # Muon would magnify what rounding the codes of vqvae bring to its prior, which has no kernels to lay out
+    settings = {"optimizer": "adamw"} if name == "vqvae" else {}
+    shape, family = shape_of(name), kind_of(name)(**settings)
     trainees = []
     for last in (False, True):
         networks = networks_for(family, shape, seed=0)
@@ -402,10 +342,8 @@ def test_channels_may_lie_last(name: str) -> None:
         logged = advance(trainee, batch_of(shape, 8), 0)
         assert all(value.isfinite() for value in logged.values())
     plain, last = (flatten(trainee.networks) for trainee in trainees)
-    # a first update has the size of the rate whatever the gradient's, and Muon computes in bf16
-    most = max(5e-3, 0.5 * getattr(family, "muon_lr", 0.0))
     for key, value in plain.items():
-        torch.testing.assert_close(last[key], value, rtol=1e-2, atol=most)
+        torch.testing.assert_close(last[key], value, rtol=1e-2, atol=5e-3)
 
 
 def test_frozen_weights_stay_frozen() -> None:
