@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from components import files
+from components import accelerator, files
 from components.artifact import Model, load
 from components.data.dataset import Dataset
 from components.errors import UserError
@@ -40,6 +40,7 @@ def evaluate(
 ) -> Report:
     """Measure the model in `artifact` on the test split of `dataset`; write report and pictures to `folder`.
 
+    The model computes on a GPU where there is one, which the protocol then says: its numbers are rounded otherwise.
     A report that is there for the same artifact, revision and protocol is returned as it is. `cache` keeps
     the fitted features; of the first `weighed` rows the likelihood is estimated by importance weighting. The share
     of samples that the content filter of `terms` would hold back is the metric `withheld`. Raises `UserError` for
@@ -47,12 +48,15 @@ def evaluate(
     finite.
     """
     started, say = time.perf_counter(), progress or _silent
-    model = load(artifact)
+    device = accelerator.device()
+    model = load(artifact, device)
     check_fit(model, dataset)
     asked = dataclasses.replace(dataset, shape=_carried(model))
     with one_thread():
         measurement = measurement_of(dataset.modality)(asked, cache, Extent(samples, weighed), say)
-        protocol = {**measurement.protocol, **({"filter": terms.filter_digest} if terms.filters else {})}
+        filtered = {"filter": terms.filter_digest} if terms.filters else {}
+        elsewhere = {} if device.type == "cpu" else {"device": device.type}
+        protocol = {**measurement.protocol, **filtered, **elsewhere}
         done = _done(folder, model, dataset, protocol)
         if done is not None:
             return done

@@ -12,7 +12,8 @@ from torch import Tensor
 from components.artifact import Model
 from components.evaluation.attention import looking
 from components.evaluation.measurement import Looked, Subject
-from components.families.family import Batch, Networks, Requests
+from components.families.family import Batch, Networks, Requests, move
+from components.families.sampling import device_of
 
 
 @runtime_checkable
@@ -24,20 +25,20 @@ class Coded(Protocol):
 
 
 def subject_of(model: Model) -> Subject:
-    """All answers that `model` has, each without gradients."""
-    family, networks = model.family, model.networks
+    """All answers that `model` has, each without gradients, computed where its networks are; they lie on the CPU."""
+    family, networks, device = model.family, model.networks, device_of(model.networks)
 
     def nats(batch: Batch) -> Tensor | None:
         with torch.inference_mode():
-            return family.nats(networks, batch)
+            return _home(family.nats(networks, move(batch, device)))
 
     def weighed(batch: Batch, draws: int) -> Tensor | None:
         with torch.inference_mode():
-            return family.importance_nats(networks, batch, draws)
+            return _home(family.importance_nats(networks, move(batch, device), draws))
 
     def encode(data: Tensor) -> Tensor | None:
         with torch.inference_mode():
-            return family.encode(networks, data)
+            return _home(family.encode(networks, data.to(device)))
 
     def latents(requests: Requests) -> Tensor | None:
         return _latents(model, requests)
@@ -66,6 +67,11 @@ def _latents(model: Model, requests: Requests) -> Tensor | None:
 
 def _latent(model: Model, requests: Requests) -> Tensor | None:
     with torch.inference_mode():
-        found = getattr(model.family.start(model.networks, requests), "latent", None)
+        here = move(requests, device_of(model.networks))
+        found = getattr(model.family.start(model.networks, here), "latent", None)
     vectors = isinstance(found, Tensor) and found.dim() == 2 and found.is_floating_point()
-    return found.clone() if vectors and found is not None else None
+    return found.cpu().clone() if vectors and found is not None else None
+
+
+def _home(answer: Tensor | None) -> Tensor | None:
+    return None if answer is None else answer.cpu()

@@ -59,7 +59,10 @@ class Recurrent(Language):
         Dropout acts on what goes up from layer to layer, not on what is carried on (Zaremba et al. 2014).
         """
         embedded = dropout(self.embedding(tokens.clamp(min=0)), self.dropout, self.training)
-        hidden, state = self.lstm(embedded, state)
+        kind = embedded.device.type
+        # under autocast a GPU's kernel would compute in float16, whose smallest gradients are lost
+        with torch.autocast(kind, enabled=kind == "cpu" and torch.is_autocast_enabled(kind)):
+            hidden, state = self.lstm(embedded, state)
         return dropout(hidden, self.dropout, self.training), state
 
     def head(self, features: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ def _load(last: Path, state: dict[str, Any], trainee: Trainee, rank: int) -> Res
         for optimizer, content in zip(group, saved[name], strict=True):
             load_optimizer(optimizer, content)
     if state["world"] == trainee.world:
-        _set_random(load_file(last / "random.safetensors")["random"][rank], trainee.device)
+        states = load_file(last / "random.safetensors")["random"]
+        _set_random(states[rank], trainee.device, mix(trainee.options.seed, state["step"]))
     else:
         # another number of workers: their streams begin anew, told apart by the step
         seed_rank(mix(trainee.options.seed, state["step"]), rank)
@@ -173,9 +174,12 @@ def _gather_random(trainee: Trainee) -> Tensor:
     return torch.stack(states).cpu()
 
 
-def _set_random(state: Tensor, device: torch.device) -> None:
+def _set_random(state: Tensor, device: torch.device, fresh: int) -> None:
+    """Put the generators where they were; a GPU's begins anew by the seed `fresh` if the run was on the CPU."""
     size = len(torch.get_rng_state())
     # a copy: torch 2.13 reads a view that does not begin its storage from a wrong address, and crashes
     torch.set_rng_state(state[:size].clone())
     if device.type == "cuda" and len(state) > size:
         torch.cuda.set_rng_state(state[size:].clone(), device)
+    elif device.type == "cuda":
+        torch.cuda.manual_seed(fresh)

@@ -127,14 +127,24 @@ def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer(optimizer: Optimizer, content: dict[str, Any]) -> None:
-    """Load what `optimizer_state` gave, sharded as the optimizer's parameters are."""
+    """Load what `optimizer_state` gave, sharded as the optimizer's parameters are, and laid out in memory as they are.
+
+    Kernels of convolutions have their channels last on a GPU, and fused updates walk through memory as it lies.
+    """
     optimizer.load_state_dict(content)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    state[name] = part_like(parameter, value)
+                    state[name] = laid_like(parameter, part_like(parameter, value))
+
+
+def laid_like(own: Tensor, value: Tensor) -> Tensor:
+    """`value` with the strides of `own`, if it is not sharded."""
+    if isinstance(own, DTensor) or value.stride() == own.stride():
+        return value
+    return torch.empty_like(own.detach(), dtype=value.dtype).copy_(value)
 
 
 def part_like(own: Tensor, value: Tensor) -> Tensor:

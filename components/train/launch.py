@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from components import cluster
+from components import accelerator, cluster
 from components.errors import FailedError, UserError
 from components.project import Project
 from components.settings import Settings, writable_home
@@ -112,8 +112,7 @@ def _run(settings: Settings, plan: Plan, workers: int) -> None:
     if workers == 0:
         if plan.options.threads:
             torch.set_num_threads(plan.options.threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        run_to_outcome(plan, Place(0, 1, device))
+        run_to_outcome(plan, Place(0, 1, accelerator.device()))
     else:
         cluster.connect(settings)
         fit(settings, plan, workers)

@@ -49,6 +49,7 @@ SPEED: dict[str, Benchmark] = {
 TEXT: dict[str, Benchmark] = {
     "shakespeare": shakespeare.run,
     "shakespeare-long": shakespeare.long,
+    "shakespeare-gpu": shakespeare.gpu,
     "throughput": throughput.run,
     "decoding": decoding.run,
     "memory": texts.memory,
@@ -63,8 +64,8 @@ SERVE: dict[str, Benchmark] = {
     "mixed": mixed.run,
     "hour": mixed.hour,
 }
-LONG = frozenset({"hour"})
-"""What runs only by name."""
+BY_NAME = frozenset({"hour", "shakespeare-gpu"})
+"""What runs only by name: it takes long, or a GPU."""
 TABLES = {"bench": SPEED, "bench-text": TEXT, "bench-serve": SERVE}
 """The benchmarks of each target of the Makefile; each has a table of its own on the page."""
 
@@ -78,7 +79,7 @@ def main(target: str, names: list[str]) -> None:
         if target == "bench-images":
             images.main(project, PAGE, names)
             return
-        for name in names or [name for name in TABLES[target] if name not in LONG]:
+        for name in names or [name for name in TABLES[target] if name not in BY_NAME]:
             rows = TABLES[target][name](project)
             for row in rows:
                 print(row.line(), flush=True)

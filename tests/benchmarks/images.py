@@ -1,6 +1,6 @@
 """Every family of pictures on real data: trained by Ray Train, measured on the test split, its picture beside it.
 
-Each run of `AIMS` is a row of the table in docs/benchmarks.md. The row ends with the key of the training; while
+Each run of `EVERY` is a row of the table in docs/benchmarks.md. The row ends with the key of the training; while
 the key is unchanged, the row is left as it is.
 """
 
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import torch
 
 from components import files
 from components.data.prepare import reproduce
@@ -54,6 +56,8 @@ class Aim:
 
 
 RECOGNISED = "≥ 97% recognised as the asked class"
+CAPTIONS = "≥ 2× chance; ≥ 10× on training captions"
+LOOKED_AT = "a person recognises the content"
 AIMS: Mapping[str, Aim] = {
     "mnist-gan": Aim(DRAWN),
     "mnist-dcgan": Aim(DRAWN),
@@ -69,7 +73,7 @@ AIMS: Mapping[str, Aim] = {
     "mnist-classes-vqvae": Aim((*ASKED, *CODED), f"{RECOGNISED}; density and coverage ≥ 0.90"),
     "mnist-diffusion": Aim(DRAWN, "density and coverage ≥ 0.90; 64 samples in ≤ 3 s"),
     "mnist-classes-diffusion": Aim(ASKED, RECOGNISED),
-    "emoji-diffusion": Aim(CAPTIONED, "≥ 2× chance; ≥ 10× on training captions"),
+    "emoji-diffusion": Aim(CAPTIONED, CAPTIONS),
     "bsd-denoise-pix2pix": Aim(TURNED, "≥ 28.8 dB on Set12"),
     "mnist-inpaint-pix2pix": Aim(TURNED, "beside the source"),
     "mnist-enlarge-pix2pix": Aim(TURNED, "beside the source"),
@@ -79,6 +83,14 @@ AIMS: Mapping[str, Aim] = {
     "mnist-gan-diverse": Aim(DRAWN, "recall above that of mnist-gan-collapsed, intervals apart"),
 }
 """The runs of the table, in its order."""
+LARGE: Mapping[str, Aim] = {
+    "cifar-classes-diffusion": Aim(ASKED, LOOKED_AT),
+    "cifar-stylegan2": Aim(DRAWN, LOOKED_AT),
+    "cifar-classes-attention-gan": Aim(ASKED, LOOKED_AT),
+    "emoji-64-diffusion": Aim(CAPTIONED, CAPTIONS),
+}
+"""Those for a GPU, which follow; without one they run only by name."""
+EVERY: Mapping[str, Aim] = {**AIMS, **LARGE}
 
 
 def main(project: Path, page: Path, names: list[str]) -> None:
@@ -101,9 +113,10 @@ def main(project: Path, page: Path, names: list[str]) -> None:
 
 
 def chosen(where: Project, names: Iterable[str]) -> list[str]:
-    """The runs of the table by name or family; all if `names` is empty."""
+    """The runs of the table by name or family; if `names` is empty, all that suit this machine."""
     wanted = set(names)
-    known = [name for name in AIMS if name in where.tables.runs]
+    suited = EVERY if wanted or torch.cuda.is_available() else AIMS
+    known = [name for name in suited if name in where.tables.runs]
     unknown = wanted - {*known, *(where.run(name).family for name in known)}
     if unknown:
         raise SystemExit(f"The table has no run or family {', '.join(sorted(unknown))}.")
@@ -130,7 +143,7 @@ def fresh(where: Project, page: Path, name: str) -> str | None:
 
 def line(where: Project, name: str, key: str, trained: Trained, report: Report) -> str:
     """A run as a row of Markdown."""
-    aim, row = AIMS[name], where.run(name)
+    aim, row = EVERY[name], where.run(name)
     minutes = read_progress(load_run(trained.folder))[-1]["seconds"] / 60
     found = [*measured(aim.metrics, report), *EXTRAS.get(name, lambda *_: [])(where, trained, report)]
     cells = (
@@ -139,9 +152,13 @@ def line(where: Project, name: str, key: str, trained: Trained, report: Report) 
         "; ".join(found),
         aim.wanted,
         picture(name, trained, report),
-        f"{datetime.now(UTC):%Y-%m-%d} {key}",
+        f"{datetime.now(UTC):%Y-%m-%d}{_gpu()} {key}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _gpu() -> str:
+    return f", {torch.cuda.get_device_name()}," if torch.cuda.is_available() else ""
 
 
 def measured(metrics: Iterable[str], report: Report) -> list[str]:
@@ -183,9 +200,9 @@ MARKS = ("<!-- bench-images -->", "<!-- /bench-images -->")
 
 
 def keep(page: Path, name: str, row: str) -> None:
-    """Put `row` in the place of the run's old one; rows stand in the order of `AIMS`."""
+    """Put `row` in the place of the run's old one; rows stand in the order of `EVERY`."""
     kept = {found.split("`")[1]: found for found in lines(page)} | {name: row}
-    ordered = [kept[run] for run in AIMS if run in kept]
+    ordered = [kept[run] for run in EVERY if run in kept]
     text = page.read_text(encoding="utf-8")
     start, stop = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
     table = "\n".join(["", HEADER, "|---|---|---|---|---|---|", *ordered, ""])

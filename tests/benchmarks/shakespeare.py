@@ -1,8 +1,9 @@
-"""tiny-shakespeare by characters: our GPT beside nanoGPT's recipe for a CPU, in the same sitting."""
+"""tiny-shakespeare by characters: our GPT beside nanoGPT's recipe for a CPU, in the same sitting; and on a GPU."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from components.train.launch import train
 from components.train.runs import load_run, read_progress
 from tests.benchmarks import partners
 from tests.benchmarks.row import Row
+
+SEEDS = 3
 
 
 def run(project: Path) -> list[Row]:
@@ -50,6 +53,19 @@ def long(project: Path) -> list[Row]:
     return [measured(where, "shakespeare-gpt-long", "≤ 1.47 in 600 s")]
 
 
+def gpu(project: Path) -> list[Row]:
+    """Ours as large as nanoGPT's recipe for a GPU, three times."""
+    if not torch.cuda.is_available():
+        raise SystemExit("shakespeare-gpu needs a GPU, and torch sees none.")
+    where = open_project(project)
+    reproduce(where, ["shakespeare-wide"])
+    wanted = f"≤ 1.47 in 180 s on {torch.cuda.get_device_name()}"
+    return [
+        measured(where, "shakespeare-wide-gpt", wanted, [f"train.seed={seed}"], f", seed {seed}")
+        for seed in range(SEEDS)
+    ]
+
+
 def texts(where: Project, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """The first 90% and the last 10% of the text as tokens [N], [M], by the dataset's tokenizer."""
     row = where.dataset("shakespeare")
@@ -62,23 +78,23 @@ def texts(where: Project, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]
     return tokens[:first], tokens[first:]
 
 
-def measured(where: Project, run: str, wanted: str) -> Row:
-    """Train a run by Ray Train and evaluate it on the whole held-out text."""
-    trained = train(where, run, fresh=True)
+def measured(where: Project, run: str, wanted: str, overrides: Sequence[str] = (), said: str = "") -> Row:
+    """Train a run and evaluate it on the whole held-out text."""
+    trained = train(where, run, overrides, fresh=True)
     seconds = read_progress(load_run(trained.folder))[-1]["seconds"]
-    loss, bits = held_out(where, trained)
+    loss, bits = held_out(where, where.run(run).product, trained)
     steps = load_run(trained.folder).steps
     return Row(
-        f"tiny-shakespeare: `{run}`, {steps:,} steps, {weights(trained):,} weights",
+        f"tiny-shakespeare: `{run}`, {steps:,} steps, {weights(trained):,} weights{said}",
         f"{loss:.3f} nats ({bits:.3f} bits) a character on the whole held-out text, {seconds:.0f} s",
         wanted,
         {"loss": loss, "seconds": seconds},
     )
 
 
-def held_out(where: Project, trained: Trained) -> tuple[float, float]:
+def held_out(where: Project, product: str, trained: Trained) -> tuple[float, float]:
     """Nats a token and bits a character by the evaluation."""
-    report = evaluate_artifact(where, "shakespeare", trained.artifact, trained.folder / "evaluation")
+    report = evaluate_artifact(where, product, trained.artifact, trained.folder / "evaluation")
     return math.log(report.metrics["perplexity"].value), report.metrics["bits_per_character"].value
 
 

@@ -169,8 +169,8 @@ def _shift(across: Tensor, down: Tensor) -> Tensor:
 def _hue(angle: Tensor) -> Tensor:
     """The rotation of three channels around (1, 1, 1) by radians [N], [N, 3, 3] (Rodrigues' formula)."""
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None] / math.sqrt(3.0)
-    turn = angle.new_tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
     identity, grey = torch.eye(3, device=angle.device), angle.new_full((3, 3), 1.0 / 3.0)
+    turn = identity.roll(1, 0) - identity.roll(1, 1)
     return cosine * identity + sine * turn + (1.0 - cosine) * grey
 
 
@@ -178,7 +178,9 @@ def _warped(pictures: Tensor, matrix: Tensor) -> Tensor:
     """Each of [N, C, H, W] resampled where its [N, 3, 3] says; the identity copies."""
     height, width = pictures.shape[2:]
     # grids reach from −1 to 1 on both axes, whatever the sides are
-    sides = matrix.new_tensor([width / 2.0, height / 2.0, 1.0])
+    sides = matrix.new_ones(3)
+    sides[0].fill_(width / 2.0)
+    sides[1].fill_(height / 2.0)
     relative = matrix * sides / sides[:, None]
     grid = affine_grid(relative[:, :2], list(pictures.shape), align_corners=False)
     moved = grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)

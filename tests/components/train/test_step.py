@@ -346,6 +346,30 @@ def test_channels_may_lie_last(name: str) -> None:
         torch.testing.assert_close(last[key], value, rtol=1e-2, atol=5e-3)
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_checkpoint_of_another_layout_goes_on(before: bool, tmp_path: Path) -> None:
+    """As one of a GPU on a CPU: a fused update walks through memory as it lies."""
+    shape, family = shape_of("dcgan"), kind_of("dcgan")()
+
+    def one(last: bool) -> Trainee:
+        networks = networks_for(family, shape, seed=0)
+        for network in networks.values():
+            place(network, torch.device("cpu"), last)
+        return build(family, networks, TrainOptions(), torch.device("cpu"), world=1)
+
+    begun = one(before)
+    advance(begun, batch_of(shape, 8), 0)
+    checkpoint.save(tmp_path, begun, 1, Position(8), 0)
+    ended = []
+    for last in (before, not before):
+        again = one(last)
+        checkpoint.restore(tmp_path, again, 0)
+        advance(again, batch_of(shape, 8), 1)
+        ended.append(flatten(again.networks))
+    for key, value in ended[0].items():
+        torch.testing.assert_close(ended[1][key], value, rtol=1e-3, atol=1e-5)
+
+
 def test_frozen_weights_stay_frozen() -> None:
     family = kind_of("gan")()
     networks = networks_for(family, shape_of("gan"), seed=0)
