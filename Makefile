@@ -26,7 +26,7 @@ stop: .venv/installed ## end the server that make demo left running
 	@$(BIN)/genloom serve --stop
 
 test: .venv/installed ## the test suite (bundled data only), without what takes minutes a test: make test-long
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadscope
 
 test-long: .venv/installed ## the tests that take minutes
 	@$(BIN)/pytest -m long

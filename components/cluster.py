@@ -189,12 +189,10 @@ def _start(settings: Settings, cpus: int | None, shared: bool) -> None:
 
     if shared:
         announce(settings, os.getpid())
-    # Without the dashboard Ray Train cannot ask for the state of its own actors and leaks placement groups.
     context = ray.init(
         address="local",
         num_cpus=cpus,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
+        include_dashboard=False,
         object_store_memory=OBJECT_STORE,
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,49 @@ quiet_environment()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
+ONE_AFTER_THE_OTHER = frozenset(
+    {
+        "components/serving/test_applications.py",
+        "components/serving/test_bulk.py",
+        "components/serving/test_canary_server.py",
+        "components/serving/test_haproxy.py",
+        "components/serving/test_openai.py",
+        "components/serving/test_pictures.py",
+        "components/serving/test_roll_over.py",
+        "components/serving/test_server.py",
+        "components/test_cluster.py",
+        "components/train/test_fit.py",
+        "e2e/test_chain.py",
+        "flows/test_retrain.py",
+        "test_notebook.py",
+    }
+)
+"""The files whose tests start a Ray, which wait more than they compute; two proxies would want the same ports."""
+
+
+def file_of(nodeid: str) -> str:
+    """The file of a test, as `ONE_AFTER_THE_OTHER` names it."""
+    return nodeid.partition("::")[0].removeprefix("tests/")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, those of Ray come first, because they last longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: file_of(item.nodeid) not in ONE_AFTER_THE_OTHER)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process has all of Ray's tests; the others stay together by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = file_of(nodeid)
+            return "ray" if file in ONE_AFTER_THE_OTHER else file
+
+    config.option.loadscopereorder = False  # ours is the order
+    return ByFile(config, log)
 
 
 @dataclass(frozen=True)

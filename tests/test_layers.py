@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([*ROOT.glob("components/**/*.py"), *ROOT.glob("flows/**/*.py")])
 RAY = {
     "components/cluster.py",
+    "components/train/trainer.py",
     "components/train/worker.py",
     "components/train/fit.py",
     "components/serving/app.py",

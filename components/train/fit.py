@@ -25,15 +25,15 @@ RELEASE = 10.0
 def fit(settings: Settings, plan: Plan, workers: int) -> None:
     """Run `plan` on `workers` Ray Train workers: one GPU each if there are any, otherwise an equal share of CPUs."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from components.train.trainer import Trainer
     from components.train.worker import work
 
     gpu, cpus = granted(workers, plan.options.threads)
     name = f"{plan.folder.name}-{uuid.uuid4().hex[:8]}"  # a name used before would make Ray resume from it
     storage = settings.shared / "ray"
-    trainer = TorchTrainer(
+    trainer = Trainer(
         work,
         train_loop_config={"plan": plan, "threads": plan.options.threads or cpus},
         scaling_config=ScalingConfig(

@@ -86,7 +86,6 @@ AIMS: Mapping[str, Aim] = {
 LARGE: Mapping[str, Aim] = {
     "cifar-classes-diffusion": Aim(ASKED, LOOKED_AT),
     "cifar-stylegan2": Aim(DRAWN, LOOKED_AT),
-    "cifar-classes-attention-gan": Aim(ASKED, LOOKED_AT),
     "emoji-64-diffusion": Aim(CAPTIONED, CAPTIONS),
 }
 """Those for a GPU, which follow; without one they run only by name."""
