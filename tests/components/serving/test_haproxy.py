@@ -130,7 +130,7 @@ class Front:
 def front(tmp_path: Path) -> Iterator[Front]:
     port, own = free_port(), free_port()
     left: list[str] = []
-    replica = uvicorn.Server(uvicorn.Config(answering(left), port=own, log_level="error"))
+    replica = uvicorn.Server(uvicorn.Config(answering(left), port=own, log_config=None))
     thread = threading.Thread(target=replica.run)
     thread.start()
     (tmp_path / "serve").mkdir()

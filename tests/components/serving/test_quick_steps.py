@@ -106,7 +106,9 @@ def test_a_loop_and_threads_may_ask_at_the_same_time(quick: tuple[Engine, list[i
     assert len(drawn) == 300
     assert all(torch.equal(rows[:1], alone) for rows in drawn)
     assert not engine.busy
-    assert threading.get_ident() in where
+    time.sleep(0.3)  # until the engine's thread sleeps, which the others may have kept awake all the time
+    assert torch.equal(asyncio.run(soon(engine, ask([7], 1))), alone)
+    assert where[-1] == threading.get_ident()
 
 
 def test_what_ends_the_engine_on_the_loop_does_not_end_the_loop(quick: tuple[Engine, list[int]]) -> None:

@@ -45,7 +45,8 @@ def loaded(tmp_path: Path) -> Iterator[Loaded]:
 @pytest.fixture
 def url(project: Path, loaded: Loaded) -> Iterator[str]:
     """A server that the project's commands take for theirs."""
-    config = uvicorn.Config(create_app(Catalog({"digits": loaded})), port=0, log_level="error")
+    # without a log_config of its own: setting that up closes all handlers there are, and absl's the stream of the tests
+    config = uvicorn.Config(create_app(Catalog({"digits": loaded})), port=0, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
