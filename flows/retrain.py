@@ -178,7 +178,7 @@ def evaluate_champion(root: Path, candidate: Candidate) -> None:
     except UnfitError as error:
         say(f"evaluated  the champion {product}/{now.number} cannot be measured on the present data. {error}")
         return
-    say(f"evaluated  the champion {product}/{now.number} again, on the present data")
+    say(f"evaluated  the champion {product}/{now.number} again, in the same way")
 
 
 @flow(name="retrain", flow_run_name="retrain-{run}", validate_parameters=False)

@@ -38,7 +38,7 @@ ONE_AFTER_THE_OTHER = frozenset(
         "test_notebook.py",
     }
 )
-"""The files whose tests start a Ray, which wait more than they compute; two proxies would want the same ports."""
+"""The files whose tests start Ray, Prefect or a proxy: they wait more than they compute, and may want one port."""
 
 
 def file_of(nodeid: str) -> str:
@@ -47,20 +47,20 @@ def file_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where processes share the tests, those of Ray come first, because they last longest."""
+    """Where processes share the tests, those with servers come first, because they last longest."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: file_of(item.nodeid) not in ONE_AFTER_THE_OTHER)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One process has all of Ray's tests; the others stay together by file."""
+    """One process has all tests with servers; the others stay together by file."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = file_of(nodeid)
-            return "ray" if file in ONE_AFTER_THE_OTHER else file
+            return "servers" if file in ONE_AFTER_THE_OTHER else file
 
     config.option.loadscopereorder = False  # ours is the order
     return ByFile(config, log)

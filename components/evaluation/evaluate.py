@@ -14,7 +14,7 @@ import torch
 from components import accelerator, files
 from components.artifact import Model, load
 from components.data.dataset import Dataset
-from components.errors import UserError
+from components.errors import FailedError, UserError
 from components.evaluation.measurement import WEIGHED, Extent, measurement_of
 from components.evaluation.report import Report, read_report, write_report
 from components.evaluation.subject import subject_of
@@ -45,14 +45,15 @@ def evaluate(
     the fitted features; of the first `weighed` rows the likelihood is estimated by importance weighting. The share
     of samples that the content filter of `terms` would hold back is the metric `withheld`. Raises `UserError` for
     an artifact that is altered or does not fit the dataset, `FailedError` if the model gives values that are not
-    finite.
+    finite, or the GPU has no room for it.
     """
     started, say = time.perf_counter(), progress or _silent
     device = accelerator.device()
-    model = load(artifact, device)
+    with room():
+        model = load(artifact, device)
     check_fit(model, dataset)
     asked = dataclasses.replace(dataset, shape=_carried(model))
-    with one_thread():
+    with one_thread(), room():
         measurement = measurement_of(dataset.modality)(asked, cache, Extent(samples, weighed), say)
         filtered = {"filter": terms.filter_digest} if terms.filters else {}
         elsewhere = {} if device.type == "cpu" else {"device": device.type}
@@ -157,6 +158,18 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def room() -> Iterator[None]:
+    """Say in one sentence that a GPU is full, which something else may use."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise FailedError(
+            "The GPU has too little free memory for the evaluation; wait for what else uses it, or evaluate on the "
+            "CPU: CUDA_VISIBLE_DEVICES= genloom …"
+        ) from error
 
 
 def _silent(sentence: str) -> None:

@@ -48,7 +48,7 @@ def likelihoods(subject: Subject, test: Iterable[Batch], weighed: int, seed: int
 
 def _all(nats: Callable[[Batch], Tensor | None], batches: Iterable[Batch], seed: int) -> Tensor | None:
     """The nats of all rows, float64 [N], by random numbers of `seed`; None if there are none."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         parts = [nats(batch) for batch in batches]
     found: Sequence[Tensor] = [part for part in parts if part is not None]

@@ -149,7 +149,8 @@ def _load(last: Path, state: dict[str, Any], trainee: Trainee, rank: int) -> Res
             load_optimizer(optimizer, content)
     if state["world"] == trainee.world:
         states = load_file(last / "random.safetensors")["random"]
-        _set_random(states[rank], trainee.device, mix(trainee.options.seed, state["step"]))
+        fresh = mix(mix(trainee.options.seed, state["step"]), rank)
+        _set_random(states[rank], trainee.device, fresh)
     else:
         # another number of workers: their streams begin anew, told apart by the step
         seed_rank(mix(trainee.options.seed, state["step"]), rank)

@@ -24,6 +24,7 @@ RELEASE = 10.0
 
 def fit(settings: Settings, plan: Plan, workers: int) -> None:
     """Run `plan` on `workers` Ray Train workers: one GPU each if there are any, otherwise an equal share of CPUs."""
+    from ray.exceptions import RayActorError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -54,6 +55,13 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
         cause = " ".join(str(error).split())[:500]
         raise FailedError(
             f"The workers of {plan.folder.name} failed ({cause}); the same command goes on from the last checkpoint."
+        ) from error
+    except RayActorError as error:
+        # what the lost controller had reserved is given back when this process leaves the cluster
+        cluster.disconnect(settings)
+        raise FailedError(
+            f"The process in which Ray Train looked after {plan.folder.name} was lost, perhaps for want of memory; "
+            "the same command goes on from the last checkpoint."
         ) from error
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)

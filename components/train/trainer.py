@@ -14,7 +14,7 @@ class Trainer(TorchTrainer):  # type: ignore[misc]  # Ray declares no types
     """Without the actor that shares Ray Data's datasets out, of which there are none.
 
     On a local cluster also without the one that outlives a lost controller to give its CPUs back: it asks Ray's
-    dashboard, which is not started there, and the cluster ends with the command.
+    dashboard, which is not there. What a controller holds is given back when the training process leaves the cluster.
     """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:

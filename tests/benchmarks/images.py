@@ -112,9 +112,11 @@ def main(project: Path, page: Path, names: list[str]) -> None:
 
 
 def chosen(where: Project, names: Iterable[str]) -> list[str]:
-    """The runs of the table by name or family; if `names` is empty, all that suit this machine."""
+    """The runs of the table by name or family, all if `names` is empty; without a GPU, large ones by name only."""
     wanted = set(names)
-    suited = EVERY if wanted or torch.cuda.is_available() else AIMS
+    suited = (
+        EVERY if torch.cuda.is_available() else {**AIMS, **{name: EVERY[name] for name in wanted & {*LARGE}}}
+    )
     known = [name for name in suited if name in where.tables.runs]
     unknown = wanted - {*known, *(where.run(name).family for name in known)}
     if unknown:

@@ -114,13 +114,21 @@ def wait_for_a_checkpoint(process: subprocess.Popen[str], runs: Path) -> None:
         time.sleep(0.02)
 
 
+def called(process: psutil.Process) -> str:
+    """Its command line; of one that ends meanwhile nothing."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def kill_worker(process: subprocess.Popen[str], folder: Path) -> None:
     """Kill -9 the Ray worker once there is a checkpoint, before it is done."""
     wait_for_a_checkpoint(process, folder.parent)
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "RayTrainWorker" in " ".join(child.cmdline())
+        if "RayTrainWorker" in called(child)
     ]
     assert workers
     for worker in workers:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from components.artifact import About, load, save
 from components.data.dataset import Dataset
 from components.errors import FailedError, UserError
-from components.evaluation.evaluate import evaluate
+from components.evaluation.evaluate import evaluate, room
 from components.evaluation.judge import Features
 from components.evaluation.report import Report, comparable, read_report, table
 from components.families.family import Shape
@@ -229,3 +229,8 @@ def test_the_share_that_a_filter_withholds_is_a_metric(
     assert found.protocol["filter"] == terms.filter_digest
     assert "withheld" not in report.metrics
     assert "filter" not in report.protocol
+
+
+def test_a_full_gpu_is_one_sentence() -> None:
+    with pytest.raises(FailedError, match="too little free memory for the evaluation"), room():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")

@@ -67,7 +67,9 @@ def test_a_job_of_text_has_a_column_of_text(url: str) -> None:
 
 def generators(found: dict[str, Any]) -> list[psutil.Process]:
     """The processes that generate for a job, which write into its folder; Ray names them."""
-    named = [one for one in psutil.process_iter() if "MapWorker" in " ".join(one.cmdline())]
+    named = [
+        one for one in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(one.info["cmdline"] or [])
+    ]
     return [one for one in named if any(file.path.startswith(found["path"]) for file in one.open_files())]
 
 

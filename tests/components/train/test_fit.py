@@ -80,3 +80,19 @@ def test_what_a_server_holds_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> N
         UserError, match=r"1 workers need 1 GPUs and a CPU for each, .* leaves 12 CPUs and 0 GPUs"
     ):
         given(gpu, [Capacity(cpus=12, gpus=0)], 1, None)
+
+
+def test_a_local_training_has_no_more_actors_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray may give what is left out another name: then it would be back, and wait for the dashboard."""
+    from ray.train.torch import TorchTrainer
+
+    from components.train.trainer import Trainer
+
+    def kinds(trainer: TorchTrainer) -> set[str]:
+        return {type(one).__name__ for one in trainer._create_default_callbacks()}
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    usual, here = kinds(TorchTrainer(lambda: None)), kinds(Trainer(lambda: None))
+    assert usual - here == {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    assert usual - kinds(Trainer(lambda: None)) == {"DatasetsCallback"}
