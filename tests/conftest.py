@@ -31,8 +31,6 @@ ONE_AFTER_THE_OTHER = frozenset(
         "components/serving/test_pictures.py",
         "components/serving/test_roll_over.py",
         "components/serving/test_server.py",
-        "components/test_cluster.py",
-        "components/train/test_fit.py",
         "e2e/test_chain.py",
         "flows/test_retrain.py",
         "test_notebook.py",
