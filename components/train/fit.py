@@ -9,12 +9,16 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from components import cluster
 from components.cluster import Capacity
 from components.errors import FailedError, UserError
 from components.settings import Settings
 from components.train.plan import Plan
+
+if TYPE_CHECKING:
+    from ray.exceptions import RayActorError
 
 RETRIES = 3
 """Times that Ray Train starts the workers again, from the last checkpoint, after one was lost."""
@@ -59,12 +63,23 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
     except RayActorError as error:
         # what the lost controller had reserved is given back when this process leaves the cluster
         cluster.disconnect(settings)
-        raise FailedError(
-            f"The process in which Ray Train looked after {plan.folder.name} was lost, perhaps for want of memory; "
-            "the same command goes on from the last checkpoint."
-        ) from error
+        raise FailedError(said_of_controller(plan.folder.name, error)) from error
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def said_of_controller(run: str, error: RayActorError) -> str:
+    """What became of the process in which Ray Train looks after a training: it never began, or it ended."""
+    if error.actor_init_failed:
+        cause = str(error).strip().splitlines()[-1]
+        return (
+            f"Ray Train could not begin {run} on the cluster ({cause}); have every node run the environment "
+            "of this one, with Genloom installed, and type the same command again."
+        )
+    return (
+        f"The process in which Ray Train looked after {run} was lost, perhaps for want of memory; "
+        "the same command goes on from the last checkpoint."
+    )
 
 
 @contextmanager

@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from components.cluster import Capacity
 from components.errors import UserError
 from components.train import fit
-from components.train.fit import check_workers, share
+from components.train.fit import check_workers, said_of_controller, share
 
 
 def test_more_workers_than_cores_are_refused_before_anything_is_started(
@@ -29,6 +30,19 @@ def test_more_workers_than_cores_are_refused_before_anything_is_started(
 def test_another_cluster_is_asked_for_its_cores_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
     check_workers(10_000, None)
+
+
+def test_a_controller_that_never_began_is_told_from_one_that_was_lost() -> None:
+    """Its first task fails where a node of the cluster has not what the driver has."""
+    missing = ModuleNotFoundError("No module named 'components'")
+    failed = RayTaskError("TrainController.__init__", "Traceback\nModuleNotFoundError: No module …", missing)
+    begun = said_of_controller("digits-gan-1", ActorDiedError(failed))
+    assert begun.startswith(
+        "Ray Train could not begin digits-gan-1 on the cluster (ModuleNotFoundError: No module"
+    )
+    assert "every node" in begun
+    lost = said_of_controller("digits-gan-1", ActorDiedError())
+    assert "looked after digits-gan-1 was lost" in lost
 
 
 def cpus(*each: float) -> list[Capacity]:
