@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.experimental import internal_kv
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
+from ray.serve.context import _get_global_client
 
 from components import cluster
 from components.errors import FailedError, UserError
@@ -41,8 +42,11 @@ TIMEOUT = 300.0
 """Seconds after which the proxy gives a request up."""
 SOON = 2.0
 """The least seconds of requests that a decision about replicas looks back over."""
-ROOM = 120.0
-"""Seconds that a replica waits for CPUs which something else holds; more than a slow machine starts a process in."""
+ROOM, ELSEWHERE = 120.0, 900.0
+"""Seconds that a replica waits for CPUs which something else holds; more than a slow machine starts a process in.
+
+A cluster that `RAY_ADDRESS` names may first have to add a node.
+"""
 
 
 class Endpoint:
@@ -83,8 +87,11 @@ class State:
 def open_proxy(host: str, port: int, settings: Settings) -> None:
     """Start Ray Serve's controller and its HTTP proxy, with nothing to serve yet; with TLS if the settings say so."""
     _hush()
-    if internal_kv._internal_kv_get(HOST, namespace=NAME) is None:
-        internal_kv._internal_kv_put(HOST, host.encode(), namespace=NAME)
+    running = _get_global_client(raise_if_no_controller_running=False)
+    if running is None:
+        internal_kv._internal_kv_put(HOST, host.encode(), overwrite=True, namespace=NAME)
+    elif internal_kv._internal_kv_get(HOST, namespace=NAME) is None:  # whoever started it may let anybody in
+        internal_kv._internal_kv_put(HOST, str(running.http_config.host).encode(), namespace=NAME)
     # replicas behind HAProxy have ports of their own at this host, and only HAProxy is to be asked from elsewhere
     own, files = (LOOPBACK[0], None) if haproxy.chosen() else (host, tls.pair(settings))
     serve.start(
@@ -211,7 +218,8 @@ def _run(application: Application, settings: Settings) -> None:
     """Deploy, and return when the replicas answer; raises RuntimeError if they fail, or find no CPUs here."""
     target = serve.RunTarget(_bound(application, settings), application.ray_name, application.path)
     serve.run_many([target], wait_for_applications_running=False)
-    late = time.monotonic() + ROOM
+    elsewhere = bool(os.environ.get("RAY_ADDRESS"))
+    late = time.monotonic() + (ELSEWHERE if elsewhere else ROOM)
     while True:
         state = serve.status().applications[application.ray_name]
         if state.status == "RUNNING":
@@ -219,7 +227,7 @@ def _run(application: Application, settings: Settings) -> None:
         message = " ".join([state.message, *(part.message for part in state.deployments.values())])
         if state.status == "DEPLOY_FAILED":
             raise RuntimeError(message)
-        if cluster.total(cluster.free_nodes()).cpus >= application.cpus or os.environ.get("RAY_ADDRESS"):
+        if not elsewhere and cluster.total(cluster.free_nodes()).cpus >= application.cpus:
             late = time.monotonic() + ROOM
         if time.monotonic() > late:
             raise RuntimeError(

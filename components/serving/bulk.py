@@ -20,6 +20,7 @@ import ray.data
 from filelock import FileLock
 from ray.exceptions import RayActorError
 
+from components import cluster
 from components.errors import FailedError, UserError
 from components.serving.jobs import Job, Jobs
 from components.settings import Settings
@@ -212,11 +213,16 @@ def generated(job: Job, settings: Settings, shards: Sequence[int]) -> Iterator[M
         fn_constructor_args=(job, settings),
         batch_size=1,
         num_cpus=0,
-        compute=ray.data.ActorPoolStrategy(size=min(job.workers, len(shards))),
+        compute=ray.data.ActorPoolStrategy(size=min(job.workers, len(shards), cores())),
         max_restarts=ATTEMPTS,
         max_task_retries=ATTEMPTS,
     )
     yield from rows.iter_rows()
+
+
+def cores() -> int:
+    """The CPUs of the cluster: more processes than that would generate no faster, and each holds the model."""
+    return max(1, int(cluster.capacity().cpus))
 
 
 class Generator:

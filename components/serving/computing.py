@@ -25,14 +25,19 @@ def prepare(model: Model, terms: Terms, settings: Settings) -> None:
         for network in model.networks.values():
             shorten(network)
     if terms.compile:
-        if not compiler.found():
-            raise UserError(
-                f"The product {model.about.product} is compiled for serving, which needs a C++ compiler, and none was "
-                "found; install g++, name one in CXX, or set its compile to false."
-            )
+        check(model.about.product, terms)
         compiler.settle(writable_home(settings) / "compiled")
         for network in model.networks.values():
             compiled(network)
+
+
+def check(product: str, terms: Terms) -> None:
+    """Raise `UserError` where a product is to be compiled and there is no compiler."""
+    if terms.compile and not compiler.found():
+        raise UserError(
+            f"The product {product} is compiled for serving, which needs a C++ compiler, and none was "
+            "found; install g++, name one in CXX, or set its compile to false."
+        )
 
 
 def compiled(network: nn.Module) -> None:

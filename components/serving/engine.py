@@ -283,7 +283,7 @@ class Engine:
         self._places.free(places)
 
     def _admit(self) -> None:
-        """Give free places to waiting rows, first come, first served, and start them together.
+        """Give free places to waiting rows, and start them together.
 
         Where that fails each is started alone, so that only the request which cannot start is told so.
         """
@@ -298,13 +298,14 @@ class Engine:
                 self._enter_alone(entry)
 
     def _placed(self) -> list[Entry]:
-        """The rows that have a place from now on."""
+        """The rows that have a place from now on: requests take turns, so that one of many rows holds nobody up."""
         entries: list[Entry] = []
         with self._change:
             while self._jobs and (entry := self._places.enter(self._jobs[0])) is not None:
                 entries.append(entry)
-                if not self._jobs[0].waiting:
-                    self._jobs.popleft()
+                job = self._jobs.popleft()
+                if job.waiting:
+                    self._jobs.append(job)
         return entries
 
     def _enter(self, entries: list[Entry]) -> None:

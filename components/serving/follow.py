@@ -18,7 +18,9 @@ import torch
 
 from components.artifact import read_manifest
 from components.errors import FailedError, UserError
+from components.filtering import open_filter
 from components.promotion import ledger
+from components.serving import computing
 from components.serving.catalog import (
     WARMING,
     Catalog,
@@ -98,7 +100,10 @@ class Follower:
 
     def _run(self) -> None:
         while not self._over.wait(EVERY):
-            self.look(patience=0.0)
+            try:
+                self.look(patience=0.0)
+            except Exception:  # nothing would be followed any more, and nobody would see it
+                log.exception("looking at the champions and trials failed; it is tried again")
 
     def look(self, patience: float = WARMING + PATIENCE) -> None:
         """Take over what the ledgers have moved, give back what does not answer, forget what nobody needs.
@@ -174,6 +179,10 @@ class Follower:
         """The version, loaded and checked; raises `NotNowError` for what may be otherwise the next time."""
         try:
             served = intact(self.settings, old, number, digest)
+            open_filter(
+                old.terms
+            )  # a broken filter or no compiler is this machine's fault, not the version's
+            computing.check(old.product, old.terms)
         except Exception as error:
             raise NotNowError from error
         try:

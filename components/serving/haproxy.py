@@ -61,6 +61,8 @@ ERRORS: Mapping[int, tuple[str, str, str]] = {
     504: ("Gateway Timeout", "timeout", "The replica did not answer in time; ask again, or for less."),
 }
 """What HAProxy, or Ray Serve behind it, says itself: reason, code, message."""
+OWN = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+"""Headers by which a client would have Ray Serve wait for ever, and compute for one that has left."""
 AGAIN = frozenset({502, 503})
 """The errors after which the same request may go well."""
 
@@ -193,7 +195,12 @@ def fitted(config: str, bind: str, folder: Path) -> str:
     defaults.append(f"    timeout http-request {HEAD}s")
     (place,) = (place for place, line in enumerate(frontend) if line.strip().startswith("bind "))
     # Ray Serve's own refusals are plain text, which no error of ours is
-    frontend[place : place + 1] = [f"    bind {bind}", *(f"    {rule}" for rule in reworded())]
+    rules = [
+        *(f"http-request del-header {name}" for name in OWN),
+        "http-request return status 404 default-errorfiles if { path -i /-/routes }",  # needs no key, and lists names
+        *reworded(),
+    ]
+    frontend[place : place + 1] = [f"    bind {bind}", *(f"    {rule}" for rule in rules)]
     nowhere[:] = ["    http-request return status 404 default-errorfiles"]
     kept = (f"{name}\n" + "".join(f"{line}\n" for line in lines) for name, lines in parts.items())
     return re.sub(r"^ *(log|option httplog)\b.*\n", "", "".join(kept), flags=re.MULTILINE)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from queue import Empty, Full, Queue
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TOGETHER = 1000
 """Lines that are written together at most."""
-WAITING = 10_000
-"""Lines that may wait for a slow disk; more are dropped, as a request never waits for its record."""
+WAITING, HELD = 10_000, 2**26
+"""Lines that may wait for a slow disk, and bytes of what they are made of; more are dropped, as no request waits."""
 IDLE = 600.0
 """Seconds without a line after which it is looked whether a new day has begun, on which old ones are deleted."""
 GATHER = 0.05
@@ -75,22 +75,41 @@ class Record:
     compile: bool = False
 
 
+@dataclass(frozen=True)
+class Make:
+    """What makes a record, and how many bytes it keeps in memory."""
+
+    record: Callable[[], Record]
+    size: int
+
+
 class Recorder:
     """Writes records into `folder`/PRODUCT/DAY.jsonl on a thread of its own, and deletes those older than `days`."""
 
     def __init__(self, folder: Path, days: int) -> None:
         self.folder, self.days = folder, days
-        self._waiting: Queue[Callable[[], Record] | None] = Queue(WAITING)
+        self._waiting: Queue[Make | None] = Queue(WAITING)
+        self._held, self._lock = 0, Lock()
         self._pruned = ""
         self._thread = Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
 
-    def put(self, make: Callable[[], Record]) -> None:
-        """Make a record and write it soon; what it hashes costs nobody but the thread of this recorder."""
+    def put(self, make: Callable[[], Record], size: int = 0) -> None:
+        """Make a record and write it soon; what it hashes costs nobody but the thread of this recorder.
+
+        `make` keeps `size` bytes in memory until then.
+        """
         try:
-            self._waiting.put_nowait(make)
+            if self._held + size > HELD:
+                raise Full
+            self._waiting.put_nowait(Make(make, size))
+            self._hold(size)
         except Full:
             log.error("a record was lost: the disk is too slow")
+
+    def _hold(self, size: int) -> None:
+        with self._lock:
+            self._held += size
 
     def close(self) -> None:
         """Write what waits and end the thread; doing it again changes nothing."""
@@ -105,16 +124,17 @@ class Recorder:
             makes, over = self._gathered()
             lines: dict[str, list[str]] = {}
             for make in makes:
-                self._add(make, lines)
+                self._add(make.record, lines)
+                self._hold(-make.size)
             for product, own in lines.items():
                 try:
                     self._write(product, own)
                 except Exception:  # a full disk must not end serving; the next lines may find room again
                     log.exception("%d records of %s could not be written", len(own), product)
 
-    def _gathered(self) -> tuple[list[Callable[[], Record]], bool]:
+    def _gathered(self) -> tuple[list[Make], bool]:
         """What is to be written together, nothing if nothing comes for long; and whether that is the end."""
-        makes: list[Callable[[], Record]] = []
+        makes: list[Make] = []
         with suppress(Empty):
             make = self._waiting.get(timeout=IDLE)
             if make is not None:
@@ -176,7 +196,9 @@ class Asking:
 
         def over(done: Future[Tensor]) -> None:
             seconds = round(time.perf_counter() - began, 6)
-            self.recorder.put(lambda: self._record(loaded, body, seed, rows, done, at, seconds))
+            self.recorder.put(
+                lambda: self._record(loaded, body, seed, rows, done, at, seconds), held(done, body)
+            )
 
         work.add_done_callback(over)
 
@@ -216,6 +238,15 @@ class Asking:
 
 ASKING: ContextVar[Asking | None] = ContextVar("asking", default=None)
 """The request that this task answers; None outside a server that keeps records."""
+
+
+def held(done: Future[Tensor], body: BaseModel) -> int:
+    """The bytes that a request keeps in memory: its rows, and the files that were sent with it."""
+    rows = 0 if done.cancelled() or done.exception() is not None else done.result().nbytes
+    fields = [
+        part for value in vars(body).values() for part in (value if isinstance(value, list) else [value])
+    ]
+    return rows + sum(len(part) for part in fields if isinstance(part, bytes | str))
 
 
 def asked(body: BaseModel) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Lock
@@ -83,13 +84,14 @@ class Trial:
             self.ours.failed += 1
 
     def mirror(self, body: Any, seed: int) -> None:
-        """Ask the shadow what the champion was asked, beside all others, unless it has something to do already."""
+        """Ask the shadow what the champion was asked, unless it has something to do already or the trial is over."""
         waiting = self._mirroring is not None and not self._mirroring.done()
         if waiting or self.loaded.engine.busy:
             with self._lock:
                 self.ours.dropped += 1
             return
-        self._mirroring = self._hand.submit(self._mirror, body.model_copy(update={"seed": seed}))
+        with suppress(RuntimeError):  # the trial was closed while the champion answered
+            self._mirroring = self._hand.submit(self._mirror, body.model_copy(update={"seed": seed}))
 
     def _mirror(self, body: Any) -> None:
         loaded = self.asked

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Literal, TypeAlias
 
 from torch import Tensor
@@ -90,9 +91,15 @@ class Writer:
         if not news.logprobs:
             return
         name = self.tokenizer.bytes_of
-        top = [(name(rival), value) for rival, value in news.top[place]]
+        top = [(name(rival), value) for rival, value in news.top[place] if self._shown(name(rival))]
         offset = self.offset + len(self.held)
         self.entries.append(Entry(name(token), news.logprobs[place], top, offset))
+
+    def _shown(self, rival: bytes) -> bool:
+        """Whether a token that was not chosen may be seen."""
+        if self.filter is None:
+            return True
+        return self.filter.code is None and self.filter.word(rival.decode("utf-8", "replace")) is None
 
     def _end(self, whole: bool = False) -> tuple[int, Finish] | None:
         """Where in what is held a stop string or a word that is not let out begins, whichever is first."""
@@ -113,15 +120,21 @@ class Writer:
         return self.filter.refuses(text.encode("utf-8", "replace"), "text/plain") is not None
 
     def _give(self, count: int, finish: Finish | None) -> Piece:
-        """`count` characters and the tokens that begin in them; with the end, also tokens without a text."""
+        """`count` characters and the tokens that lie in them whole; with the end, also tokens without a text."""
         if count and self._refused(count):
             count, finish = 0, "content_filter"
         if finish == "content_filter" and self.filter is not None:
             self.filter.count()
+        end = self.offset + len(self.held)
         self.offset += count
-        stopped = count < len(self.held)
-        last = self.offset if stopped or finish is None else self.offset + 1
-        entries = [entry for entry in self.entries if entry.offset < last]
+        stopped = self.offset < end
+        last = self.offset if stopped or finish is None else end + 1
+        ends = [*(entry.offset for entry in self.entries[1:]), end]
+        # of a token that goes on behind what is given out, the rest would be seen here
+        given = takewhile(
+            lambda pair: pair[0].offset < last and pair[1] <= last, zip(self.entries, ends, strict=False)
+        )
+        entries = [entry for entry, _ in given]
         piece = Piece(self.row, self.held[:count], finish, entries)
         self.held, self.entries = self.held[count:], self.entries[len(entries) :]
         self.whole.append(piece)

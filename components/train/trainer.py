@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+from ray.train import Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 
-class Trainer(TorchTrainer):  # type: ignore[misc]  # Ray declares no types
+class Unasked(FixedScalingPolicy):  # type: ignore[misc]  # Ray declares no types
+    """As many workers as were asked for, without an actor that would have nodes added: a local cluster has one."""
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
+        """Ask nobody for nodes."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Ask nobody again."""
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
     """Without the actor that shares Ray Data's datasets out, of which there are none.
 
-    On a local cluster also without the one that outlives a lost controller to give its CPUs back: it asks Ray's
-    dashboard, which is not there. What a controller holds is given back when the training process leaves the cluster.
+    On a local cluster also without the one that would have nodes added, and the one that outlives a lost controller
+    to give its CPUs back: it asks Ray's dashboard, which is not there. What a controller holds is given back when the
+    training process leaves the cluster.
     """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         idle: tuple[type[RayTrainCallback], ...] = (DatasetsCallback,)
-        if not os.environ.get("RAY_ADDRESS"):
+        if local():
             idle += (PlacementGroupCleanerCallback,)
         return [one for one in super()._create_default_callbacks() if not isinstance(one, idle)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Result:
+        if local():
+            arguments["scaling_policy"] = Unasked(self.scaling_config)
+        return super()._initialize_and_run_controller(**arguments)
+
+
+def local() -> bool:
+    """Whether the cluster is this project's own, of one node."""
+    return not os.environ.get("RAY_ADDRESS")

@@ -29,6 +29,11 @@ SHOWN = 8192
 COMMAS = 8192
 """The most commas of JSON, which the longest prompt and all fields together do not reach."""
 
+DEEPEST = 64
+"""The most lists and objects of JSON inside one another; what is written down again must be readable again."""
+LONG = 2**16
+"""Bytes of JSON from which on it is read beside the loop, which answers others meanwhile."""
+
 FORMS = "a form of files, sent with the header content-type: multipart/form-data, or "
 COUNTED = {list: "files", bytes: "bytes", dict: "fields"}
 """What a wrong value has so many of."""
@@ -48,6 +53,12 @@ async def json_of(request: Request, kind: type[T]) -> T:
         raise UserError(
             "The body must be a JSON object, sent with the header content-type: application/json."
         )
+    if len(content) > LONG:
+        return await asyncio.to_thread(_checked, content, kind)
+    return _checked(content, kind)
+
+
+def _checked(content: bytes, kind: type[T]) -> T:
     try:
         return kind.model_validate(decoded(content))
     except ValidationError as error:
@@ -96,7 +107,10 @@ def loads(content: bytes, sent: str, others: str = "") -> Any:
 def decoded(content: bytes) -> Any:
     """`content` as JSON. Raises what FastAPI raises."""
     try:
-        return json.loads(content)
+        value = json.loads(content)
+        if content.count(b"[") + content.count(b"{") > DEEPEST and _depth(value) > DEEPEST:
+            raise RecursionError
+        return value
     except json.JSONDecodeError as error:
         broken = {"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}
         raise RequestValidationError([broken]) from error
@@ -106,6 +120,22 @@ def decoded(content: bytes) -> Any:
         raise UserError(
             "The body is no JSON that can be read, as a number is too long or lists are too deep; send smaller ones."
         ) from error
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects lie inside one another, counted no further than one more than there may be."""
+    depth, inside = 0, [value]
+    while depth <= DEEPEST:
+        inside = [
+            part
+            for one in inside
+            if isinstance(one, list | dict)
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not inside:
+            break
+        depth += 1
+    return depth
 
 
 def fields(content: bytes, sent: str) -> dict[str, Any]:

@@ -88,6 +88,15 @@ def test_more_rows_than_places_come_back_in_order(start: Callable[..., Engine]) 
     assert torch.equal(together, torch.cat(single))
 
 
+def test_one_request_of_many_rows_does_not_hold_up_the_next(start: Callable[..., Engine]) -> None:
+    engine = start(pause=0.005)
+    many = engine.submit(ask(list(range(50 * WIDTH)), 2))
+    engine.submit(ask([1], 2)).result(30)
+    assert not many.done()
+    assert engine.waiting > 40 * WIDTH, "it enters with the next places that are free"
+    many.cancel()
+
+
 def test_a_cancelled_request_frees_its_places(start: Callable[..., Engine]) -> None:
     engine = start(pause=0.005)
     full = engine.submit(ask(list(range(WIDTH + 3)), 100_000))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from components.serving.catalog import Catalog, Loaded, Served, open_catalog
 from components.serving.follow import Follower
 from components.serving.routes.application import create_app
 from components.settings import Settings
+from components.terms import Terms
 from tests.components.serving.conftest import register
 
 DRAW = "/v1/images/generations"
@@ -144,6 +146,35 @@ def test_what_is_no_fault_of_the_version_is_tried_again(
     monkeypatch.undo()
     again(follower)
     assert version(follower.catalog) == 2
+
+
+def test_a_broken_filter_is_no_fault_of_the_version(
+    follower: Follower, settings: Settings, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.py"
+    old = follower.catalog.loaded["digits"]
+    follower.catalog.put("digits", replace(old, served=replace(old.served, terms=Terms(code=own))))
+    move(settings, 2)
+    for _ in range(4):
+        again(follower)
+    assert version(follower.catalog) == 1
+    assert ledger.standing(ledger.read(ledger.path_of(settings, "digits"))).champion == 2
+    own.write_text("def refuse(content, media_type):\n    return None\n")
+    again(follower)
+    assert version(follower.catalog) == 2
+
+
+def test_the_follower_outlives_a_look_that_fails(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = threading.Semaphore(0)
+
+    def fails() -> None:
+        looked.release()
+        raise RuntimeError("a trial that nobody foresaw")
+
+    monkeypatch.setattr(follower.trials, "look", fails)
+    follower._thread.start()
+    assert looked.acquire(timeout=30)
+    assert looked.acquire(timeout=30), "it looks again"
 
 
 def test_a_rollback_that_cannot_be_written_is_written_later(

@@ -76,6 +76,17 @@ def test_a_client_that_leaves_is_noticed(tmp_path: Path) -> None:
     assert "option abortonclose" in config
 
 
+def test_a_client_does_not_choose_how_it_is_waited_for(tmp_path: Path) -> None:
+    """By these headers Ray Serve would wait for ever, and compute for one that has left."""
+    frontend = dict(haproxy.sections(haproxy.fitted(written(tmp_path), "127.0.0.1:8123", tmp_path)))[
+        "frontend http_frontend"
+    ]
+    rules = [line.strip() for line in frontend]
+    routed = next(place for place, line in enumerate(rules) if line.startswith(("use_backend", "acl ")))
+    for name in ("x-request-timeout-seconds", "x-request-disconnect-disabled"):
+        assert rules.index(f"http-request del-header {name}") < routed
+
+
 def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "serve").mkdir()
     variables = haproxy.environment(tmp_path, tmp_path, "127.0.0.1", 8123)

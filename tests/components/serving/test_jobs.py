@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,11 @@ from components.settings import Settings
 from tests.components.serving.painter import Painter, mirrors, picture, saved, served
 
 JOBS, GENERATE = "/v1/jobs", "/v1/generations"
+
+
+def deep(count: int) -> Any:
+    """So many lists inside one another."""
+    return json.loads("[" * count + "]" * count)
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +186,8 @@ def test_a_shard_that_is_there_is_kept_and_one_that_was_stopped_leaves_nothing(
         ({"n": 5, "model": "tales", "request": {"prompt": ["a", "b"]}}, 400, None, "one prompt or picture"),
         ({"n": 5, "model": "tales", "request": {"prompt": "a" * 99}}, 400, "prompt", "tokens"),
         ({"n": 5, "request": {"label": "cat"}}, 400, None, "knows no classes"),
+        ({"n": 5, "request": {"user": deep(70)}}, 400, None, "lists are too deep"),
+        ({"n": 5, "request": {"user": deep(60)}}, 400, "request.user", "valid string"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused_when_it_is_ordered(

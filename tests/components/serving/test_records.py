@@ -20,7 +20,7 @@ from PIL import Image
 from components.promotion.registry import Registry
 from components.serving.catalog import Served, open_catalog
 from components.serving.keys import Keyring
-from components.serving.records import Record, Recorder, folder_of, prune, read
+from components.serving.records import HELD, Record, Recorder, folder_of, prune, read
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.terms import Policy, Terms
@@ -215,6 +215,25 @@ def test_none_of_a_burst_is_lost(tmp_path: Path, recorder: Recorder) -> None:
     recorder.close()
     kept = [record.request for record in read(tmp_path / "records" / "digits")]
     assert kept == [*map(str, range(2499, -1, -1)), "r"]
+
+
+def test_what_waits_for_a_slow_disk_is_bounded_in_bytes(
+    tmp_path: Path, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = Event()
+
+    def slow() -> Record:
+        over.wait(30)
+        return a_record()
+
+    recorder.put(slow)
+    for number in range(5):
+        recorder.put(lambda number=number: replace(a_record(), request=str(number)), HELD // 3)
+    assert caplog.text.count("a record was lost") == 2
+    over.set()
+    recorder.close()
+    kept = [record.request for record in read(tmp_path / "records" / "digits")]
+    assert kept == ["2", "1", "0", "r"]
 
 
 def test_old_days_of_products_that_nobody_asks_any_more_are_deleted(tmp_path: Path) -> None:

@@ -119,6 +119,21 @@ def test_a_share_is_answered_by_the_canary_and_each_keeps_its_side(
     assert canary.ours.answered + canary.theirs.answered == 120
 
 
+def test_a_shadow_that_ends_while_the_champion_answers_costs_nobody_an_answer(
+    catalog: Catalog, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = begun(catalog, "shadow", other(tmp_path), share=1.0)
+    champion = catalog.loaded["tales"]
+    order = champion.model.modality.order
+
+    def ends(*arguments: Any) -> Any:
+        trial.close()
+        return order(*arguments)
+
+    monkeypatch.setitem(vars(champion.model.modality), "order", ends)
+    assert asked(client) == "2"
+
+
 def test_shares_are_fair_and_of_each_canary_anew(catalog: Catalog, tmp_path: Path) -> None:
     loaded = other(tmp_path)
     taken = {}

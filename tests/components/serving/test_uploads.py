@@ -164,6 +164,7 @@ def test_what_cannot_be_done_is_one_sentence(
         (b"{", "application/json", "The body is no valid JSON"),
         (b"\xff", "application/json", "not valid UTF-8, at byte 0"),
         (b"[" * 100_000, "application/json", "no JSON"),
+        (b"[" * 80 + b"]" * 80, "application/json", "lists are too deep"),
         (b'{"n": ' + b"9" * 5000 + b"}", "application/json", "a number is too long"),
         (b'{"n": ' + b"9" * 4000 + b"}", "application/json", "less than or equal to 128"),
         (b'{"image": "%%"}', "Application/JSON; charset=utf-8", "no file and no Base64"),

@@ -11,9 +11,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from components.filtering import ContentFilter
+from components.modalities.tokenizer import train_tokenizer
 from components.serving.catalog import Catalog, Loaded, Served, open_version
 from components.serving.client import answer
+from components.serving.listening import FULL, RUNNING, News
 from components.serving.routes.application import create_app
+from components.serving.writing import Writer
 from components.settings import Settings
 from components.terms import Terms
 from tests.components.serving.parrot import COMPLETE, chat, complete, parrot, stream, texts
@@ -74,6 +77,27 @@ def test_a_stream_never_shows_a_piece_of_it(client: TestClient) -> None:
     assert events[-1]["choices"][0]["finish_reason"] == "content_filter"
     plain = stream(client, COMPLETE, prompt="see a grey fox ", max_tokens=40)
     assert texts(plain) == ["see a grey fox see a grey fox see a grey"]
+
+
+def test_no_log_probability_shows_what_is_not_let_out() -> None:
+    """Of a token that begins with a space the rest would be seen, and a rival that was not chosen as well."""
+    tokenizer = train_tokenizer("bpe", ["see a darn owl"] * 50, 400, chat=False)
+    tokens = tokenizer.encode("see a darn")
+    (darn,) = tokenizer.encode(" darn")
+    (see,) = tokenizer.encode("see")
+    writer = Writer(tokenizer, 0, filter=ContentFilter(Terms(words=("darn",))))
+    rivals = [[(darn, -1.0), (see, -2.0)]] * len(tokens)
+    pieces = [
+        writer.push(News(0, [token], RUNNING, [-0.5], [top]))
+        for token, top in zip(tokens, rivals, strict=True)
+    ]
+    pieces.append(writer.push(News(0, tokenizer.encode(" owl")[:1], FULL, [-0.5], [rivals[0]])))
+    given = [piece for piece in pieces if piece is not None]
+    assert "".join(piece.text for piece in given) == "see a "
+    assert given[-1].finish == "content_filter"
+    shown = [entry for piece in given for entry in piece.entries]
+    assert [entry.token for entry in shown] == [b"see", b" a"]
+    assert {rival for entry in shown for rival, _ in entry.top} == {b"see"}
 
 
 def test_a_stop_text_before_the_word_is_a_stop(client: TestClient) -> None:
