@@ -134,6 +134,10 @@ def start_from_hf(folder: Path, family: Family, dataset: Dataset, cache: Path) -
         settings = settings_of(folder, config)
     except KeyError as error:
         raise UserError(f"The config.json of {folder} lacks {error}; copy the folder again.") from error
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"The config.json of {folder} cannot be read ({error}); copy the folder again."
+        ) from error
     if not (folder / FILES[0]).is_file():
         raise UserError(f"{folder} has no {FILES[0]}; save its tokenizer beside the model.")
     if type(family) is not GPT:

@@ -136,5 +136,5 @@ def _first(file: Path) -> Any:
                 return content[0] if isinstance(content, list) and content else None
             line = next((line for line in stream if line.strip()), b"null")
             return json.loads(line.decode("utf-8-sig"))
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{file}, line 1 is not valid JSON ({error}); mend or remove it.") from error

@@ -144,7 +144,7 @@ def _read_metadata(tree: Tree, caption: str | None) -> _Described | None:
 def _line(text: bytes, where: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not valid JSON ({error}); mend or remove the line.") from error
     if not isinstance(content, dict) or not isinstance(content.get("file_name"), str):
         raise UserError(f"{where} has no “file_name”; write an object such as {{“file_name”: “a.png”}}.")

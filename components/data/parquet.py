@@ -169,7 +169,7 @@ def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
     """The names of the classes in Hugging Face's features, or () if there are none or the metadata is damaged."""
     try:
         found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     for key in ("info", "features", label, "names"):
         found = found.get(key) if isinstance(found, dict) else None

@@ -97,7 +97,7 @@ class TextFiles:
             except UnicodeDecodeError:
                 yield Dropped(f"{file.name}:{number}", NOT_UTF8)
                 continue
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{file.name}, line {number} is not valid JSON ({error}); mend or remove the line."
                 ) from error
@@ -109,7 +109,7 @@ class TextFiles:
         except UnicodeDecodeError:
             yield Dropped(file.name, NOT_UTF8)
             return
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file.name} is not valid JSON ({error}); mend or remove it.") from error
         if not isinstance(records, list):
             raise UserError(

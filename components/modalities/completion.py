@@ -26,6 +26,8 @@ IDLE: tuple[Any, ...] = (
     *(None, {}, [], "", False, "auto", "none", "default", "text", {"type": "text"}, ["text"]),
 )
 """Values that ask for nothing."""
+CACHED = "prompt_cache_breakpoint"
+"""What a part of a message may carry beside its text; it says what to keep for later, and is not read."""
 DEFAULT_TOKENS = 16
 """`max_tokens` of a completion that does not say, as at OpenAI; a chat goes on until the context is full."""
 MESSAGES = 1024
@@ -49,6 +51,11 @@ def _idle(value: Any) -> Any:
     if not any(value is item or (type(value) is type(item) and value == item) for item in IDLE):
         raise ValueError("This server does not do that; leave it out")
     return value
+
+
+def _usual(value: Any) -> Any:
+    """An answer is as long as the model makes it, which OpenAI calls medium."""
+    return value if value == "medium" else _idle(value)
 
 
 def _text(value: Any, what: str = "Input should be a text") -> str:
@@ -104,7 +111,7 @@ def _content(value: Any) -> str:
 
 
 def _is_text_part(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and set(part) == {"type", "text"}
+    return isinstance(part, dict) and part.get("type") == "text" and {*part} - {CACHED} == {"type", "text"}
 
 
 def _role(value: Any) -> str:
@@ -155,10 +162,10 @@ class TextBody(BaseModel):
 
     model: str | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] | None = None
@@ -233,6 +240,7 @@ class TextPart(BaseModel):
 
     type: Literal["text"]
     text: str
+    prompt_cache_breakpoint: Label = None
 
 
 class Message(BaseModel):
@@ -274,8 +282,11 @@ class ChatRequest(TextBody):
     audio: Idle = None
     prediction: Idle = None
     reasoning_effort: Idle = None
-    service_tier: Idle = None
-    verbosity: Idle = None
+    moderation: Idle = None
+    prompt_cache_options: Label = None
+    prompt_cache_retention: Label = None
+    service_tier: Label = None
+    verbosity: Annotated[Any, AfterValidator(_usual)] = None
     web_search_options: Idle = None
 
     @model_validator(mode="after")

@@ -68,9 +68,12 @@ def chat(
 
 def _turn(place: Place, messages: list[dict[str, str]], said: str, asked: dict[str, Any]) -> None:
     """Print the answer to `said` as it comes, and add both to `messages`; the oldest are forgotten when it is long."""
+    from components.modalities.completion import MESSAGES
     from components.serving import speak
 
     messages.append({"role": "user", "content": said})
+    opening = messages[0]["role"] == "system"
+    del messages[opening : len(messages) - MESSAGES + opening]  # the model would forget them anyway
     content = {"model": place.asked, "messages": messages, "truncation": "auto", **asked}
     answer = ""
     for piece in speak.speak(place, speak.body_of(content)):

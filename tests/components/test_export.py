@@ -141,6 +141,18 @@ def test_a_folder_that_is_damaged_or_none_is_one_sentence(gpt: Path, tmp_path: P
         start_from_hf(exported, family, dataset, tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"num_attention_heads": 0, "head_dim": None}, {"rope_parameters": "x"}, {"model_type": ["llama"]}],
+)
+def test_a_config_of_wrong_values_is_one_sentence(gpt: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    exported = export_hf(gpt, tmp_path / "hf")
+    path = exported / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=r"config\.json of .* cannot be read"):
+        start_from_hf(exported, GPT(**SMALL), dataset_of(gpt.parent), tmp_path / "cache")
+
+
 def test_what_a_folder_lacks_is_named(gpt: Path, tmp_path: Path) -> None:
     dataset, family = dataset_of(gpt.parent), GPT(**SMALL)
     exported = export_hf(gpt, tmp_path / "hf")

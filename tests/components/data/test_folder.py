@@ -103,6 +103,7 @@ def test_metadata_in_each_split(tmp_path: Path, draw: Draw) -> None:
     ("line", "message"),
     [
         ("{oops", "line 1 is not valid JSON"),
+        ("[" * 10**5, "line 1 is not valid JSON"),
         ('{"name": "a.png"}', "line 1 has no “file_name”"),
         ("[1]", "line 1 has no “file_name”"),
         ('{"file_name": "0000.png", "label": 1.5}', "line 1 has the label 1.5; a label is a text"),

@@ -156,6 +156,8 @@ FAULTS: list[tuple[dict[str, str | bytes], dict[str, Any], str]] = [
         r"^a\.jsonl, line 2 is not valid JSON .*; mend or remove the",
     ),
     ({"a.json": "[1,"}, {}, r"^a\.json is not valid JSON"),
+    ({"a.json": "[" * 10**5}, {}, r"^a\.json is not valid JSON"),
+    ({"a.jsonl": "[" * 10**5}, {}, r"^a\.jsonl, line 1 is not valid JSON"),
     ({"a.json": '{"text": "a"}'}, {}, r"^a\.json holds no array of records"),
     ({"a.jsonl": "3"}, {}, r"^a\.jsonl, line 1 is no object"),
     ({"a.jsonl": '{"txt": "a"}'}, {}, r"^a\.jsonl, line 1: There is no field “text”; did you mean txt\?"),

@@ -252,4 +252,26 @@ def test_what_asks_for_nothing_is_taken(client: TestClient) -> None:
     idle = {"logit_bias": {}, "user": "me", "metadata": {"a": "b"}, "stop": None, "n": None}
     complete(client, **idle, best_of=1, suffix=None)
     format_ = {"response_format": {"type": "text"}, "modalities": ["text"], "parallel_tool_calls": True}
-    chat(client, **idle, **format_, tools=[], tool_choice="none", store=False, service_tier="auto")
+    chat(client, **idle, **format_, tools=[], tool_choice="none", store=False, service_tier="flex")
+    cached = {"type": "text", "text": "hi", "prompt_cache_breakpoint": {"mode": "explicit"}}
+    caching = {"prompt_cache_retention": "24h", "prompt_cache_options": {"mode": "explicit"}}
+    chat(
+        client,
+        messages=[{"role": "user", "content": [cached]}],
+        moderation=None,
+        verbosity="medium",
+        **caching,
+    )
+
+
+def test_a_seed_may_be_negative_and_the_header_names_one_that_does_the_same(client: TestClient) -> None:
+    def said(seed: int) -> Any:
+        body = {"model": "tales", "prompt": "abcdefgh", "seed": seed, "max_tokens": 20}
+        return client.post(COMPLETE, json=body)
+
+    answer = said(-7)
+    assert answer.status_code == 200, answer.text
+    named = int(answer.headers["x-genloom-seed"])
+    assert named >= 0
+    assert said(named).json()["choices"] == answer.json()["choices"]
+    assert said(7).json()["choices"] != answer.json()["choices"]
