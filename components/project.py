@@ -57,6 +57,7 @@ class ProductRow(Row):
     filter: FilterRow | None = None
     precision: Precision = "fp32"
     compile: bool = False
+    rows: int | None = Field(default=None, ge=1, le=256)
 
 
 class TrainOptions(Row):
@@ -137,7 +138,7 @@ class Project:
         """The terms on which a product is served; raises `UserError` for a filter that cannot be."""
         row = self.product(name)
         held_back = terms_of(self.root, name, row.records, row.filter)
-        return dataclasses.replace(held_back, precision=row.precision, compile=row.compile)
+        return dataclasses.replace(held_back, precision=row.precision, compile=row.compile, rows=row.rows)
 
     def run(self, name: str, overrides: Iterable[str] = ()) -> RunRow:
         """The row of a run with `--set` assignments applied; names and values are checked."""

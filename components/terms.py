@@ -43,6 +43,7 @@ class Terms:
     code_hash: str = ""
     precision: Precision = "fp32"
     compile: bool = False
+    rows: int | None = None
 
     @property
     def filters(self) -> bool:

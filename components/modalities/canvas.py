@@ -29,6 +29,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are taken from strangers; Pillow reads more, one of them (EPS) by running a program."""
 TINT = 24
 """Levels by which the channels of a grey picture may differ, as JPEG leaves them."""
+REACH = 2
+"""Pixels, of the larger grid, from which bicubic resizing takes to each side."""
 CLEAR = 128
 """Alpha below which a pixel of a mask is transparent."""
 
@@ -123,9 +125,15 @@ class Easel:
         return Canvas(inner.sources, size, finish)
 
     def _shrunk(self, picture: Tensor, mask: Tensor) -> Canvas:
-        """Picture and hole at the model's size; a pixel is in the hole if any part of it is."""
-        part = functional.adaptive_max_pool2d(mask[None], self.tile)[0]
-        source = self.corruption.given(resized(floats(picture), self.tile), part)
+        """Picture and hole at the model's size; a pixel is in the hole if any part of it is.
+
+        Around the hole a pixel is the mean of its own part: resizing would mix in what is to go.
+        """
+        part, whole = functional.adaptive_max_pool2d(mask[None], self.tile)[0], floats(picture)
+        reach = REACH * max(1, *(-(-to // of) for to, of in zip(self.tile, whole.shape[1:], strict=True)))
+        near = functional.max_pool2d(part, 2 * reach + 1, stride=1, padding=reach) > 0
+        own = functional.adaptive_avg_pool2d(whole[None], self.tile)[0]
+        source = self.corruption.given(torch.where(near, own, resized(whole, self.tile)), part)
         return Canvas(source[None], self.tile, lambda rows: to_uint8(rows)[0])
 
 

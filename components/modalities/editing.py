@@ -135,7 +135,7 @@ def varied(body: ImageVariationRequest, model: Maker, seeds: Sequence[int]) -> O
     """
     if not encodes(model.family) or model.shape.source is not None:
         raise UserError("This model has no way back from a picture, so it varies none; a VAE can.")
-    if model.shape.classes and body.label is None:
+    if model.shape.classes and not body.label:
         raise UserError("This model draws classes; say with “label” which one the variations are to be of.")
     size = wanted_size(body.size, model.shape)
     check_rows(len(seeds))

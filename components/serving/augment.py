@@ -6,7 +6,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def augment(
             plan = _plan(place, folder, seed, options)
             samples = Samples(place, dict(zip(classes, inner, strict=True)), each, int(plan["seed"]))
             made = _filled(place, folder, samples, options, progress)
-            _listed(folder / METADATA, samples, plan)
+            _listed(folder, samples, plan)
     except Timeout as error:
         raise UserError(
             f"{folder} is being filled by another command; wait for its end, or name another folder with -o."
@@ -118,10 +118,12 @@ def _filled(
     return made
 
 
-def _listed(path: Path, samples: Samples, plan: Mapping[str, Any]) -> None:
-    """Write the list of the pictures at once, in the place of what was there."""
-    with files.draft(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(_line(sample, plan) for sample in samples)
+def _listed(folder: Path, samples: Samples, plan: Mapping[str, Any]) -> None:
+    """Write the list of the pictures at once: of all that are there, also where more were asked for before."""
+    most = max(sum(1 for _ in (folder / inner).glob("*.png")) for inner in samples.inner.values())
+    there = (sample for sample in replace(samples, each=most) if (folder / sample.file).is_file())
+    with files.draft(folder / METADATA) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(_line(sample, plan) for sample in there)
 
 
 def _check(folder: Path) -> None:

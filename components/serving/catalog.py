@@ -160,6 +160,9 @@ def seen(loaded: Loaded, file: bytes) -> bytes | Withheld:
 def threads(count: int) -> Iterator[None]:
     """Let torch compute with `count` threads in this thread, on which the bits of a picture's latent depend."""
     before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
     torch.set_num_threads(count)
     try:
         yield
@@ -233,7 +236,8 @@ def open_version(served: Served, settings: Settings) -> Loaded:
     held_back = open_filter(served.terms)
     model = load(_folder(served, settings))
     computing.prepare(model, served.terms, settings)
-    loaded = Loaded(served, model, Engine(model, threads=settings.threads or 1), held_back)
+    rows = computing.rows(model, served.terms)
+    loaded = Loaded(served, model, Engine(model, rows, threads=settings.threads or 1), held_back)
     try:
         loaded.generate(model.modality.warm(model.shape), WARMING)
     except BaseException:

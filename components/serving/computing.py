@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +12,15 @@ from components import compiler
 from components.artifact import Model
 from components.errors import UserError
 from components.families.autoregressive import Language
+from components.families.family import select, tensors
 from components.families.layers.prior import Prior
+from components.families.sampling import Slots
+from components.modalities.modality import Maker
 from components.settings import Settings, writable_home
 from components.terms import Terms
+
+SHARE = 0.5
+"""The share of free memory that the rows of one model may take."""
 
 
 def prepare(model: Model, terms: Terms, settings: Settings) -> None:
@@ -29,6 +36,25 @@ def prepare(model: Model, terms: Terms, settings: Settings) -> None:
         compiler.settle(writable_home(settings) / "compiled")
         for network in model.networks.values():
             compiled(network)
+
+
+def rows(model: Model, terms: Terms) -> int:
+    """How many rows are computed at a time: as many as the terms say, else the model's, or what memory has room for."""
+    return terms.rows or min(model.width, max(1, int(SHARE * _free() / _row_bytes(model))))
+
+
+def _free() -> int:
+    """The bytes of memory that are free for new things."""
+    return int(psutil.virtual_memory().available)
+
+
+def _row_bytes(model: Model) -> int:
+    """What a row keeps in memory, measured on one, such as a text's whole cache."""
+    maker = Maker(model.family, model.networks, model.shape, model.about.classes)
+    body = model.modality.warm(model.shape)
+    order = model.modality.order(body, maker, list(range(model.modality.answers(body))))
+    slots = Slots(model.family, model.networks, 1, select(order.requests, slice(0, 1)))
+    return max(1, sum(value.nbytes for value in tensors(slots.state).values()))
 
 
 def check(product: str, terms: Terms) -> None:

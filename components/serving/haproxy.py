@@ -61,8 +61,8 @@ ERRORS: Mapping[int, tuple[str, str, str]] = {
     504: ("Gateway Timeout", "timeout", "The replica did not answer in time; ask again, or for less."),
 }
 """What HAProxy, or Ray Serve behind it, says itself: reason, code, message."""
-OWN = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
-"""Headers by which a client would have Ray Serve wait for ever, and compute for one that has left."""
+UNWATCHED = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"}
+"""Headers by which Ray Serve leaves it to the replica to look for clients that have left and for long requests."""
 AGAIN = frozenset({502, 503})
 """The errors after which the same request may go well."""
 
@@ -196,7 +196,7 @@ def fitted(config: str, bind: str, folder: Path) -> str:
     (place,) = (place for place, line in enumerate(frontend) if line.strip().startswith("bind "))
     # Ray Serve's own refusals are plain text, which no error of ours is
     rules = [
-        *(f"http-request del-header {name}" for name in OWN),
+        *(f"http-request set-header {name} {value}" for name, value in UNWATCHED.items()),
         "http-request return status 404 default-errorfiles if { path -i /-/routes }",  # needs no key, and lists names
         *reworded(),
     ]

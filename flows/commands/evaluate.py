@@ -13,6 +13,8 @@ from flows.commands.show import AsJson, facts, listing
 if TYPE_CHECKING:
     from components.evaluation.report import Report
     from components.project import Project
+    from components.settings import Settings
+    from components.train.runs import RunRecord
 
 Name = Annotated[
     str,
@@ -42,7 +44,7 @@ def evaluate_model(name: Name, as_json: AsJson = False) -> None:
 
 
 def _run(project: Project, name: str) -> tuple[Report, Path]:
-    """Evaluate a training run; the report stands in the run's folder."""
+    """Evaluate a training run; the report stands in the run's folder, and MLflow gets its pictures."""
     from components.train.runs import read_run
 
     record = read_run(project.settings, name)
@@ -55,9 +57,28 @@ def _run(project: Project, name: str) -> tuple[Report, Path]:
 
     from components.evaluation.project import evaluate_artifact
 
+    before = _measured(record)
     with Console(stderr=True).status("loading") as status:
         report = evaluate_artifact(project, record.product, record.artifact, record.evaluation, status.update)
+        if record.tracking_run and _measured(record) != before:
+            status.update("sending the pictures to MLflow")
+            _show(project.settings, record)
     return report, record.evaluation
+
+
+def _measured(record: RunRecord) -> int | None:
+    """When the run's report was written, in nanoseconds since the epoch."""
+    path = record.evaluation / "report.json"
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def _show(settings: Settings, record: RunRecord) -> None:
+    """Keep the report's pictures beside the training's own in MLflow."""
+    from components.tracking import Tracker
+
+    tracker = Tracker(settings)
+    for path in sorted(record.evaluation.glob("*.png")):
+        tracker.picture(record.tracking_run, path, "evaluation")
 
 
 def _version(project: Project, name: str) -> tuple[Report, Path]:

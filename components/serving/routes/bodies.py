@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.serving.routes.errors import answer
+from components.serving.routes.leaving import Leaving
 from components.serving.routes.paths import header_of, route_of
 
 LARGEST = 2**20
@@ -74,7 +76,7 @@ class Bodies:
         hold = Hold(self.room)
         try:
             body = await self._read(receive, most, _announced(scope), hold)
-            await self.app(scope, _replayed(body, receive), send)
+            await Leaving(receive, send).attend(scope, partial(self.app, scope, _replayed(body, receive)))
         except RefusedError as refused:
             await refused.response(scope, receive, send)
         except GoneError:

@@ -47,6 +47,34 @@ async def aside(small: bool, work: Callable[[], T]) -> T:
     return work() if small else await asyncio.to_thread(work)
 
 
+async def done(work: Future[Tensor]) -> Tensor:
+    """What comes of `work`; a caller that is cancelled cancels it.
+
+    As `asyncio.wrap_future`, which wakes the loop by a pipe also where the loop itself has finished the work.
+    """
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def tell() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def over(_: Future[Tensor]) -> None:
+        if asyncio._get_running_loop() is loop:
+            tell()
+        else:
+            with suppress(RuntimeError):  # the loop has ended, and who waited with it
+                loop.call_soon_threadsafe(tell)
+
+    work.add_done_callback(over)
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        work.cancel()
+        raise
+    return work.result()
+
+
 async def opened(
     submit: Callable[[Callable[[T], None]], Future[Tensor]],
 ) -> tuple[T | None, Waiting[T], Future[Tensor]]:

@@ -20,6 +20,7 @@ from components.serving.catalog import Catalog, Loaded
 from components.serving.making import Made, Making, check_whole, ready
 from components.serving.routes.answers import Files, also
 from components.serving.routes.description import any_body
+from components.serving.routes.events import done
 from components.serving.routes.forms import loads, validated
 from components.serving.routes.models import find, headers
 from components.serving.routes.sides import answered
@@ -60,7 +61,7 @@ def router(catalog: Catalog) -> APIRouter:
 
 async def _respond(loaded: Loaded, body: BaseModel) -> Response:
     making = (await asyncio.to_thread(ready, loaded, body))()
-    output = await asyncio.wrap_future(making.work)
+    output = await done(making.work)
     made = []
     for first in range(0, making.count, loaded.engine.width):
         made += await asyncio.to_thread(_taken, making, output, first, loaded.engine.width)

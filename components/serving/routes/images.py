@@ -20,7 +20,7 @@ from components.serving.catalog import Catalog, Loaded, Withheld, seen
 from components.serving.routes.answers import Pictures, whole_or_streamed
 from components.serving.routes.description import form_or_json, json_body
 from components.serving.routes.errors import WithheldError
-from components.serving.routes.events import aside
+from components.serving.routes.events import aside, done
 from components.serving.routes.forms import json_of, read
 from components.serving.routes.models import headers
 from components.serving.routes.sides import answered
@@ -67,7 +67,7 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
     if body.stream:
         return await streamed(loaded, body, order, event)
     soon = asyncio.get_running_loop().call_soon
-    output = await asyncio.wrap_future(loaded.submit(body, order.requests, order.seeds[0], when=soon))
+    output = await done(loaded.submit(body, order.requests, order.seeds[0], when=soon))
     small = _is_small(body) and output.numel() <= SMALL and loaded.filter is None
     if small:
         files = _files(loaded, order, output, range(len(order)))

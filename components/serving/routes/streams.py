@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from components.modalities.completion import TextBody
 from components.serving.catalog import Loaded
-from components.serving.routes.events import EventStream, Waiting, aside, kept, opened, told
+from components.serving.routes.events import EventStream, Waiting, aside, done, kept, opened, told
 from components.serving.routes.models import headers
 from components.serving.writing import Answer, Piece, prepare
 
@@ -56,7 +55,7 @@ async def respond(loaded: Loaded, body: TextBody, form: Form) -> Response:
     }
     if body.stream:
         return await _streamed(answer, form, envelope)
-    await asyncio.wrap_future(answer.submit())
+    await done(answer.submit())
     tokens = sum(writer.tokens for writer in answer.writers)
     whole = await aside(tokens <= SMALL, lambda: _whole(answer, form, envelope))
     return Response(whole, media_type="application/json", headers=headers(loaded, answer.seed))

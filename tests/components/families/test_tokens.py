@@ -12,7 +12,7 @@ from components.families.autoregressive import CHUNK, TextState, language
 from components.families.family import END, NOTHING, Batch, Family, Requests, Shape, select, tensors
 from components.families.gpt import GPT
 from components.families.layers import views
-from components.families.layers.muon import Muon, orthogonal
+from components.families.layers.muon import Muon, optimizers_of, orthogonal
 from components.families.layers.norm import normed
 from components.families.sampling import Slots, sample
 from components.families.seq2seq import Seq2Seq
@@ -344,3 +344,26 @@ def test_a_rows_bits_depend_neither_on_its_place_nor_on_how_far_others_are(group
                 flat = (asked.flatten(0, 1), *held.flatten(1, 2), bias.reshape(-1, 1, places), last)
                 found.append(views.used_alone(*flat).view(3, heads, group, size)[at])
         assert all(torch.equal(one, found[0]) for one in found), place
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_weight_decay_acts_on_matrices_and_on_nothing_else(kind: str) -> None:
+    """Each weight stands in one group; norms, biases and scales are not drawn to zero."""
+    network = nn.ModuleDict(
+        {
+            "embedding": nn.Embedding(5, 4),
+            "linear": nn.Linear(4, 4),
+            "norm": nn.LayerNorm(4),
+        }
+    )
+    network.register_parameter("scale", nn.Parameter(torch.ones(2, 2)))
+    decayed: dict[int, float] = {}
+    for optimizer in optimizers_of(network, kind, 0.1, 0.1, 0.3):
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                assert id(weight) not in decayed
+                decayed[id(weight)] = group["weight_decay"]
+    found = {name: decayed[id(weight)] for name, weight in network.named_parameters()}
+    matrices = {"embedding.weight", "linear.weight"}
+    assert found == {name: 0.3 if name in matrices else 0.0 for name in found}
+    assert len(found) == 6

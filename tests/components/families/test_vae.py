@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.families.attention_vae import AttentionVAE
 from components.families.cvae import CVAE
 from components.families.family import Batch, Family, Requests, Shape, kind_of, select
 from components.families.layers.flow import Flow
-from components.families.layers.grid import grid_decoder, grid_encoder
+from components.families.layers.grid import GridAttention, grid_decoder, grid_encoder
 from components.families.layers.likelihood import bernoulli, discretized_logistic
 from components.families.sampling import sample
 from components.families.vae import VAE, autoencoder
@@ -294,3 +295,32 @@ def test_a_conditional_bound_depends_on_the_class() -> None:
     assert right is not None
     assert wrong is not None
     assert (wrong > right + 3).all()
+
+
+def test_attention_lets_every_place_of_the_grid_look_at_all_places() -> None:
+    """By hand: softmax of scaled products, for each head of 16 numbers, added to what came in."""
+    torch.manual_seed(0)
+    layer = GridAttention(32)
+    grid = torch.randn(2, 32, 3, 5)
+    nn.init.zeros_(layer.out.bias)
+    assert torch.equal(layer(grid), grid), "it begins as the identity"
+    nn.init.normal_(layer.out.weight)
+    queries, keys, values = layer.qkv(layer.norm(grid)).flatten(2).chunk(3, 1)
+    heads = []
+    for part in (slice(0, 16), slice(16, 32)):
+        chances = (queries[:, part].mT @ keys[:, part] / 4).softmax(2)
+        heads.append(values[:, part] @ chances.mT)
+    expected = grid + layer.out(torch.cat(heads, 1).view_as(grid))
+    torch.testing.assert_close(layer(grid), expected)
+    moved = grid.clone()
+    moved[:, :, 2, 4] += 1
+    assert (layer(moved) - layer(grid))[:, :, 0, 0].abs().min() > 0, "the far corner is seen"
+
+
+@pytest.mark.parametrize(("kind", "there"), [(AttentionVAE, True), (VAE, False)])
+def test_the_attention_vae_has_it_in_encoder_and_decoder(kind: type[VAE], there: bool) -> None:
+    networks = kind(width=32, depth=2, latent=4, network="convolution").networks(Shape(data=(1, 12, 12)))
+    names = [
+        name for name, part in networks["autoencoder"].named_modules() if isinstance(part, GridAttention)
+    ]
+    assert {name.split(".")[0] for name in names} == ({"encoder", "decoder"} if there else set())

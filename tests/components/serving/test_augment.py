@@ -71,6 +71,17 @@ def test_names_that_are_no_folders_are_replaced(server: Server, tmp_path: Path) 
     assert all((folder / line["file_name"]).is_file() for line in lines)
 
 
+def test_fewer_pictures_than_before_leave_the_others_in_the_list(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    fill(place("cat", "dog"), folder, each=5)
+    before = (folder / "metadata.jsonl").read_text()
+    assert fill(place("cat", "dog"), folder, each=2).made == 0
+    assert (folder / "metadata.jsonl").read_text() == before
+    (folder / "metadata.jsonl").unlink()  # as if the first command had been killed
+    fill(place("cat", "dog"), folder, each=2)
+    assert (folder / "metadata.jsonl").read_text() == before
+
+
 def test_pictures_that_a_filter_withholds_are_said(server: Server, tmp_path: Path) -> None:
     server.withheld = 1
     with pytest.raises(UserError, match="filter of kinds withholds 1 of 2 pictures; take it out"):

@@ -14,6 +14,7 @@ from components.artifact import Model, load, save
 from components.errors import UserError
 from components.families.family import Requests, Shape, Task, kind_of, names
 from components.serving import computing
+from components.serving.catalog import Served, open_version
 from components.settings import Settings
 from components.terms import Terms
 from tests.components.families.rows import an_about, assets_of, made, requests_of, shapes_of, stirred
@@ -124,3 +125,29 @@ def test_the_compilers_settings_hold_in_whatever_thread_computes() -> None:
     assert again, "a thread keeps what it was set to"
     with ThreadPoolExecutor(1) as pool:
         assert not pool.submit(lambda: inductor.freezing).result(), "those of others are as they were"
+
+
+def test_there_are_as_many_rows_as_are_asked_for_or_as_memory_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of text keeps its whole cache, which is measured and not estimated."""
+    model = a_model("gpt", TEXT, tmp_path / "model")
+    assert computing.rows(model, Terms()) == model.width
+    assert computing.rows(model, Terms(rows=3)) == 3
+    each = computing._row_bytes(model)
+    family = model.family
+    cache = 2 * 4 * family.layers * (family.kv_heads or family.heads) * family.head_size * TEXT.data[0]  # type: ignore[attr-defined]
+    assert cache <= each < 2 * cache + 2**15
+    for free, rows in ((5.5 * each, 5), (each / 2, 1)):
+        monkeypatch.setattr(computing, "_free", lambda free=free: free / computing.SHARE)
+        assert computing.rows(model, Terms()) == rows
+    model.sample(requests_of([1], TEXT), 1)
+
+
+def test_a_product_says_how_many_rows_its_replica_computes(tmp_path: Path) -> None:
+    a_model("gan", Shape(data=(1, 8, 8)), tmp_path / "model")
+    served = Served("digits", 1, tmp_path / "model", 0, terms=Terms(rows=3))
+    loaded = open_version(served, Settings(home=tmp_path))
+    assert loaded.engine.width == 3
+    assert len(loaded.generate(loaded.model.modality.warm(loaded.model.shape))[0]) > 0
+    loaded.engine.close()

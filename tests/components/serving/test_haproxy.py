@@ -76,15 +76,15 @@ def test_a_client_that_leaves_is_noticed(tmp_path: Path) -> None:
     assert "option abortonclose" in config
 
 
-def test_a_client_does_not_choose_how_it_is_waited_for(tmp_path: Path) -> None:
-    """By these headers Ray Serve would wait for ever, and compute for one that has left."""
+def test_nobody_but_the_replica_looks_for_clients_that_have_left(tmp_path: Path) -> None:
+    """Whatever a client says, which is why the headers are set and not added."""
     frontend = dict(haproxy.sections(haproxy.fitted(written(tmp_path), "127.0.0.1:8123", tmp_path)))[
         "frontend http_frontend"
     ]
     rules = [line.strip() for line in frontend]
     routed = next(place for place, line in enumerate(rules) if line.startswith(("use_backend", "acl ")))
-    for name in ("x-request-timeout-seconds", "x-request-disconnect-disabled"):
-        assert rules.index(f"http-request del-header {name}") < routed
+    for name, value in (("x-request-timeout-seconds", "0"), ("x-request-disconnect-disabled", "?1")):
+        assert rules.index(f"http-request set-header {name} {value}") < routed
 
 
 def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:

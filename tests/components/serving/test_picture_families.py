@@ -77,3 +77,35 @@ def asked(route: str, shape: Shape, listed: dict[str, Any]) -> dict[str, Any]:
         return {**body, "image": image}
     levels[2:5, 2:6, 3] = 0
     return {**body, "image": image, "mask": base64.b64encode(saved(levels)).decode()}
+
+
+EDITS = [
+    ("pix2pix", Corruption("noise", 25), (1, 8, 8), 1, (8, 8)),
+    ("pix2pix", Corruption("shrink", 2), (1, 8, 8), 1, (4, 4)),
+    ("pix2pix", Corruption("grey"), (3, 8, 8), 1, (8, 8)),
+    ("cyclegan", Corruption("unpaired"), (3, 8, 8), 3, (8, 8)),
+]
+
+
+@pytest.mark.parametrize(("name", "corruption", "data", "channels", "sent"), EDITS)
+def test_what_spoils_a_picture_decides_how_one_is_sent_and_comes_back(
+    name: str,
+    corruption: Corruption,
+    data: tuple[int, int, int],
+    channels: int,
+    sent: tuple[int, int],
+    tmp_path: Path,
+) -> None:
+    """Noise is taken away, small pictures are enlarged, grey ones coloured, and styles changed, by real families."""
+    shape = Shape(data=data, source=(channels, *data[1:]))
+    loaded = served(tmp_path, "model", kind_of(name)(**kind_of(name).small), shape, Conditions(corruption))
+    levels = np.random.default_rng(0).integers(0, 256, (*sent, channels), dtype=np.uint8)
+    image = base64.b64encode(saved(levels.squeeze(2) if channels == 1 else levels)).decode()
+    with TestClient(create_app(Catalog({"model": loaded}))) as client:
+        (listed,) = client.get("/v1/models").json()["data"]
+        assert listed["source"]["kind"] == corruption.kind
+        answer = client.post("/v1/images/edits", json={"image": image, "seed": 5})
+    assert answer.status_code == 200, answer.text
+    drawn = opened(base64.b64decode(answer.json()["data"][0]["b64_json"]))
+    assert drawn.shape[:2] == data[1:]
+    assert (drawn.ndim == 3 and drawn.shape[2] == 3) == (data[0] == 3)

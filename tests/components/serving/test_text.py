@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from components.families.family import Requests
+from components.serving.engine import Engine
 from tests.components.serving.parrot import (
     CHAT,
     COMPLETE,
@@ -275,3 +277,33 @@ def test_a_seed_may_be_negative_and_the_header_names_one_that_does_the_same(clie
     assert named >= 0
     assert said(named).json()["choices"] == answer.json()["choices"]
     assert said(7).json()["choices"] != answer.json()["choices"]
+
+
+def test_every_sampling_option_reaches_the_sampler(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parrot obeys few of them, so what counts is what the engine is handed."""
+    seen: list[Requests] = []
+    submit = Engine.submit
+
+    def heard(engine: Engine, requests: Requests, *arguments: Any, **more: Any) -> Any:
+        seen.append(requests)
+        return submit(engine, requests, *arguments, **more)
+
+    monkeypatch.setattr(Engine, "submit", heard)
+    asked = {
+        "temperature": 0.5,
+        "top_k": 7,
+        "top_p": 0.75,
+        "min_p": 0.125,
+        "repetition_penalty": 1.25,
+        "frequency_penalty": 0.25,
+        "presence_penalty": -0.5,
+        "max_tokens": 3,
+    }
+    complete(client, prompt="abc", **asked)
+    chat(client, **asked)
+    usual = {"top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
+    complete(client, prompt="abc")
+    for requests, wanted in zip(seen, (asked, asked, usual), strict=True):
+        assert {name: float(requests.options[name][0]) for name in wanted} == wanted

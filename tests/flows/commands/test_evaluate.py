@@ -16,6 +16,7 @@ from components.families.gpt import GPT
 from components.families.vae import VAE
 from components.project import open_project
 from components.promotion.registry import Registry
+from components.tracking import Tracker
 from components.train.runs import RunRecord, write_run
 from flows.commands.evaluate import attach
 from tests.components.evaluation.corpora import prepared
@@ -96,6 +97,18 @@ def test_a_run_is_evaluated_by_id_or_name_and_the_pictures_are_named(
     before = (folder / "report.json").stat().st_mtime_ns
     assert say("digits-vae") == printed
     assert (folder / "report.json").stat().st_mtime_ns == before
+
+
+def test_mlflow_gets_the_pictures_of_a_run(say: Callable[..., str], home: Path) -> None:
+    tracker = Tracker(open_project().settings)
+    tracking_run = tracker.begin(RUN, "digits-vae", {}, {"product": "digits"})
+    path = home / "runs" / RUN / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tracking_run": tracking_run}))
+    shutil.rmtree(home / "runs" / RUN / "evaluation", ignore_errors=True)
+    pictures = {Path(name).name for name in json.loads(say("digits-vae", "--json"))["pictures"]}
+    kept = tracker.client.list_artifacts(tracking_run, "evaluation")
+    assert {Path(one.path).name for one in kept} == pictures
+    assert "samples.png" in pictures
 
 
 def test_json_is_the_whole_report_with_the_pictures_paths(say: Callable[..., str], home: Path) -> None:

@@ -1,0 +1,82 @@
+"""A request ends when its client has left, or when it has taken as long as any may.
+
+Ray Serve can look after both, at the price of a task and some turns of the loop for every request. Behind HAProxy it is
+told not to (components/serving/haproxy.py), and this begins to look only at requests that take long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Literal
+
+from starlette.types import Message, Receive, Scope, Send
+
+from components.serving.routes.errors import answer
+
+SOON = 0.05
+"""Seconds after which a request is looked at; most have their answer before."""
+LONGEST = 300.0
+"""Seconds that a request may take."""
+
+
+class Leaving:
+    """One request, whose body is there: what it sends, and whether anybody waits for it."""
+
+    def __init__(self, receive: Receive, send: Send, longest: float = LONGEST) -> None:
+        self.receive, self._send, self.longest = receive, send, longest
+        self.began = self.ended = False
+        self.why: Literal["gone", "late"] | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def send(self, message: Message) -> None:
+        """Hand a part of the answer on."""
+        self.began = True
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body")
+        await self._send(message)
+
+    async def attend(self, scope: Scope, answering: Callable[[Send], Awaitable[None]]) -> None:
+        """Wait for `answering`, given where to send; it is cancelled when nobody waits for it any more.
+
+        What takes too long is answered with 408, unless its answer has begun.
+        """
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        begin = loop.call_later(SOON, self._begin, task)
+        ended = False
+        try:
+            await answering(self.send)
+        except asyncio.CancelledError:
+            if self.why is None:
+                raise
+            ended = True
+        finally:
+            begin.cancel()
+            if self._watch is not None:
+                self._watch.cancel()
+        if self.why is not None:
+            if not ended:  # the answer ended by itself just before it was cancelled
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+            if task.uncancel():
+                raise asyncio.CancelledError
+        if self.why == "late" and not self.began:
+            message = "The request took longer than the server allows; ask for less."
+            await answer(408, message, "timeout")(scope, self.receive, self._send)
+
+    def _begin(self, task: asyncio.Task[object]) -> None:
+        self._watch = asyncio.get_running_loop().create_task(self._look(task))
+
+    async def _look(self, task: asyncio.Task[object]) -> None:
+        try:
+            async with asyncio.timeout(self.longest - SOON):
+                while (await self.receive())["type"] != "http.disconnect":
+                    pass
+            self.why = "gone"
+        except TimeoutError:
+            self.why = "late"
+        if self.ended:  # the connection waits for its next request
+            self.why = None
+        else:
+            task.cancel()
