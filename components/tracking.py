@@ -219,6 +219,12 @@ class Tracker:
         self.client.log_artifact(tracking_run, str(path), folder)
 
     @tells
+    def sizes(self, tracking_run: str, folder: str) -> dict[str, int]:
+        """The bytes of the files that the run keeps under `folder`, by name."""
+        kept = self.client.list_artifacts(tracking_run, folder)
+        return {Path(one.path).name: one.file_size for one in kept if not one.is_dir}
+
+    @tells
     def end(self, tracking_run: str, status: Status) -> None:
         """Close the run; one that is not FINISHED is re-opened by `begin`."""
         self.client.set_terminated(tracking_run, status)

@@ -124,15 +124,23 @@ def _survey_pictures(project: Project, row: PicturesRow) -> Survey:
     return Survey(entries, dict(sorted(classes.items())), dict(dropped.most_common()), source.ignored)
 
 
-def add(project: Project, name: str, row: FolderRow | ParquetRow | TextFilesRow) -> Survey:
+def add(
+    project: Project, name: str, row: FolderRow | ParquetRow | TextFilesRow, by_class: bool = False
+) -> Survey:
     """Survey the row's source, write the row with a product and runs, and the DVC stage; all or nothing.
 
-    Raises `UserError` if the name is taken or the source holds nothing to be read; `params.yaml` is then as it was.
+    Raises `UserError` if the name is taken, if the source holds nothing to be read, or no classes where the product is
+    to draw `by_class`; `params.yaml` is then as it was.
     """
+    task, families = goal(row, by_class)
     found = survey(project, name, row)
+    if task == "label" and len(found.classes) < 2:
+        raise UserError(
+            f"{row.path} holds {len(found.classes)} classes, and --by-class needs two; put the pictures into a folder "
+            "for each class, name the column of classes with --label, or leave --by-class out."
+        )
     params = project.root / "params.yaml"
     before = params.read_bytes()
-    task, families = goal(row)
     _enter(project, name, _written(row), task, families)
     try:
         ensure_workspace(project)
@@ -143,8 +151,14 @@ def add(project: Project, name: str, row: FolderRow | ParquetRow | TextFilesRow)
     return found
 
 
-def goal(row: FolderRow | ParquetRow | TextFilesRow) -> tuple[str, tuple[str, ...]]:
-    """The task of a product of this dataset, and the families that get a run."""
+def goal(row: FolderRow | ParquetRow | TextFilesRow, by_class: bool = False) -> tuple[str, tuple[str, ...]]:
+    """The task of a product of this dataset, and the families that get a run. Raises `UserError`."""
+    if by_class:
+        if isinstance(row, TextFilesRow) or row.gives_source or row.gives_prompt:
+            raise UserError(
+                "--by-class is for pictures with classes alone, without captions or pairs; leave it out."
+            )
+        return "label", _known("cvae", "diffusion")
     if isinstance(row, TextFilesRow):
         return ("source", ("seq2seq",)) if row.form == "pairs" else ("prompt", ("gpt", "lstm"))
     if row.gives_source:

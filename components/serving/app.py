@@ -31,6 +31,7 @@ from components.serving.keys import keyring
 from components.serving.records import Recorder, folder_of
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
+from components.serving.routes.leaving import LONGEST
 from components.settings import LOOPBACK, Settings
 
 HELD, HOST = "applications", "host"
@@ -38,7 +39,7 @@ IN_FLIGHT = 2048
 """Requests in one replica; more than its engines' queues hold, so that the engine is the one that refuses."""
 HEALTH = 2.0
 """Seconds between two looks at a replica's engines; after three bad ones it is replaced."""
-TIMEOUT = 300.0
+TIMEOUT = LONGEST
 """Seconds after which the proxy gives a request up."""
 SOON = 2.0
 """The least seconds of requests that a decision about replicas looks back over."""
@@ -219,7 +220,8 @@ def _run(application: Application, settings: Settings) -> None:
     target = serve.RunTarget(_bound(application, settings), application.ray_name, application.path)
     serve.run_many([target], wait_for_applications_running=False)
     elsewhere = bool(os.environ.get("RAY_ADDRESS"))
-    late = time.monotonic() + (ELSEWHERE if elsewhere else ROOM)
+    room, before = ELSEWHERE if elsewhere else ROOM, -1
+    late = time.monotonic() + room
     while True:
         state = serve.status().applications[application.ray_name]
         if state.status == "RUNNING":
@@ -227,12 +229,14 @@ def _run(application: Application, settings: Settings) -> None:
         message = " ".join([state.message, *(part.message for part in state.deployments.values())])
         if state.status == "DEPLOY_FAILED":
             raise RuntimeError(message)
-        if not elsewhere and cluster.total(cluster.free_nodes()).cpus >= application.cpus:
-            late = time.monotonic() + ROOM
+        running = sum(part.replica_states.get("RUNNING", 0) for part in state.deployments.values())
+        free = not elsewhere and cluster.total(cluster.free_nodes()).cpus >= application.cpus
+        if free or running != before:
+            late, before = time.monotonic() + room, running
         if time.monotonic() > late:
             raise RuntimeError(
-                f"A replica waits for {application.cpus:g} CPUs that something else, such as a training, holds; "
-                "wait for its end, or lower cpus."
+                f"A replica has waited {room:g} s for {application.cpus:g} CPUs that something else, such as a "
+                "training, holds; wait for its end, or lower cpus."
             )
         time.sleep(0.5)
 

@@ -120,10 +120,20 @@ def _filled(
 
 def _listed(folder: Path, samples: Samples, plan: Mapping[str, Any]) -> None:
     """Write the list of the pictures at once: of all that are there, also where more were asked for before."""
-    most = max(sum(1 for _ in (folder / inner).glob("*.png")) for inner in samples.inner.values())
+    most = max(samples.each, *(1 + row for row in _rows(folder, samples)))
     there = (sample for sample in replace(samples, each=most) if (folder / sample.file).is_file())
     with files.draft(folder / METADATA) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(_line(sample, plan) for sample in there)
+
+
+def _rows(folder: Path, samples: Samples) -> Iterator[int]:
+    """The places within their classes of the pictures that are there, by the seeds in their names."""
+    for number, inner in enumerate(samples.inner.values()):
+        for path in (folder / inner).glob("*.png"):
+            seed = path.stem.rpartition("-")[2]
+            row = (int(seed) - samples.seed - number * APART) % 2**63 if seed.isdigit() else APART
+            if row < APART:
+                yield row
 
 
 def _check(folder: Path) -> None:

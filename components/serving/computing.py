@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import psutil
@@ -19,6 +20,7 @@ from components.modalities.modality import Maker
 from components.settings import Settings, writable_home
 from components.terms import Terms
 
+log = logging.getLogger(__name__)
 SHARE = 0.5
 """The share of free memory that the rows of one model may take."""
 
@@ -40,7 +42,12 @@ def prepare(model: Model, terms: Terms, settings: Settings) -> None:
 
 def rows(model: Model, terms: Terms) -> int:
     """How many rows are computed at a time: as many as the terms say, else the model's, or what memory has room for."""
-    return terms.rows or min(model.width, max(1, int(SHARE * _free() / _row_bytes(model))))
+    if terms.rows:
+        return terms.rows
+    found = max(1, int(SHARE * _free() / _row_bytes(model)))
+    if found < model.width:
+        log.warning("memory has room for %d rows of %s, not %d", found, model.about.product, model.width)
+    return min(model.width, found)
 
 
 def _free() -> int:

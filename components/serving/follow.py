@@ -38,6 +38,8 @@ from components.settings import Settings
 log = logging.getLogger(__name__)
 EVERY = 0.25
 """Seconds between two looks."""
+AGAIN = 5.0
+"""Seconds before the next look where one has failed in a way that nobody foresaw."""
 PROBATION = 60.0
 """Seconds in which a new version whose engine turns sick gives way to the one before it."""
 PATIENCE = 120.0
@@ -104,6 +106,7 @@ class Follower:
                 self.look(patience=0.0)
             except Exception:  # nothing would be followed any more, and nobody would see it
                 log.exception("looking at the champions and trials failed; it is tried again")
+                self._over.wait(AGAIN)
 
     def look(self, patience: float = WARMING + PATIENCE) -> None:
         """Take over what the ledgers have moved, give back what does not answer, forget what nobody needs.

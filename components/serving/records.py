@@ -100,12 +100,12 @@ class Recorder:
         `make` keeps `size` bytes in memory until then.
         """
         try:
-            if self._held + size > HELD:
+            if self._held and self._held + size > HELD:
                 raise Full
             self._waiting.put_nowait(Make(make, size))
             self._hold(size)
         except Full:
-            log.error("a record was lost: the disk is too slow")
+            log.error("a record was lost: the disk is too slow, or the answer too large to wait for it")
 
     def _hold(self, size: int) -> None:
         with self._lock:

@@ -32,7 +32,7 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from components.train.trainer import Trainer
+    from components.train.trainer import Alone, Trainer
     from components.train.worker import work
 
     gpu, cpus = granted(workers, plan.options.threads)
@@ -41,6 +41,7 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
     trainer = Trainer(
         work,
         train_loop_config={"plan": plan, "threads": plan.options.threads or cpus},
+        torch_config=Alone() if workers == 1 else None,
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,

@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from ray.train import Result
-from ray.train.torch import TorchTrainer
+from ray.train.backend import Backend
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
@@ -22,6 +23,16 @@ class Unasked(FixedScalingPolicy):  # type: ignore[misc]  # Ray declares no type
 
     def _maybe_send_resource_request(self) -> None:
         """Ask nobody again."""
+
+
+class Alone(TorchConfig):  # type: ignore[misc]
+    """For one worker: it has nobody to talk to, and a process group has a thread that wakes as often as an actor."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The one that sets nothing up."""
+        nothing: type[Backend] = Backend
+        return nothing
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]

@@ -73,7 +73,7 @@ def _turn(place: Place, messages: list[dict[str, str]], said: str, asked: dict[s
 
     messages.append({"role": "user", "content": said})
     opening = messages[0]["role"] == "system"
-    del messages[opening : len(messages) - MESSAGES + opening]  # the model would forget them anyway
+    del messages[opening : max(opening, len(messages) - MESSAGES + opening)]  # the model would forget them
     content = {"model": place.asked, "messages": messages, "truncation": "auto", **asked}
     answer = ""
     for piece in speak.speak(place, speak.body_of(content)):

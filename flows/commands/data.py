@@ -78,6 +78,7 @@ def add_data(
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="characters, bytes or bpe.")] = None,
     context: Annotated[int | None, typer.Option("--context", help="Tokens a row of text.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="document, line, or whole: one text.")] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Have the product draw by class.")] = False,
 ) -> None:
     """Look at your own pictures or text and write them into params.yaml, with a product, runs and a DVC stage."""
     from components.data.add import add, describe, goal
@@ -90,7 +91,7 @@ def add_data(
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
     row = describe(project, path, {**options, "licence": licence})
-    found = add(project, name, row)
+    found = add(project, name, row, by_class)
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
     what = "documents" if row.modality == "text" else "pictures"
     print(f"{found.entries} {what}" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
@@ -98,9 +99,9 @@ def add_data(
         print(f"{count} left out: {reason}")
     if found.ignored:
         print(f"columns not used: {', '.join(found.ignored)}")
-    task, families = goal(row)
+    task, families = goal(row, by_class)
     runs = " and ".join(f"{name}-{family}" for family in families)
-    drawn = {"prompt": " (task prompt)", "source": " (task source)"}.get(task, "")
+    drawn = "" if task == "free" else f" (task {task})"
     beside = f" with the run{'s' if ' and ' in runs else ''} {runs}" if runs else ""
     print(
         f"Added the dataset and product “{name}”{drawn}{beside} to params.yaml, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,28 +58,26 @@ def _run(project: Project, name: str) -> tuple[Report, Path]:
 
     from components.evaluation.project import evaluate_artifact
 
-    before = _measured(record)
     with Console(stderr=True).status("loading") as status:
         report = evaluate_artifact(project, record.product, record.artifact, record.evaluation, status.update)
-        if record.tracking_run and _measured(record) != before:
+        if record.tracking_run:
             status.update("sending the pictures to MLflow")
             _show(project.settings, record)
     return report, record.evaluation
 
 
-def _measured(record: RunRecord) -> int | None:
-    """When the run's report was written, in nanoseconds since the epoch."""
-    path = record.evaluation / "report.json"
-    return path.stat().st_mtime_ns if path.is_file() else None
-
-
 def _show(settings: Settings, record: RunRecord) -> None:
-    """Keep the report's pictures beside the training's own in MLflow."""
+    """Keep the report's pictures beside the training's own in MLflow, unless it has them; what fails is only said."""
     from components.tracking import Tracker
 
-    tracker = Tracker(settings)
-    for path in sorted(record.evaluation.glob("*.png")):
-        tracker.picture(record.tracking_run, path, "evaluation")
+    try:
+        tracker = Tracker(settings)
+        there = tracker.sizes(record.tracking_run, "evaluation")
+        for path in sorted(record.evaluation.glob("*.png")):
+            if there.get(path.name) != path.stat().st_size:
+                tracker.picture(record.tracking_run, path, "evaluation")
+    except UserError as error:
+        print(f"MLflow has not got the pictures. {error}", file=sys.stderr)
 
 
 def _version(project: Project, name: str) -> tuple[Report, Path]:

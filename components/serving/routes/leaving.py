@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Literal
 
 from starlette.types import Message, Receive, Scope, Send
 
+from components.serving.haproxy import SILENCE
 from components.serving.routes.errors import answer
 
 SOON = 0.05
 """Seconds after which a request is looked at; most have their answer before."""
-LONGEST = 300.0
+LONGEST = float(SILENCE)
 """Seconds that a request may take."""
 
 
@@ -33,8 +33,8 @@ class Leaving:
     async def send(self, message: Message) -> None:
         """Hand a part of the answer on."""
         self.began = True
-        self.ended = message["type"] == "http.response.body" and not message.get("more_body")
         await self._send(message)
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body")
 
     async def attend(self, scope: Scope, answering: Callable[[Send], Awaitable[None]]) -> None:
         """Wait for `answering`, given where to send; it is cancelled when nobody waits for it any more.
@@ -44,23 +44,15 @@ class Leaving:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         begin = loop.call_later(SOON, self._begin, task)
-        ended = False
         try:
             await answering(self.send)
         except asyncio.CancelledError:
-            if self.why is None:
+            if self.why is None or task.uncancel():
                 raise
-            ended = True
         finally:
             begin.cancel()
             if self._watch is not None:
                 self._watch.cancel()
-        if self.why is not None:
-            if not ended:  # the answer ended by itself just before it was cancelled
-                with suppress(asyncio.CancelledError):
-                    await asyncio.sleep(0)
-            if task.uncancel():
-                raise asyncio.CancelledError
         if self.why == "late" and not self.began:
             message = "The request took longer than the server allows; ask for less."
             await answer(408, message, "timeout")(scope, self.receive, self._send)
@@ -76,6 +68,8 @@ class Leaving:
             self.why = "gone"
         except TimeoutError:
             self.why = "late"
+        except Exception:  # a connection that broke in its own way
+            self.why = "gone"
         if self.ended:  # the connection waits for its next request
             self.why = None
         else:

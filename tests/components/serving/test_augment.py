@@ -80,6 +80,11 @@ def test_fewer_pictures_than_before_leave_the_others_in_the_list(server: Server,
     (folder / "metadata.jsonl").unlink()  # as if the first command had been killed
     fill(place("cat", "dog"), folder, each=2)
     assert (folder / "metadata.jsonl").read_text() == before
+    (folder / "cat" / "kinds-1-6.png").unlink()
+    (folder / "cat" / "a note.png").write_text("not ours")
+    fill(place("cat", "dog"), folder, each=2)
+    listed = (folder / "metadata.jsonl").read_text()
+    assert listed.splitlines() == [line for line in before.splitlines() if '"seed": 6}' not in line]
 
 
 def test_pictures_that_a_filter_withholds_are_said(server: Server, tmp_path: Path) -> None:

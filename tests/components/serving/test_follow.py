@@ -171,6 +171,7 @@ def test_the_follower_outlives_a_look_that_fails(follower: Follower, monkeypatch
         looked.release()
         raise RuntimeError("a trial that nobody foresaw")
 
+    monkeypatch.setattr(follow, "AGAIN", 0.0)
     monkeypatch.setattr(follower.trials, "look", fails)
     follower._thread.start()
     assert looked.acquire(timeout=30)

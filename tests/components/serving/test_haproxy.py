@@ -76,15 +76,16 @@ def test_a_client_that_leaves_is_noticed(tmp_path: Path) -> None:
     assert "option abortonclose" in config
 
 
-def test_nobody_but_the_replica_looks_for_clients_that_have_left(tmp_path: Path) -> None:
-    """Whatever a client says, which is why the headers are set and not added."""
-    frontend = dict(haproxy.sections(haproxy.fitted(written(tmp_path), "127.0.0.1:8123", tmp_path)))[
-        "frontend http_frontend"
-    ]
-    rules = [line.strip() for line in frontend]
+def test_who_looks_for_clients_that_have_left(tmp_path: Path) -> None:
+    """A replica, where there is one, whatever the client says; else the proxy that has the request meanwhile."""
+    parts = dict(haproxy.sections(haproxy.fitted(written(tmp_path), "127.0.0.1:8123", tmp_path)))
+    rules = [line.strip() for line in parts["frontend http_frontend"]]
     routed = next(place for place, line in enumerate(rules) if line.startswith(("use_backend", "acl ")))
+    backend = [line.strip() for line in parts["backend http-genloom"]]
     for name, value in (("x-request-timeout-seconds", "0"), ("x-request-disconnect-disabled", "?1")):
-        assert rules.index(f"http-request set-header {name} {value}") < routed
+        assert rules.index(f"http-request del-header {name}") < routed
+        assert f"http-request set-header {name} {value} if {{ srv_is_up(http-genloom/replica-1) }}" in backend
+    assert not any("fallback" in line for line in backend if line.startswith("http-request"))
 
 
 def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:

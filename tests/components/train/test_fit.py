@@ -110,3 +110,38 @@ def test_a_local_training_has_no_more_actors_than_it_needs(monkeypatch: pytest.M
     assert usual - here == {"DatasetsCallback", "PlacementGroupCleanerCallback"}
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
     assert usual - kinds(Trainer(lambda: None)) == {"DatasetsCallback"}
+
+
+def test_a_local_cluster_is_asked_for_no_nodes_and_another_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from components.train.trainer import Trainer, Unasked
+
+    seen: list[str] = []
+
+    def started(self: TorchTrainer, **arguments: object) -> None:
+        seen.append(type(arguments["scaling_policy"]).__name__)
+
+    monkeypatch.setattr(TorchTrainer, "_initialize_and_run_controller", started)
+    trainer = Trainer(lambda: None, scaling_config=ScalingConfig(num_workers=2))
+    for address in (None, "elsewhere:6379"):
+        if address is None:
+            monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        else:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        trainer._initialize_and_run_controller(scaling_policy=object())
+    assert seen == ["Unasked", "object"]
+    policy = Unasked(ScalingConfig(num_workers=2))
+    policy.after_controller_start(None)  # type: ignore[arg-type]
+    assert policy.make_decision_for_non_running_worker_group().num_workers == 2
+
+
+def test_one_worker_has_no_process_group_and_two_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.backend import Backend
+    from ray.train.torch import TorchConfig
+
+    from components.train.trainer import Alone
+
+    assert Alone().backend_cls is Backend
+    assert TorchConfig().backend_cls is not Backend

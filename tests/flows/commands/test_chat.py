@@ -29,7 +29,9 @@ def test_a_chat_goes_on_beyond_the_most_messages_of_a_request(
         chat._turn(place, messages, f"turn {turn}", {"seed": 0})  # type: ignore[arg-type]
     assert len(asked) == MESSAGES
     last = asked[-1].messages
-    assert last[-1].content == f"turn {MESSAGES - 1}"
+    assert len(last) == MESSAGES
     assert [message.content for message in last[: len(system)]] == [one["content"] for one in system]
-    assert {message.role for message in last[len(system) :: 2]} <= {"user", "assistant"}
-    assert len(last) <= MESSAGES
+    said = [message.content for message in last[len(system) :] if message.role == "user"]
+    assert said == [f"turn {turn}" for turn in range(MESSAGES)][-len(said) :]
+    half = asked[MESSAGES // 2 - 1].messages
+    assert len(half) == min(MESSAGES, len(system) + MESSAGES - 1), "nothing is forgotten before"

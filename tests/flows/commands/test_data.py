@@ -64,6 +64,17 @@ def test_own_pictures_from_folder_to_report(project: Path, genloom: Genloom) -> 
     assert json.loads(genloom("data", "show", "pets", "--json").out) == shown
 
 
+def test_own_classes_become_a_product_that_draws_by_class(project: Path, genloom: Genloom) -> None:
+    draw(project / "raw" / "cat", range(30))
+    draw(project / "raw" / "dog", range(30, 60))
+    said = genloom("data", "add", "pets", "raw", "--size", "8", "--by-class")
+    assert said.code == 0, said.err
+    assert "“pets” (task label) with the runs pets-cvae and pets-diffusion" in said.out
+    where = open_project(project)
+    assert where.product("pets").task == "label"
+    assert [where.run(f"pets-{family}").product for family in ("cvae", "diffusion")] == ["pets"] * 2
+
+
 def test_own_text_from_file_to_report(project: Path, genloom: Genloom) -> None:
     lines = "\n".join(f"line {number} of some text" for number in range(80))
     (project / "notes").mkdir()
@@ -137,6 +148,8 @@ def test_bad_input_is_one_sentence_and_changes_nothing(project: Path, genloom: G
         (("data", "add", "mine", "good", "--channels", "4"), "--channels is 4; take 3"),
         (("data", "add", "mine", "good", "--fit", "zoom"), "--fit is “zoom”; take crop"),
         (("data", "add", "mine", "good", "--label", "kind"), "holds no Parquet file; leave out --label"),
+        (("data", "add", "mine", "good", "--by-class"), "good holds 0 classes, and --by-class needs two"),
+        (("data", "add", "mine", "words", "--by-class"), "--by-class is for pictures with classes alone"),
         (("data", "add", "mine", "good", "--context", "64"), "good holds pictures; leave out --context"),
         (
             ("data", "add", "mine", "words", "--size", "8", "--fit", "crop"),

@@ -111,6 +111,15 @@ def test_mlflow_gets_the_pictures_of_a_run(say: Callable[..., str], home: Path) 
     assert "samples.png" in pictures
 
 
+def test_a_run_that_mlflow_has_lost_is_evaluated_all_the_same(
+    say: Callable[..., str], home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = home / "runs" / RUN / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tracking_run": "0" * 32}))
+    assert "judge_frechet_distance" in say("digits-vae")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tracking_run": ""}))
+
+
 def test_json_is_the_whole_report_with_the_pictures_paths(say: Callable[..., str], home: Path) -> None:
     content = json.loads(say("digits-vae", "--json"))
     assert content["metrics"]["judge_frechet_distance"]["better"] == "lower"
