@@ -170,6 +170,12 @@ def answering(left: list[str]) -> Any:
             await send({"type": "http.response.start", "status": 413, "headers": []})
             await send(whole)
             return
+        if path == "/heard":
+            heard = {name.decode(): value.decode() for name, value in scope["headers"]}
+            head = {"type": "http.response.start", "status": 200, "headers": []}
+            await send(head)
+            await send({"type": "http.response.body", "body": json.dumps(heard).encode()})
+            return
         size, more = 0, True
         while more:
             message = await receive()
@@ -220,6 +226,18 @@ def test_what_ray_says_in_plain_text_comes_in_openai_s_shape(front: Front) -> No
     assert full.headers["retry-after"] == "1"
     told(httpx.get(f"{front.url}/slow"), 408, "timeout")
     assert httpx.get(f"{front.url}/whole").text == "0"
+
+
+def test_a_client_does_not_choose_how_ray_looks_after_it(front: Front) -> None:
+    own = {"x-request-timeout-seconds": "9", "X-Request-Disconnect-Disabled": "?0", "x-other": "mine"}
+    heard = httpx.get(f"{front.url}/heard", headers=own).json()
+    assert (heard["x-request-timeout-seconds"], heard["x-request-disconnect-disabled"]) == ("0", "?1")
+    assert heard["x-other"] == "mine"
+
+
+@pytest.mark.parametrize("path", ["/-/routes", "/-/%72outes", "/-/ROUTES"])
+def test_the_list_of_routes_is_nobody_s(front: Front, path: str) -> None:
+    told(httpx.get(f"{front.url}{path}"), 404, "model_not_found")
 
 
 def test_a_body_as_large_as_any_passes_whole(front: Front) -> None:
