@@ -26,8 +26,6 @@ IDLE: tuple[Any, ...] = (
     *(None, {}, [], "", False, "auto", "none", "default", "text", {"type": "text"}, ["text"]),
 )
 """Values that ask for nothing."""
-CACHED = "prompt_cache_breakpoint"
-"""What a part of a message may carry beside its text; it says what to keep for later, and is not read."""
 DEFAULT_TOKENS = 16
 """`max_tokens` of a completion that does not say, as at OpenAI; a chat goes on until the context is full."""
 MESSAGES = 1024
@@ -111,7 +109,7 @@ def _content(value: Any) -> str:
 
 
 def _is_text_part(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and {*part} - {CACHED} == {"type", "text"}
+    return isinstance(part, dict) and part.get("type") == "text" and {*part} <= {*TextPart.model_fields}
 
 
 def _role(value: Any) -> str:

@@ -19,6 +19,7 @@ from ray import serve
 from ray.experimental import internal_kv
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatusOverview
 
 from components import cluster
 from components.errors import FailedError, UserError
@@ -125,11 +126,15 @@ def states() -> dict[str, State]:
     return {
         path: State(
             status=str(state.status.value).lower(),
-            running=sum(part.replica_states.get("RUNNING", 0) for part in state.deployments.values()),
+            running=_running(state),
         )
         for path, state in found.items()
         if state is not None
     }
+
+
+def _running(state: ApplicationStatusOverview) -> int:
+    return sum(part.replica_states.get("RUNNING", 0) for part in state.deployments.values())
 
 
 def _remember(held: Sequence[Application], settings: Settings) -> None:
@@ -229,7 +234,7 @@ def _run(application: Application, settings: Settings) -> None:
         message = " ".join([state.message, *(part.message for part in state.deployments.values())])
         if state.status == "DEPLOY_FAILED":
             raise RuntimeError(message)
-        running = sum(part.replica_states.get("RUNNING", 0) for part in state.deployments.values())
+        running = _running(state)
         free = not elsewhere and cluster.total(cluster.free_nodes()).cpus >= application.cpus
         if free or running != before:
             late, before = time.monotonic() + room, running

@@ -120,18 +120,25 @@ def _filled(
 
 def _listed(folder: Path, samples: Samples, plan: Mapping[str, Any]) -> None:
     """Write the list of the pictures at once: of all that are there, also where more were asked for before."""
-    most = max(samples.each, *(1 + row for row in _rows(folder, samples)))
-    there = (sample for sample in replace(samples, each=most) if (folder / sample.file).is_file())
+    there = {
+        inner: {path.name for path in (folder / inner).glob("*.png")} for inner in samples.inner.values()
+    }
+    every = replace(
+        samples, each=max(samples.each, *(1 + row for row in _rows(there.values(), samples.seed)))
+    )
     with files.draft(folder / METADATA) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(_line(sample, plan) for sample in there)
+        for sample in every:
+            inner, _, name = sample.file.partition("/")
+            if name in there[inner]:
+                file.write(_line(sample, plan))
 
 
-def _rows(folder: Path, samples: Samples) -> Iterator[int]:
-    """The places within their classes of the pictures that are there, by the seeds in their names."""
-    for number, inner in enumerate(samples.inner.values()):
-        for path in (folder / inner).glob("*.png"):
-            seed = path.stem.rpartition("-")[2]
-            row = (int(seed) - samples.seed - number * APART) % 2**63 if seed.isdigit() else APART
+def _rows(names: Iterable[Iterable[str]], seed: int) -> Iterator[int]:
+    """The places within their classes of the pictures called so, by the seeds in their names."""
+    for number, own in enumerate(names):
+        for name in own:
+            found = Path(name).stem.rpartition("-")[2]
+            row = (int(found) - seed - number * APART) % 2**63 if found.isdecimal() else APART
             if row < APART:
                 yield row
 
