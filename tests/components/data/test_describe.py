@@ -58,7 +58,9 @@ def test_packed_text_is_text_and_a_picture_beside_it_makes_pictures(bare: Bare, 
     assert isinstance(describe(project, folder, {}), FolderRow)
 
 
-@pytest.mark.parametrize("content", [b'{"text": ', gzip.compress(b"{}" * 99)[:-9], b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b'{"text": ', gzip.compress(b"{}" * 99)[:-9], b"\xff"], ids=["text", "gzip", "latin"]
+)
 def test_a_first_record_that_cannot_be_read(bare: Bare, content: bytes) -> None:
     project = bare({})
     (project.root / "a.jsonl").write_bytes(content)
