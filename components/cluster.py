@@ -140,6 +140,11 @@ def find(settings: Settings) -> Local | None:
     return local if local is not None and alive(local.pid, local.started) else None
 
 
+def there(settings: Settings) -> bool:
+    """Whether a Ray is there to join: one that `RAY_ADDRESS` names, or the project's own that runs or is starting."""
+    return bool(os.environ.get("RAY_ADDRESS")) or find(settings) is not None
+
+
 def alive(pid: int, started: float) -> bool:
     """Whether the process that began at `started` (seconds since the epoch) still runs under `pid`."""
     try:

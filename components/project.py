@@ -75,7 +75,7 @@ class TrainOptions(Row):
     final_lr: float = Field(default=0.0, ge=0, le=1)
     accumulate: int = Field(default=1, ge=1)
     adapters: int = Field(default=0, ge=0, le=65_536)
-    workers: int = Field(default=1, ge=0, le=4096)
+    workers: int | None = Field(default=None, ge=0, le=4096)
     threads: int | None = Field(default=None, ge=1, le=1024)
     distribute: Literal["ddp", "fsdp2"] = "ddp"
     compile: bool = False

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from components import cluster
 from components.cluster import Capacity
 from components.errors import FailedError, UserError
-from components.settings import Settings
+from components.project import TrainOptions
+from components.settings import Settings, quiet_environment
 from components.train.plan import Plan
 
 if TYPE_CHECKING:
@@ -26,8 +29,41 @@ RELEASE = 10.0
 """Seconds in which Ray gives back the CPUs of what has just ended."""
 
 
+def workers_of(settings: Settings, options: TrainOptions, asked: int | None) -> int:
+    """As many workers as are asked for, or else as the run's row says, or else one of the Ray that is there.
+
+    Where none is, 0: starting it takes seconds, and beside a training on all cores its processes, which wake some
+    thousand times a second, cost a tenth of the speed.
+    """
+    if asked is None:
+        asked = options.workers
+    return int(cluster.there(settings)) if asked is None else asked
+
+
+def fit_here(plan: Plan) -> None:
+    """Run `plan` in this process, by Ray Train's local mode, for which no Ray is started."""
+    quiet_environment()  # Ray Train reads its version when it is imported
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from components.train.worker import work
+
+    threads = torch.get_num_threads()
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"plan": plan, "threads": plan.options.threads or threads},
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name=plan.folder.name),
+    )
+    try:
+        trainer.fit()
+    finally:
+        torch.set_num_threads(threads)
+
+
 def fit(settings: Settings, plan: Plan, workers: int) -> None:
     """Run `plan` on `workers` Ray Train workers: one GPU each if there are any, otherwise an equal share of CPUs."""
+    cluster.connect(settings)
     from ray.exceptions import RayActorError
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError

@@ -9,16 +9,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
-from components import accelerator, cluster
 from components.errors import FailedError, UserError
 from components.project import Project
 from components.settings import Settings, writable_home
 from components.tracking import Status, Tracker
 from components.train.attempts import Trained, alone, attempt, finished, sweep, trained_of
-from components.train.fit import check_workers, fit
-from components.train.loop import Place, run_to_outcome
+from components.train.fit import check_workers, fit, fit_here, workers_of
 from components.train.plan import Plan, about_run, check_rows
 from components.train.runs import RunRecord, load_run, read_outcome, write_run
 from components.train.wanted import Wanted, plan_of, with_workers
@@ -35,14 +31,15 @@ def train(
 ) -> Trained:
     """Train `run` of the project on its prepared data; goes on from the last checkpoint after a kill.
 
-    `workers` 0 trains in this process, 1 or more by Ray Train; by default as the run's row says. A training
-    that is complete is returned as it is, unless `fresh`. Raises `UserError` for what does not fit, and
-    `FailedError` if a loss is not finite or workers were lost too often.
+    `workers` 0 trains in this process, by Ray Train's local mode, 1 or more are processes of a Ray; by default as
+    the run's row says, or else one of the Ray that is there, or else 0. A training that is complete is returned as
+    it is, unless `fresh`. Raises `UserError` for what does not fit, and `FailedError` if a loss is not finite or
+    workers were lost too often.
     """
     settings = project.settings
     writable_home(settings)
     wanted = plan_of(project, run, overrides)
-    count = wanted.row.train.workers if workers is None else workers
+    count = workers_of(settings, wanted.row.train, workers)
     wanted = dataclasses.replace(wanted, row=with_workers(wanted.row, count))
     check_workers(count, wanted.row.train.threads)
     check_rows(run, wanted.row, wanted.dataset, count)
@@ -110,11 +107,8 @@ def _created(folder: Path) -> str:
 
 def _run(settings: Settings, plan: Plan, workers: int) -> None:
     if workers == 0:
-        if plan.options.threads:
-            torch.set_num_threads(plan.options.threads)
-        run_to_outcome(plan, Place(0, 1, accelerator.device()))
+        fit_here(plan)
     else:
-        cluster.connect(settings)
         fit(settings, plan, workers)
 
 

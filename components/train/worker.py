@@ -1,4 +1,4 @@
-"""What runs inside a Ray Train worker: find the place, train, say how it ended."""
+"""What Ray Train runs, inside a worker or in the process that asked: find the place, train, say how it ended."""
 
 from __future__ import annotations
 

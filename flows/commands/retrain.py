@@ -28,7 +28,7 @@ def retrain_run(
     from components.filtering import open_filter
     from components.project import open_project
     from components.settings import writable_home
-    from components.train.fit import check_workers
+    from components.train.fit import check_workers, workers_of
     from components.train.plan import check_product, check_run
     from components.train.wanted import check_init
     from flows.progress import say
@@ -39,7 +39,7 @@ def retrain_run(
     check_run(project, run, row)
     check_product(project, row.product)
     open_filter(project.terms(row.product))
-    check_workers(row.train.workers if workers is None else workers, row.train.threads)
+    check_workers(workers_of(project.settings, row.train, workers), row.train.threads)
     writable_home(project.settings)
     check_init(project, row)
     with prefect_api(project.settings):

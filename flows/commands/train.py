@@ -12,7 +12,10 @@ Set = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Ray Train workers; 0 trains in this process. Default: the run's row."),
+    typer.Option(
+        min=0,
+        help="Processes of Ray Train; 0 trains in this one. Default: the run's row, or 1 where a Ray runs, else 0.",
+    ),
 ]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Train anew even if this very training is there already.")

@@ -1,5 +1,6 @@
 """The loop through Ray Train against the same step (with clipping and averaging) in a bare torch loop.
 
+Both ways of Ray Train: in the process of the command, as a machine without a Ray trains by default, and as a worker.
 Machines are noisy for seconds and minutes, and two runs one after the other may differ by a fifth. So both are started,
 and in turns one of them is let go and the other stopped, Ray's processes with the one that they belong to.
 """
@@ -31,6 +32,8 @@ from tests.benchmarks.data import mnist
 from tests.benchmarks.load import seconds
 from tests.benchmarks.row import Row
 
+WAYS = {0: "in its local mode, the default", 1: "by one worker"}
+"""Numbers of workers, and what they are called in the table."""
 FAMILIES, BATCH, WARM, FOREVER = ("vae", "gan"), 128, 100, 10**6
 TURN, BLOCKS, TURNS = 2.0, 5, 8
 """Seconds of a turn; blocks of so many turns each, whose ratios are told beside their median."""
@@ -39,23 +42,24 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def run(project: Path) -> list[Row]:
-    """Both families; the median of the blocks' ratios."""
+    """Both families, both ways; the median of the blocks' ratios."""
     dataset = mnist(project)
-    rows = []
-    for family in FAMILIES:
-        with side(project, family, "through_ray") as ours:
-            ours.warm_up()
-            with side(project, family, "bare", str(dataset.folder)) as bare:
-                bare.warm_up()
-                ratios = [block(ours, bare) for _ in range(BLOCKS)]
-        slower = 100 * (1 - statistics.median(ratios))
-        each = ", ".join(f"{100 * (1 - value):+.1f}" for value in ratios)
-        measured = f"{abs(slower):.1f}% {'slower' if slower > 0 else 'faster'} (% slower, each block: {each})"
-        figures = {f"ratio {number}": value for number, value in enumerate(ratios)}
-        rows.append(
-            Row(f"training loop through Ray Train against bare torch, {family}", measured, "≤ 3%", figures)
-        )
-    return rows
+    return [against_bare(project, family, workers, dataset.folder) for workers in WAYS for family in FAMILIES]
+
+
+def against_bare(project: Path, family: str, workers: int, dataset: Path) -> Row:
+    """One family, one way."""
+    with side(project, family, "through_ray", workers) as ours:
+        ours.warm_up()
+        with side(project, family, "bare", str(dataset)) as bare:
+            bare.warm_up()
+            ratios = [block(ours, bare) for _ in range(BLOCKS)]
+    slower = 100 * (1 - statistics.median(ratios))
+    each = ", ".join(f"{100 * (1 - value):+.1f}" for value in ratios)
+    measured = f"{abs(slower):.1f}% {'slower' if slower > 0 else 'faster'} (% slower, each block: {each})"
+    figures = {f"ratio {number}": value for number, value in enumerate(ratios)}
+    what = f"training loop through Ray Train, {WAYS[workers]}, against bare torch, {family}"
+    return Row(what, measured, "≤ 3%", figures)
 
 
 def block(ours: Side, bare: Side) -> float:
@@ -120,12 +124,13 @@ class Side:
 
 
 @contextmanager
-def side(project: Path, family: str, name: str, *arguments: str) -> Iterator[Side]:
+def side(project: Path, family: str, name: str, *arguments: object) -> Iterator[Side]:
     """A process that calls this module's function of that name, stopped; it is ended with all that it started."""
-    folder = project / f"side-{name}-{family}"
+    folder = project / f"side-{name}-{family}-{time.time_ns()}"
     call = f"{name}({', '.join(map(repr, (str(project), family, str(folder), *arguments)))})"
-    program = f"from tests.benchmarks.training import {name}; {call}"
-    # the bare loop has nobody's settings, and ours makes its own
+    # the bare loop has nobody's settings, and ours makes its own before torch is imported, as the command does
+    own = "" if name == "bare" else "from components.settings import quiet_environment; quiet_environment(); "
+    program = f"{own}from tests.benchmarks.training import {name}; {call}"
     plain = {key: value for key, value in os.environ.items() if key not in QUIET}
     started = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=plain)
     found = Side(psutil.Process(started.pid), folder)
@@ -137,11 +142,11 @@ def side(project: Path, family: str, name: str, *arguments: str) -> Iterator[Sid
         started.wait()
 
 
-def through_ray(project: str, family: str, folder: str) -> None:
+def through_ray(project: str, family: str, folder: str, workers: int) -> None:
     """Ours, with progress, pictures and checkpoints as they are by default; its state lies in `folder`."""
     os.environ["GENLOOM_HOME"] = folder
     overrides = [f"train.steps={FOREVER}", f"train.batch={BATCH}", "train.precision=fp32"]
-    train(open_project(Path(project)), f"mnist-{family}", overrides, workers=1, fresh=True)
+    train(open_project(Path(project)), f"mnist-{family}", overrides, workers=workers, fresh=True)
 
 
 def bare(project: str, name: str, folder: str, dataset: str) -> None:

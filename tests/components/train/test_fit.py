@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from components import cluster
 from components.cluster import Capacity
 from components.errors import UserError
+from components.project import TrainOptions
+from components.settings import Settings
 from components.train import fit
-from components.train.fit import check_workers, said_of_controller, share
+from components.train.fit import check_workers, said_of_controller, share, workers_of
 
 
 def test_more_workers_than_cores_are_refused_before_anything_is_started(
@@ -25,6 +29,25 @@ def test_more_workers_than_cores_are_refused_before_anything_is_started(
         check_workers(cores + 1, None)
     with pytest.raises(UserError, match=f"1 workers × {cores + 1} CPU each"):
         check_workers(1, cores + 1)
+
+
+def test_workers_are_those_asked_for_or_the_rows_or_one_of_the_ray_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    settings, silent, two = Settings(home=tmp_path), TrainOptions(), TrainOptions(workers=2)
+    assert [
+        workers_of(settings, silent, 3),
+        workers_of(settings, two, 0),
+        workers_of(settings, two, None),
+    ] == [3, 0, 2]
+    assert workers_of(settings, silent, None) == 0
+    cluster.announce(settings, os.getpid())  # a server of the project starts its Ray
+    assert workers_of(settings, silent, None) == 1
+    cluster.announce(settings, os.getpid(), "127.0.0.1:6379")
+    assert workers_of(settings, silent, None) == 1
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    assert workers_of(Settings(home=tmp_path / "other"), silent, None) == 1
 
 
 def test_another_cluster_is_asked_for_its_cores_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 from components.errors import FailedError, UserError
 from components.families.family import Batch
 from components.project import open_project
-from components.train import checkpoint
+from components.train import checkpoint, worker
 from components.train.attempts import Trained
 from components.train.launch import train
+from components.train.loop import Place
+from components.train.plan import Plan
 from components.train.runs import load_run, read_progress, read_run, read_runs
 from components.train.step import Trainee
 from components.train.wanted import plan_of
@@ -241,6 +243,32 @@ def test_one_damaged_run_does_not_hide_the_others(project: Path, caplog: pytest.
     (bad / "run.json").write_text("{")
     assert [run.id for run in read_runs(open_project().settings)] == [trained.run_id]
     assert "bad/run.json is damaged" in caplog.text
+
+
+@pytest.mark.usefixtures("project")
+def test_without_a_ray_it_is_ray_trains_local_mode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    import ray.train.torch
+
+    seen: list[tuple[int, int]] = []
+    usual = worker.run_to_outcome
+
+    def watched(plan: Plan, place: Place) -> None:
+        seen.append((os.getpid(), torch.get_num_threads()))
+        assert ray.train.get_context().get_world_size() == place.world == 1
+        usual(plan, place)
+
+    monkeypatch.setattr(worker, "run_to_outcome", watched)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a Ray was started"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        trained = train(open_project(), "digits-vae", SMALL)
+        assert torch.get_num_threads() == threads + 1, "train.threads is the training's only"
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [(os.getpid(), 1)]
+    assert load_run(trained.folder).workers == 0
 
 
 @pytest.mark.usefixtures("project")
