@@ -11,6 +11,7 @@ from torch.optim import Adam, Optimizer
 
 from components.families.family import Batch, Losses, Networks, Shape, bounded, tuned
 from components.families.layers.convolution import small_normal
+from components.families.layers.diversity import spread
 from components.families.layers.patches import PatchDiscriminator
 from components.families.layers.resnet import HALVINGS, ResNet
 from components.families.layers.translator import Translator
@@ -73,9 +74,11 @@ class CycleGAN(Translation):
         judges, makers = ways(networks["discriminators"]), ways(networks["generators"])
         if name == "generators":
             return self._made(makers, judges, source, data)
-        forth, told_forth = judged(judges.forth, data, makers.forth(source).detach())
-        back, told_back = judged(judges.back, source, makers.back(data).detach())
-        return forth + back, {"accuracy": 0.5 * (told_forth + told_back)}
+        new_data, new_source = makers.forth(source).detach(), makers.back(data).detach()
+        forth, told_forth = judged(judges.forth, data, new_data)
+        back, told_back = judged(judges.back, source, new_source)
+        width = 0.5 * (spread(new_data, data) + spread(new_source, source))
+        return forth + back, {"accuracy": 0.5 * (told_forth + told_back), "spread": width}
 
     def _made(self, makers: Ways, judges: Ways, source: Tensor, data: Tensor) -> Losses:
         new_data, new_source = makers.forth(source), makers.back(data)

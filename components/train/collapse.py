@@ -18,6 +18,7 @@ PATIENCE = 1000
 ALIKE = {
     "diversity": "set model.diversity to {twice:g} (it is {value:g})",
     "r1": "raise model.r1 (it is {value:g})",
+    "cycle": "raise model.cycle (it is {value:g})",
     "lr": "lower model.lr (it is {value:g})",
 }
 ONE_SIDED = {

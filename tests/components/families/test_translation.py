@@ -194,6 +194,19 @@ def test_the_terms_of_a_cycle(forth: float, back: float, cycle: float, identity:
     assert float(loss) == pytest.approx(float(adversarial) + 10 * cycle + 5 * identity, abs=1e-5)
 
 
+@pytest.mark.parametrize(("times", "wide"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
+def test_a_way_that_makes_all_sources_alike_is_seen(times: float, wide: float) -> None:
+    class Towards(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs * times
+
+    networks = {"generators": Ways(Towards(), Towards()), "discriminators": Ways(Shift(0.0), Shift(0.0))}
+    same = pictures(8, 1, 8, 8)
+    batch = Batch(data=same, length=torch.ones(8), source=same)
+    _, logged = CycleGAN().loss("discriminators", networks, batch, 0)
+    assert float(logged["spread"]) == pytest.approx(wide, abs=1e-3)
+
+
 def test_a_discriminator_that_tells_apart_has_no_loss() -> None:
     loss, accuracy = judged(Shift(0.0), torch.ones(3, 1, 2, 2), torch.zeros(3, 1, 2, 2))
     assert float(loss) == 0.0
