@@ -27,6 +27,7 @@ from components.serving import bulk, haproxy, tls
 from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
 from components.serving.declared import NAME, Replicas
+from components.serving.exposition import Member
 from components.serving.follow import Follower, open_champions
 from components.serving.keys import keyring
 from components.serving.records import Recorder, folder_of
@@ -62,10 +63,14 @@ class Endpoint:
         self.recorder = Recorder(folder_of(settings), settings.records_days)
         self.access = Access(keyring(settings), required=settings.host not in LOOPBACK)
         self.jobs = bulk.jobs_of(settings)
+        own = serve.get_replica_context()
+        self.member = Member(settings.shared / "metrics" / own.app_name, own.replica_id.unique_id)
         bulk.resume(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self.catalog, self.access, self.follower.close, self.recorder, self.jobs)
+        return create_app(
+            self.catalog, self.access, self.follower.close, self.recorder, self.jobs, self.member
+        )
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""

@@ -118,6 +118,11 @@ class Metrics:
         if self.queued is not None:
             await self.queued.look()
 
+    def families(self) -> list[Metric]:
+        """All series as they are now."""
+        self._forget(time.monotonic())
+        return list(self.registry.collect())
+
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         self._forget(time.monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from components.modalities.completion import ChatRequest, CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.serving.catalog import Catalog
+from components.serving.exposition import Exposition, Member
 from components.serving.jobs import JobRequest, Jobs
 from components.serving.metrics import Metrics, Watched
 from components.serving.records import Recorder
@@ -52,16 +54,21 @@ def create_app(
     closing: Callable[[], None] = lambda: None,
     recorder: Recorder | None = None,
     jobs: Jobs | None = None,
+    member: Member | None = None,
 ) -> FastAPI:
     """The routes over `catalog`, which is closed when the application ends; `access` says who is let in.
 
     `closing` is called before the catalog is closed. `recorder`, which is closed after it, keeps a record of what
-    is generated. Without `jobs` there are no routes for long work.
+    is generated. Without `jobs` there are no routes for long work. `member` is this replica among others.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        over = asyncio.Event()
+        leaving = asyncio.create_task(exposition.keep_leaving(over))
         yield
+        over.set()
+        await leaving
         closing()
         catalog.close()
         if recorder is not None:
@@ -76,7 +83,8 @@ def create_app(
     if jobs is not None:
         app.include_router(job_routes.router(catalog, jobs))
     watch = Metrics(catalog, description.paths(app) | {"/metrics"}, jobs)
-    app.include_router(metrics.router(watch))
+    exposition = Exposition(watch, member)
+    app.include_router(metrics.router(exposition))
     description.install(app, [*BODIES.values(), JobRequest])
     app.add_middleware(Direct, endpoints=of_requests(parts), bodies=BODIES)
     app.add_middleware(Bodies, uploads=UPLOADS, room=Room())

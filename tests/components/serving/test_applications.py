@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -142,6 +143,18 @@ def test_status_lists_the_applications(place: Place) -> None:
     assert (tales["url"], tales["wanted"], tales["models"]) == (f"{place.url}/tales", "0 to 2", {"tales": 1})
     assert "digits" in {model["id"] for model in status["models"]}
     assert "digits/1" in place.call("serve", "--status").out
+
+
+def test_any_replica_tells_the_metrics_of_both(place: Place) -> None:
+    def told() -> set[str]:
+        text = place.http.get(f"{place.url}/metrics").text
+        return set(re.findall(r'genloom_engine_width\{model="digits",replica="([^"]+)"', text))
+
+    deadline = time.monotonic() + PATIENCE
+    while len(seen := told()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert all(told() == seen for _ in range(8)), "whichever replica is asked"
 
 
 def test_a_product_cannot_be_added_beside_the_file(place: Place) -> None:
