@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import threading
@@ -48,6 +49,7 @@ def fit_here(plan: Plan) -> None:
 
     from components.train.worker import work
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it tells everybody of its local mode
     threads = torch.get_num_threads()
     trainer = TorchTrainer(
         work,

@@ -246,7 +246,9 @@ def test_one_damaged_run_does_not_hide_the_others(project: Path, caplog: pytest.
 
 
 @pytest.mark.usefixtures("project")
-def test_without_a_ray_it_is_ray_trains_local_mode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_ray_it_is_ray_trains_local_mode_in_this_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     import ray
     import ray.train.torch
 
@@ -268,6 +270,7 @@ def test_without_a_ray_it_is_ray_trains_local_mode_in_this_process(monkeypatch: 
     finally:
         torch.set_num_threads(threads)
     assert seen == [(os.getpid(), 1)]
+    assert "local mode" not in caplog.text
     assert load_run(trained.folder).workers == 0
 
 
