@@ -21,7 +21,7 @@ import psutil
 
 from components import files
 from components.errors import FailedError, UserError
-from components.settings import Settings, quiet_environment, writable_home
+from components.settings import Settings, cluster_address, quiet_environment, writable_home
 
 SERVE = {
     # One loop for replica, router and routes: a hop between threads costs more than a small model.
@@ -78,7 +78,7 @@ def connect(settings: Settings, cpus: int | None = None, shared: bool = False) -
 
     if ray.is_initialized():
         return
-    if named := os.environ.get("RAY_ADDRESS"):
+    if named := cluster_address():
         _join(named, f"No Ray cluster answers at RAY_ADDRESS={named}")
         return
     _reread_token()
@@ -121,7 +121,7 @@ def foreseen() -> Capacity | None:
     """What a local cluster can have at most, before there is one; None with `RAY_ADDRESS`, which has to be asked."""
     import torch
 
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address():
         return None
     return Capacity(cpus=os.cpu_count() or 1, gpus=torch.cuda.device_count())
 
@@ -142,7 +142,7 @@ def find(settings: Settings) -> Local | None:
 
 def there(settings: Settings) -> bool:
     """Whether a Ray is there to join: one that `RAY_ADDRESS` names, or the project's own that runs or is starting."""
-    return bool(os.environ.get("RAY_ADDRESS")) or find(settings) is not None
+    return bool(cluster_address()) or find(settings) is not None
 
 
 def alive(pid: int, started: float) -> bool:
@@ -164,7 +164,7 @@ def ended() -> bool:
 def prepare_environment(settings: Settings) -> None:
     """Set what Ray reads when it is imported or started; with `RAY_ADDRESS`, security is that cluster's."""
     quiet_environment()
-    local = not os.environ.get("RAY_ADDRESS")
+    local = not cluster_address()
     for name, value in {**SERVE, **WORKERS, **(LOCAL if local else {})}.items():
         os.environ.setdefault(name, value)
     if not local:

@@ -109,11 +109,16 @@ def _path(root: Path, name: str, path: Path) -> Path:
         raise UserError(f"{name} is {path}: there is no such user; write the folder out.") from error
 
 
+def cluster_address() -> str:
+    """The address of the cluster that `RAY_ADDRESS` names; empty where Ray is the project's own, on this machine."""
+    return os.environ.get("RAY_ADDRESS", "")
+
+
 def quiet_environment() -> None:
     """Set the quiet, offline defaults for this process and those it starts; call it before heavy imports."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if not os.environ.get("RAY_ADDRESS"):
+    if not cluster_address():
         # Despite its name it decides on Linux too: off, a local Ray takes 127.0.0.1 and binds nothing else.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from components.serving.records import Recorder, folder_of
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.serving.routes.leaving import LONGEST
-from components.settings import LOOPBACK, Settings
+from components.settings import LOOPBACK, Settings, cluster_address
 
 HELD, HOST = "applications", "host"
 IN_FLIGHT = 2048
@@ -229,7 +228,7 @@ def _run(application: Application, settings: Settings) -> None:
     """Deploy, and return when the replicas answer; raises RuntimeError if they fail, or find no CPUs here."""
     target = serve.RunTarget(_bound(application, settings), application.ray_name, application.path)
     serve.run_many([target], wait_for_applications_running=False)
-    elsewhere = bool(os.environ.get("RAY_ADDRESS"))
+    elsewhere = bool(cluster_address())
     room, before = ELSEWHERE if elsewhere else ROOM, -1
     late = time.monotonic() + room
     while True:

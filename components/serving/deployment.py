@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,7 @@ from components import cluster
 from components.promotion import ledger
 from components.serving import client, server
 from components.serving.declared import ApplicationRow, check_cpus
-from components.settings import Settings, writable_home
+from components.settings import Settings, cluster_address, writable_home
 from components.terms import Terms
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def apply(
     cluster.connect(settings)
     from components.serving import app
 
-    local = not os.environ.get("RAY_ADDRESS")
+    local = not cluster_address()
     if local:  # another cluster may grow
         check_cpus(rows, cluster.capacity().cpus, where)
     with FileLock(writable_home(settings) / "serve" / "deploy.lock"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ class Exposition:
 class Joined(Collector):
     """The families of all replicas, each once, with the series of all."""
 
-    def __init__(self, known: dict[str, Sequence[Metric]]) -> None:
+    def __init__(self, known: Mapping[str, Sequence[Metric]]) -> None:
         self.known = known
 
     def collect(self) -> Iterator[Metric]:

@@ -29,7 +29,7 @@ from filelock import FileLock
 from components import cluster, files
 from components.errors import FailedError, UserError
 from components.serving import client, haproxy, tls
-from components.settings import Settings, writable_home
+from components.settings import Settings, cluster_address, writable_home
 from components.terms import USUAL, Terms
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def deploy(
     _folder(settings)
     created = int(datetime.fromisoformat(version.created).timestamp())
     with FileLock(settings.home / "serve" / "deploy.lock"):
-        if os.environ.get("RAY_ADDRESS"):
+        if cluster_address():
             app.open_proxy(settings.host, settings.port, settings)
         others = [one for one in app.served() if one.product != product]
         versions = [*others, Served(product, version.number, folder, created, follows, terms)]
@@ -281,7 +281,7 @@ def _as_asked(server: Server, port: int | None, host: str | None) -> Server:
 
 def url_to(settings: Settings) -> str:
     """The server's URL, or that of the cluster of `RAY_ADDRESS`. Raises `UserError` if no server runs."""
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address():
         return _at(settings.host, settings.port, settings)
     server = find(settings)
     if server is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ray.train import Result
@@ -13,6 +12,8 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+from components.settings import cluster_address
 
 
 class Unasked(FixedScalingPolicy):  # type: ignore[misc]  # Ray declares no types
@@ -45,16 +46,11 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         idle: tuple[type[RayTrainCallback], ...] = (DatasetsCallback,)
-        if local():
+        if not cluster_address():
             idle += (PlacementGroupCleanerCallback,)
         return [one for one in super()._create_default_callbacks() if not isinstance(one, idle)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
-        if local():
+        if not cluster_address():
             arguments["scaling_policy"] = Unasked(self.scaling_config)
         return super()._initialize_and_run_controller(**arguments)
-
-
-def local() -> bool:
-    """Whether the cluster is this project's own, of one node."""
-    return not os.environ.get("RAY_ADDRESS")

@@ -105,6 +105,7 @@ def _declared(project: Project, file: Path | None, which: str, replicas: int | N
     """The applications of a file, by default serve.yaml, checked now so that what is wrong starts nothing."""
     from components.filtering import open_filter
     from components.serving import declared, deployment
+    from components.settings import cluster_address
 
     path = file or project.root / declared.FILE
     if file is None and not path.is_file():
@@ -116,7 +117,7 @@ def _declared(project: Project, file: Path | None, which: str, replicas: int | N
             f"With {path}, versions and replicas stand in the file; leave --version and --replicas out."
         )
     rows = declared.read_declaration(path, project)
-    if not os.environ.get("RAY_ADDRESS"):
+    if not cluster_address():
         declared.check_cpus(rows, os.cpu_count() or 1, str(path))
     from components.promotion.registry import Registry
 
@@ -136,9 +137,10 @@ def _declared(project: Project, file: Path | None, which: str, replicas: int | N
 
 def _start(settings: Settings, wish: Wish, detach: bool, port: int | None, host: str | None) -> None:
     from components.serving import server
+    from components.settings import cluster_address
 
     _warn(settings)
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address():
         typer.echo(wish.put(settings))
         return
     before = server.find(settings)
@@ -226,8 +228,9 @@ def _lines(product: str, url: str) -> list[str]:
 
 def _stop(settings: Settings) -> None:
     from components.serving import server
+    from components.settings import cluster_address
 
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address():
         server.withdraw(settings)
         typer.echo("Nothing of this project is served on the cluster now.")
         return

@@ -123,13 +123,12 @@ def _start(kind: Kind, product: str, version: int | None, criteria: Criteria, fo
 
 def _follows(settings: Settings, product: str) -> bool:
     """Whether a server that we can see follows the product's champion; with a cluster, nobody is asked."""
-    import os
-
     from components.serving import client, server
+    from components.settings import cluster_address
 
     url = server.url_of(settings, product)
     if url is None:
-        return bool(os.environ.get("RAY_ADDRESS"))
+        return bool(cluster_address())
     served = client.served(url, product)
     return served is not None and bool(served["follows"])
 
