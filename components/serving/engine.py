@@ -76,7 +76,8 @@ class Engine:
 
     `threads` is torch's for the time that the engine runs; with width and device kind it decides the bits.
 
-    A step that costs less than to wake a thread and to be woken by it is computed by the loop that asks.
+    A step that costs less than to wake a thread and to be woken by it is computed by the loop that asks; for a request
+    that is alone, so that nobody else waits for the loop, also one that costs somewhat more.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Engine:
 
     def _here(self, soon: When) -> None:
         """A step on this thread, and `soon` the next one, if steps are quick and no other thread is at it."""
-        quick = self._shares and self._pace.quick and torch.get_num_threads() == self.threads
+        quick = self._shares and self._suits() and torch.get_num_threads() == self.threads
         over = self._fatal is not None or self._closing
         if over or not quick or not self._turn.acquire(blocking=False):
             self._wake()
@@ -152,6 +153,14 @@ class Engine:
             self._turn.release()
         if self._fatal is None and self.busy:
             soon(partial(self._here, soon))
+
+    def _suits(self) -> bool:
+        """Whether the next step is quick, or short and for a request that is alone."""
+        if self._pace.quick:
+            return True
+        with self._change:
+            alone = len(self._jobs) == 1 and self._jobs[0].waiting <= self.width and not self._places
+        return alone and self._pace.short
 
     @property
     def waiting(self) -> int:

@@ -85,6 +85,31 @@ def test_slow_steps_go_to_the_engine_s_thread(quick: tuple[Engine, list[int]]) -
     assert threading.get_ident() not in where
 
 
+def test_a_short_step_is_computed_on_the_loop_for_a_request_that_is_alone(
+    quick: tuple[Engine, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, where = quick
+    monkeypatch.setattr("components.serving.pace.QUICK", 0.0)
+    monkeypatch.setattr("components.serving.pace.SHORT", 60.0)
+    here = threading.get_ident()
+    alone = asyncio.run(soon(engine, ask([7], 1)))
+    assert where == [here]
+
+    async def several(*asked: Requests) -> list[Tensor]:
+        return await asyncio.gather(*(soon(engine, one) for one in asked))
+
+    for asked in ([ask([7], 1), ask([20], 1)], [ask([7, *range(WIDTH)], 1)]):
+        where.clear()
+        assert torch.equal(asyncio.run(several(*asked))[0][:1], alone)
+        assert where
+        assert here not in where
+        time.sleep(0.3)  # until the engine's thread sleeps
+    monkeypatch.setattr("components.serving.pace.SHORT", 0.0)
+    where.clear()
+    assert torch.equal(asyncio.run(soon(engine, ask([7], 1))), alone)
+    assert here not in where
+
+
 def test_a_loop_and_threads_may_ask_at_the_same_time(quick: tuple[Engine, list[int]]) -> None:
     engine, where = quick
     alone = engine.submit(ask([7], 1)).result(30)
