@@ -47,7 +47,8 @@ class Echo(Family):
         """The only step."""
         if bool((state.seed[~state.done] == LAST).any()):
             raise SystemExit("the last request")
-        time.sleep(self.pause)
+        if self.pause:
+            time.sleep(self.pause)
         level = (state.seed % 255).float() / 127.5 - 1
         return finish(state, level.view(-1, 1, 1, 1).expand_as(state.output))
 
