@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -123,7 +124,14 @@ def foreseen() -> Capacity | None:
 
     if cluster_address():
         return None
-    return Capacity(cpus=os.cpu_count() or 1, gpus=torch.cuda.device_count())
+    return Capacity(cpus=cores(), gpus=torch.cuda.device_count())
+
+
+def cores() -> int:
+    """The CPUs that this process may use: by its affinity and, in a container, by its quota."""
+    import joblib
+
+    return int(joblib.cpu_count())
 
 
 def free_nodes() -> list[Capacity]:
@@ -141,8 +149,10 @@ def find(settings: Settings) -> Local | None:
 
 
 def there(settings: Settings) -> bool:
-    """Whether a Ray is there to join: one that `RAY_ADDRESS` names, or the project's own that runs or is starting."""
-    return bool(cluster_address()) or find(settings) is not None
+    """Whether a Ray is there to join: this process's, `RAY_ADDRESS`'s, or the project's that runs or is starting."""
+    ray = sys.modules.get("ray")
+    joined = ray is not None and bool(ray.is_initialized())
+    return joined or bool(cluster_address()) or find(settings) is not None
 
 
 def alive(pid: int, started: float) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.experimental import internal_kv
@@ -63,7 +64,10 @@ class Endpoint:
         self.access = Access(keyring(settings), required=settings.host not in LOOPBACK)
         self.jobs = bulk.jobs_of(settings)
         own = serve.get_replica_context()
-        self.member = Member(settings.shared / "metrics" / own.app_name, own.replica_id.unique_id)
+        there = ray.get_runtime_context().gcs_address.replace(":", "-")  # other clusters may share the folder
+        self.member = Member(
+            settings.shared / "metrics" / f"{own.app_name}-{there}", own.replica_id.unique_id
+        )
         bulk.resume(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

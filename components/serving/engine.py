@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Lock, Thread
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ HANGS = 300.0
 """Seconds after which a step that has not ended is taken for one that never will."""
 
 
+ENGINES: WeakSet[Engine] = WeakSet()
+"""The engines of this process, whose loop they share."""
 When: TypeAlias = Callable[[Callable[[], None]], object]
 """Calls what it is given, at once or soon."""
 
@@ -104,6 +107,7 @@ class Engine:
         self.tally = Tally()
         self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
         self._thread.start()
+        ENGINES.add(self)
 
     def submit(
         self,
@@ -155,9 +159,11 @@ class Engine:
             soon(partial(self._here, soon))
 
     def _suits(self) -> bool:
-        """Whether the next step is quick, or short and for a request that is alone."""
+        """Whether the next step is quick, or short and for a request that is alone in this process."""
         if self._pace.quick:
             return True
+        if any(other.busy for other in list(ENGINES) if other is not self):
+            return False
         with self._change:
             alone = len(self._jobs) == 1 and self._jobs[0].waiting <= self.width and not self._places
         return alone and self._pace.short

@@ -24,6 +24,8 @@ from components.serving.metrics import Metrics
 log = logging.getLogger(__name__)
 PERIOD = 2.0
 """Seconds between two times that a replica leaves its numbers."""
+COMMON = frozenset({"genloom_jobs"})
+"""What is of the project and no replica's own: who is asked tells it."""
 STALE = 10.0
 """Seconds after which the numbers of a replica that leaves no new ones are those of one that has ended."""
 
@@ -53,24 +55,29 @@ class Exposition:
         await self.metrics.count_jobs()
         if self.member is None:
             return self.metrics.text()
-        return await asyncio.to_thread(self._together, self.member)
+        own = self.metrics.families()  # on the loop, which changes them
+        return await asyncio.to_thread(self._together, self.member, own)
 
     async def keep_leaving(self, over: asyncio.Event) -> None:
         """Leave this replica's numbers again and again until it is `over`; then take them away."""
         if self.member is None:
             return
         while not over.is_set():
-            await asyncio.to_thread(self._leave, self.member)
+            try:
+                await asyncio.to_thread(self._leave, self.member, self.metrics.families())
+            except Exception:  # whatever it is, the numbers of the next time may be told
+                log.exception("this replica's metrics could not be left for the others")
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), PERIOD)
         with suppress(OSError):
             self.member.file.unlink()
+            self.member.folder.rmdir()  # by the last one
 
-    def _leave(self, member: Member) -> bool:
+    def _leave(self, member: Member, families: Sequence[Metric]) -> bool:
         """Whether the numbers could be written: without the folder each replica tells of itself."""
         try:
             member.folder.mkdir(parents=True, exist_ok=True)
-            files.write(member.file, json.dumps(written(self.metrics.families())))
+            files.write(member.file, json.dumps(written(families)))
             _sweep(member)
         except OSError as error:
             if self._heard:
@@ -80,9 +87,9 @@ class Exposition:
             self._heard = True
         return self._heard
 
-    def _together(self, member: Member) -> bytes:
-        known = {member.name: self.metrics.families()}
-        if self._leave(member):
+    def _together(self, member: Member, own: Sequence[Metric]) -> bytes:
+        known: dict[str, Sequence[Metric]] = {member.name: own}
+        if self._leave(member, own):
             others = (path for path in sorted(member.folder.glob("*.json")) if path != member.file)
             known |= {path.stem: read(path) for path in others}
         registry = CollectorRegistry()
@@ -102,13 +109,14 @@ class Joined(Collector):
         for replica, families in self.known.items():
             for family in families:
                 own = joined.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                named = {} if family.name in COMMON else {"replica": replica}
                 for sample in family.samples:
-                    own.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
+                    own.add_sample(sample.name, {**sample.labels, **named}, sample.value)
         yield from joined.values()
 
 
 def written(families: Sequence[Metric]) -> list[Any]:
-    """`families` as JSON has it."""
+    """Those of `families` that are a replica's own, as JSON has them."""
     return [
         [
             one.name,
@@ -117,6 +125,7 @@ def written(families: Sequence[Metric]) -> list[Any]:
             [[each.name, each.labels, each.value] for each in one.samples],
         ]
         for one in families
+        if one.name not in COMMON
     ]
 
 

@@ -202,7 +202,7 @@ class Tried(Collector):
 
 
 class Queued(Collector):
-    """The jobs by status, as they were last counted; every replica tells the same, as all see one folder."""
+    """The jobs by status, as they were last counted; all replicas count in one folder."""
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs

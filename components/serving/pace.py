@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from statistics import median
 
 KNOWN, FORGET = 8, 256
 """Rows after which an engine's pace is known, and after which what was before counts half."""
 QUICK = 0.0005
 """The most seconds of a quick step. A loop that computes it is busy for so long, and spares two changes of threads."""
 SHORT = 0.004
-"""The same for a request that is alone: nobody is held up but who comes meanwhile."""
+"""The same for a request that is alone in all engines of a replica: nobody is held up but who comes meanwhile."""
 RECENT = 8
 """Steps of which the fastest says what one costs: the others may have waited for Python's lock or for a core."""
 
@@ -31,15 +32,16 @@ class Pace:
     @property
     def quick(self) -> bool:
         """Whether every row takes one step, and that a short one."""
-        return self._within(QUICK)
+        return self._single and min(self.recent) <= QUICK
 
     @property
     def short(self) -> bool:
-        """Whether every row takes one step that a loop can spare where it has nothing else to do."""
-        return self._within(SHORT)
+        """Whether every row takes one step, and that usually one which an idle loop can spare."""
+        return self._single and median(self.recent) <= SHORT
 
-    def _within(self, seconds: float) -> bool:
-        return self.finished >= KNOWN and self.finished == self.taken and min(self.recent) <= seconds
+    @property
+    def _single(self) -> bool:
+        return self.finished >= KNOWN and self.finished == self.taken
 
     def wait(self, rows: int, width: int) -> float:
         """Seconds that `rows` take where all of `width` places are in use; 0 until some are known."""

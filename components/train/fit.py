@@ -1,4 +1,4 @@
-"""A training on Ray Train's workers: how many CPUs and GPUs each gets, and what becomes of lost ones."""
+"""A training by Ray Train, here or on workers: how many CPUs and GPUs each gets, and what becomes of lost ones."""
 
 from __future__ import annotations
 
@@ -45,22 +45,38 @@ def fit_here(plan: Plan) -> None:
     """Run `plan` in this process, by Ray Train's local mode, for which no Ray is started."""
     quiet_environment()  # Ray Train reads its version when it is imported
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
+    from components.train.trainer import Here
     from components.train.worker import work
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # it tells everybody of its local mode
     threads = torch.get_num_threads()
-    trainer = TorchTrainer(
+    trainer = Here(
         work,
-        train_loop_config={"plan": plan, "threads": plan.options.threads or threads},
+        train_loop_config={"plan": plan, "threads": plan.options.threads or min(threads, cluster.cores())},
         scaling_config=ScalingConfig(num_workers=0),
         run_config=RunConfig(name=plan.folder.name),
     )
     try:
         trainer.fit()
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        raise FailedError(
+            f"The memory does not hold {plan.folder.name} ({_cause(error)}); lower train.batch, or raise "
+            "train.accumulate, which keeps the batch and computes it in parts."
+        ) from error
     finally:
         torch.set_num_threads(threads)
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Whether it says that there is no memory left; torch's allocator for the CPU has no class of its own for that."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _cause(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def fit(settings: Settings, plan: Plan, workers: int) -> None:
@@ -95,9 +111,9 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
         with _ending_by_interrupts():
             trainer.fit()
     except TrainingFailedError as error:
-        cause = " ".join(str(error).split())[:500]
         raise FailedError(
-            f"The workers of {plan.folder.name} failed ({cause}); the same command goes on from the last checkpoint."
+            f"The workers of {plan.folder.name} failed ({_cause(error)}); the same command goes on from the last "
+            "checkpoint."
         ) from error
     except RayActorError as error:
         # what the lost controller had reserved is given back when this process leaves the cluster
@@ -139,10 +155,14 @@ def _ending_by_interrupts() -> Iterator[None]:
 
 
 def check_workers(workers: int, threads: int | None) -> None:
-    """Raise `UserError` for more workers than this machine can hold, before anything is started for them."""
+    """Raise `UserError` for more workers or threads than this machine has, before anything is started for them."""
     have = cluster.foreseen()
     if have is not None and workers:
         share(workers, threads, [have])
+    elif have is not None and (threads or 0) > have.cpus:
+        raise UserError(
+            f"train.threads is {threads}, and there are {have.cpus:g} CPUs; ask for at most {have.cpus:g}."
+        )
 
 
 def share(workers: int, threads: int | None, nodes: Sequence[Capacity]) -> tuple[bool, int]:

@@ -1,4 +1,4 @@
-"""Launches a training: in this process, or by Ray Train on as many workers as asked for."""
+"""Launches a training by Ray Train: in this process, or on as many workers as asked for."""
 
 from __future__ import annotations
 

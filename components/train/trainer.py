@@ -11,6 +11,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.local_mode.utils import LocalController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from components.settings import cluster_address
@@ -34,6 +35,13 @@ class Alone(TorchConfig):  # type: ignore[misc]
         """The one that sets nothing up."""
         nothing: type[Backend] = Backend
         return nothing
+
+
+class Here(TorchTrainer):  # type: ignore[misc]
+    """In this process: alone, even where variables of torchrun would have it wait for others."""
+
+    def _get_local_controller(self) -> LocalController:
+        return LocalController(experiment_name=self.run_config.name, datasets=self.datasets)
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]

@@ -16,4 +16,6 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(config["threads"])
     place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    if place.device.type == "cuda":  # a process may have trained before
+        torch.cuda.reset_peak_memory_stats(place.device)
     run_to_outcome(config["plan"], place)

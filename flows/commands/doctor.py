@@ -72,7 +72,9 @@ def _versions() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from components import cluster
+
+    cores = cluster.cores()
     yield Finding(
         "cores", "ok" if cores >= 2 else "note", f"{cores}{'' if cores >= 2 else '; two are comfortable'}"
     )

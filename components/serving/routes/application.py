@@ -68,11 +68,11 @@ def create_app(
         leaving = asyncio.create_task(exposition.keep_leaving(over))
         yield
         over.set()
-        await leaving
         closing()
         catalog.close()
         if recorder is not None:
             recorder.close()
+        await leaving
 
     # the scripts of the pages lie in the package: nothing is loaded from elsewhere
     app = FastAPIOffline(title="Genloom", version=version("genloom"), redoc_url=None, lifespan=lifespan)

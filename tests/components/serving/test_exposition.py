@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from components.serving import exposition
 from components.serving.catalog import Catalog
 from components.serving.exposition import Member
+from components.serving.jobs import Jobs
+from components.serving.metrics import Metrics
 from components.serving.routes.application import create_app
 
 ASKED = "genloom_requests_total"
@@ -57,7 +59,7 @@ def test_any_replica_answers_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert text.count('le="+Inf",model="",replica="two",route="/health"') == 2
         assert asked(one) == {"one": 1.0}, "what has ended took its numbers with it"
         assert [path.name for path in folder.iterdir()] == ["one.json"]
-    assert list(folder.iterdir()) == []
+    assert not folder.exists()
 
 
 def test_the_numbers_of_killed_and_of_other_replicas_harm_nothing(tmp_path: Path) -> None:
@@ -71,6 +73,39 @@ def test_the_numbers_of_killed_and_of_other_replicas_harm_nothing(tmp_path: Path
         assert asked(client) == {"one": 1.0}
         assert not (tmp_path / "killed.json").exists()
         assert (tmp_path / "odd.json").exists()
+
+
+def test_jobs_are_told_once_and_as_they_are_now(tmp_path: Path) -> None:
+    counts = {"running": 1}
+
+    class Counted(Jobs):
+        def counts(self) -> dict[str, int]:  # type: ignore[override]
+            return counts
+
+    apps = [
+        create_app(Catalog({}), jobs=Counted(tmp_path / "jobs"), member=Member(tmp_path / "metrics", name))
+        for name in ("one", "two")
+    ]
+    with TestClient(apps[0]) as one, TestClient(apps[1]) as two:
+        assert 'genloom_jobs{status="running"} 1.0' in two.get("/metrics").text
+        counts["running"] = 0
+        until(Member(tmp_path / "metrics", "two").file.exists)
+        told = [line for line in one.get("/metrics").text.splitlines() if line.startswith("genloom_jobs")]
+        assert told == ['genloom_jobs{status="running"} 0.0']
+
+
+def test_numbers_that_cannot_be_read_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed: list[bool] = []
+    member = Member(tmp_path, "one")
+    monkeypatch.setattr(exposition, "PERIOD", 0.1)
+    monkeypatch.setattr(Metrics, "families", lambda _: {}["none"])
+    with TestClient(create_app(Catalog({}), closing=lambda: closed.append(True), member=member)):
+        until(lambda: "could not be left" in caplog.text)
+        monkeypatch.undo()
+        until(member.file.exists)
+    assert closed == [True]
 
 
 def test_a_replica_whose_folder_cannot_be_written_tells_of_itself(

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,6 +105,13 @@ def test_a_short_step_is_computed_on_the_loop_for_a_request_that_is_alone(
         assert where
         assert here not in where
         time.sleep(0.3)  # until the engine's thread sleeps
+    where.clear()
+    with monkeypatch.context() as patch:  # another model of the replica is at work
+        patch.setattr("components.serving.engine.ENGINES", [engine, SimpleNamespace(busy=True)])
+        assert torch.equal(asyncio.run(soon(engine, ask([7], 1))), alone)
+    assert where
+    assert here not in where
+    time.sleep(0.3)
     monkeypatch.setattr("components.serving.pace.SHORT", 0.0)
     where.clear()
     assert torch.equal(asyncio.run(soon(engine, ask([7], 1))), alone)

@@ -20,9 +20,14 @@ def test_more_workers_than_cores_are_refused_before_anything_is_started(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    cores = os.cpu_count() or 1
+    cores = cluster.cores()
     check_workers(0, None)
+    check_workers(0, cores)
     check_workers(cores, None)
+    with pytest.raises(
+        UserError, match=rf"train.threads is {cores + 1}, and there are {cores} CPUs; ask for at most"
+    ):
+        check_workers(0, cores + 1)
     with pytest.raises(
         UserError, match=rf"{cores + 1} workers × 1 CPU each = {cores + 1} CPUs, and there are {cores};"
     ):
