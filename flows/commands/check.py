@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import typer
@@ -66,14 +65,14 @@ def _finding(project: Project, product: str, run: str | None = None) -> str:
 
 
 def _check_serving(project: Project, as_json: bool) -> None:
+    from components import cluster
     from components.serving import declared
-    from components.settings import cluster_address
 
     path = project.root / declared.FILE
     if not path.is_file():
         return
     rows = declared.read_declaration(path, project)
-    if not cluster_address():
-        declared.check_cpus(rows, os.cpu_count() or 1, str(path))
+    if (have := cluster.foreseen()) is not None:
+        declared.check_cpus(rows, have.cpus, str(path))
     if not as_json:
         typer.echo(f"{path}: ok, {len(rows)} applications")

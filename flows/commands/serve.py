@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,9 +102,9 @@ def _product(project: Project, product: str, which: str, replicas: int | None) -
 
 def _declared(project: Project, file: Path | None, which: str, replicas: int | None) -> Wish:
     """The applications of a file, by default serve.yaml, checked now so that what is wrong starts nothing."""
+    from components import cluster
     from components.filtering import open_filter
     from components.serving import declared, deployment
-    from components.settings import cluster_address
 
     path = file or project.root / declared.FILE
     if file is None and not path.is_file():
@@ -117,8 +116,8 @@ def _declared(project: Project, file: Path | None, which: str, replicas: int | N
             f"With {path}, versions and replicas stand in the file; leave --version and --replicas out."
         )
     rows = declared.read_declaration(path, project)
-    if not cluster_address():
-        declared.check_cpus(rows, os.cpu_count() or 1, str(path))
+    if (have := cluster.foreseen()) is not None:
+        declared.check_cpus(rows, have.cpus, str(path))
     from components.promotion.registry import Registry
 
     deployment.resolve(Registry(project.settings), rows)

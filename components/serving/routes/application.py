@@ -64,6 +64,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        """What runs beside the routes, and what is closed after them, in this order."""
         over = asyncio.Event()
         leaving = asyncio.create_task(exposition.keep_leaving(over))
         yield

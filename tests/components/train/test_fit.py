@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
+import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from components import cluster
 from components.cluster import Capacity
-from components.errors import UserError
-from components.project import TrainOptions
+from components.errors import FailedError, UserError
+from components.project import TrainOptions, open_project
 from components.settings import Settings
-from components.train import fit
+from components.train import fit, worker
 from components.train.fit import check_workers, said_of_controller, share, workers_of
+from components.train.launch import train
+from components.train.loop import Place
+from components.train.plan import Plan
+from components.train.runs import load_run
+
+SMALL = ["train.steps=20", "train.threads=1", "model.width=64"]
 
 
 def test_more_workers_than_cores_are_refused_before_anything_is_started(
@@ -173,3 +181,66 @@ def test_one_worker_has_no_process_group_and_two_have(monkeypatch: pytest.Monkey
 
     assert Alone().backend_cls is Backend
     assert TorchConfig().backend_cls is not Backend
+
+
+@pytest.mark.usefixtures("project")
+def test_without_a_ray_it_is_ray_trains_local_mode_in_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+    import ray.train.torch
+
+    seen: list[tuple[int, int]] = []
+    usual = worker.run_to_outcome
+
+    def watched(plan: Plan, place: Place) -> None:
+        seen.append((os.getpid(), torch.get_num_threads()))
+        assert ray.train.get_context().get_world_size() == place.world == 1
+        usual(plan, place)
+
+    monkeypatch.setattr(worker, "run_to_outcome", watched)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)  # as torchrun does, which would have it wait for a second process
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a Ray was started"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        trained = train(open_project(), "digits-vae", SMALL)
+        assert torch.get_num_threads() == threads + 1, "train.threads is the training's only"
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [(os.getpid(), 1)]
+    assert not logging.getLogger("ray.train.v2").isEnabledFor(logging.INFO), "it would tell of its local mode"
+    assert load_run(trained.folder).workers == 0
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
+        MemoryError(),
+    ],
+    ids=["gpu", "cpu", "python"],
+)
+def test_want_of_memory_is_one_sentence_and_a_bug_is_none(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(plan: Plan, place: Place) -> None:
+        raise raised
+
+    monkeypatch.setattr(worker, "run_to_outcome", fails)
+    raised: Exception = error
+    with pytest.raises(
+        FailedError, match=r"The memory does not hold digits-vae-\w+ \(.+\); lower train.batch"
+    ):
+        train(open_project(), "digits-vae", SMALL, workers=0)
+    raised = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        train(open_project(), "digits-vae", SMALL, workers=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -18,11 +17,9 @@ from safetensors.torch import load_file
 from components.errors import FailedError, UserError
 from components.families.family import Batch
 from components.project import open_project
-from components.train import checkpoint, worker
+from components.train import checkpoint
 from components.train.attempts import Trained
 from components.train.launch import train
-from components.train.loop import Place
-from components.train.plan import Plan
 from components.train.runs import load_run, read_progress, read_run, read_runs
 from components.train.step import Trainee
 from components.train.wanted import plan_of
@@ -244,69 +241,6 @@ def test_one_damaged_run_does_not_hide_the_others(project: Path, caplog: pytest.
     (bad / "run.json").write_text("{")
     assert [run.id for run in read_runs(open_project().settings)] == [trained.run_id]
     assert "bad/run.json is damaged" in caplog.text
-
-
-@pytest.mark.usefixtures("project")
-def test_without_a_ray_it_is_ray_trains_local_mode_in_this_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import ray
-    import ray.train.torch
-
-    seen: list[tuple[int, int]] = []
-    usual = worker.run_to_outcome
-
-    def watched(plan: Plan, place: Place) -> None:
-        seen.append((os.getpid(), torch.get_num_threads()))
-        assert ray.train.get_context().get_world_size() == place.world == 1
-        usual(plan, place)
-
-    monkeypatch.setattr(worker, "run_to_outcome", watched)
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)  # as torchrun does, which would have it wait for a second process
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", "1")
-    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a Ray was started"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
-    try:
-        trained = train(open_project(), "digits-vae", SMALL)
-        assert torch.get_num_threads() == threads + 1, "train.threads is the training's only"
-    finally:
-        torch.set_num_threads(threads)
-    assert seen == [(os.getpid(), 1)]
-    assert not logging.getLogger("ray.train.v2").isEnabledFor(logging.INFO), "it would tell of its local mode"
-    assert load_run(trained.folder).workers == 0
-
-
-@pytest.mark.usefixtures("project")
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
-        RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
-        ),
-        MemoryError(),
-    ],
-    ids=["gpu", "cpu", "python"],
-)
-def test_want_of_memory_is_one_sentence_and_a_bug_is_none(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fails(plan: Plan, place: Place) -> None:
-        raise raised
-
-    monkeypatch.setattr(worker, "run_to_outcome", fails)
-    raised: Exception = error
-    with pytest.raises(
-        FailedError, match=r"The memory does not hold digits-vae-\w+ \(.+\); lower train.batch"
-    ):
-        go(SMALL)
-    raised = RuntimeError("a bug")
-    with pytest.raises(RuntimeError, match=r"^a bug$"):
-        go(SMALL)
 
 
 @pytest.mark.usefixtures("project")
