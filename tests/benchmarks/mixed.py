@@ -76,7 +76,8 @@ async def mixture(url: str, lasting: float) -> tuple[Load, int, Load]:
     async def reader(leave: int | None) -> None:
         nonlocal texts
         while not over():
-            texts += await listen(f"{url}{COMPLETE}", text(next(seeds)), leave) is not None
+            heard = await listen(f"{url}{COMPLETE}", text(next(seeds)), leave)
+            texts += heard is not None  # not in one line with the waiting: others count meanwhile
 
     drawing: Iterator[dict[str, object]] = (
         {"model": "mnist", "n": 1 + seed % 8, "seed": seed} for seed in itertools.count()
