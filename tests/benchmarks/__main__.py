@@ -40,7 +40,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 SPEED: dict[str, Benchmark] = {
     "ingest": ingest.run,
-    "training": training.run,
+    "training-vae": training.here("vae"),
+    "training-gan": training.here("gan"),
+    "training-worker": training.by_worker,
     "scaling": scaling.run,
     "scaling-large": scaling.large,
     "scaling-unet": scaling.unet,

@@ -2,7 +2,9 @@
 
 Both ways of Ray Train: in the process of the command, as a machine without a Ray trains by default, and as a worker.
 Machines are noisy for seconds and minutes, and two runs one after the other may differ by a fifth. So both are started,
-and in turns one of them is let go and the other stopped, Ray's processes with the one that they belong to.
+and in turns one of them is let go and the other stopped, Ray's processes with the one that they belong to. A process
+also stays as fast or slow as it happened to begin, so there are several pairs of new ones, and beside them pairs in
+which the bare loop runs against itself: what these differ by is no loop's doing.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import psutil
 import torch
@@ -32,44 +35,62 @@ from tests.benchmarks.data import mnist
 from tests.benchmarks.load import seconds
 from tests.benchmarks.row import Row
 
-WAYS = {0: "in its local mode, the default", 1: "by one worker"}
-"""Numbers of workers, and what they are called in the table."""
-FAMILIES, BATCH, WARM, FOREVER = ("vae", "gan"), 128, 100, 10**6
-TURN, BLOCKS, TURNS = 2.0, 5, 8
-"""Seconds of a turn; blocks of so many turns each, whose ratios are told beside their median."""
+Call: TypeAlias = tuple[object, ...]
+"""A function of this module by its name, and what it is given beside project, family and folder."""
+BATCH, WARM, FOREVER = 128, 100, 10**6
+TURN, PAIRS, TURNS = 2.0, 7, 6
+"""Seconds of a turn; pairs of new processes, each with so many turns, whose ratios are told beside their median."""
 PATIENCE = 180.0
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def run(project: Path) -> list[Row]:
-    """Both families, both ways; the median of the blocks' ratios."""
-    dataset = mnist(project)
-    return [against_bare(project, family, workers, dataset.folder) for workers in WAYS for family in FAMILIES]
+def here(family: str) -> Callable[[Path], list[Row]]:
+    """The benchmark of a family in the process of the command, and of the bare loop against itself."""
+
+    def run(project: Path) -> list[Row]:
+        bare = ("bare", str(mnist(project).folder))
+        what = (
+            f"training loop through Ray Train, in its local mode, the default, against bare torch, {family}"
+        )
+        ours = compared(what, "≤ 3%", project, family, ("through_ray", 0), bare)
+        return [
+            ours,
+            compared(f"the bare loop against itself, {family}", "stated", project, family, bare, bare),
+        ]
+
+    return run
 
 
-def against_bare(project: Path, family: str, workers: int, dataset: Path) -> Row:
-    """One family, one way."""
-    with side(project, family, "through_ray", workers) as ours:
-        ours.warm_up()
-        with side(project, family, "bare", str(dataset)) as bare:
-            bare.warm_up()
-            ratios = [block(ours, bare) for _ in range(BLOCKS)]
+def by_worker(project: Path) -> list[Row]:
+    """Both families by one worker of Ray Train."""
+    bare = ("bare", str(mnist(project).folder))
+    what = "training loop through Ray Train, by one worker, against bare torch"
+    return [
+        compared(f"{what}, {family}", "≤ 3%", project, family, ("through_ray", 1), bare)
+        for family in ("vae", "gan")
+    ]
+
+
+def compared(what: str, wanted: str, project: Path, family: str, one: Call, other: Call) -> Row:
+    """How much slower `one` is than `other`."""
+    ratios = [pair(project, family, one, other) for _ in range(PAIRS)]
     slower = 100 * (1 - statistics.median(ratios))
-    each = ", ".join(f"{100 * (1 - value):+.1f}" for value in ratios)
-    measured = f"{abs(slower):.1f}% {'slower' if slower > 0 else 'faster'} (% slower, each block: {each})"
-    figures = {f"ratio {number}": value for number, value in enumerate(ratios)}
-    what = f"training loop through Ray Train, {WAYS[workers]}, against bare torch, {family}"
-    return Row(what, measured, "≤ 3%", figures)
+    each = ", ".join(f"{100 * (1 - value):+.1f}" for value in sorted(ratios, reverse=True))
+    measured = f"{abs(slower):.1f}% {'slower' if slower > 0 else 'faster'} (% slower, each pair: {each})"
+    return Row(what, measured, wanted, {f"ratio {number}": value for number, value in enumerate(ratios)})
 
 
-def block(ours: Side, bare: Side) -> float:
-    """How many times as fast ours is, over some turns of each."""
-    before = ours.at, bare.at
-    for _ in range(TURNS):
-        ours.turn()
-        bare.turn()
-    rates = [now.at.since(then) for now, then in zip((ours, bare), before, strict=True)]
-    print(f"  {rates[0]:,.1f} steps/s through Ray Train, {rates[1]:,.1f} in a bare loop", flush=True)
+def pair(project: Path, family: str, one: Call, other: Call) -> float:
+    """How many times as fast `one` is as `other`, both in processes of their own, over some turns of each."""
+    with side(project, family, *one) as first, side(project, family, *other) as second:
+        first.warm_up()
+        second.warm_up()
+        before = first.at, second.at
+        for _ in range(TURNS):
+            first.turn()
+            second.turn()
+    rates = [now.at.since(then) for now, then in zip((first, second), before, strict=True)]
+    print(f"  {family}: {rates[0]:,.1f} steps/s of {one[0]}, {rates[1]:,.1f} of {other[0]}", flush=True)
     return rates[0] / rates[1]
 
 
@@ -124,7 +145,7 @@ class Side:
 
 
 @contextmanager
-def side(project: Path, family: str, name: str, *arguments: object) -> Iterator[Side]:
+def side(project: Path, family: str, name: object, *arguments: object) -> Iterator[Side]:
     """A process that calls this module's function of that name, stopped; it is ended with all that it started."""
     folder = project / f"side-{name}-{family}-{time.time_ns()}"
     call = f"{name}({', '.join(map(repr, (str(project), family, str(folder), *arguments)))})"
