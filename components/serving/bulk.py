@@ -111,10 +111,12 @@ class Clerk:
         self.jobs.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.jobs.folder / ".clerk"):
             idle = time.monotonic()
-            while time.monotonic() - idle < IDLE or not self._leave():
+            while True:
                 try:
                     if self._start():
                         idle = time.monotonic()
+                    elif time.monotonic() - idle >= IDLE:
+                        self._leave()
                 except Exception:  # a folder that cannot be read now may be read the next time
                     log.exception("the queue of jobs could not be read")
                 self._look.wait(EVERY)
@@ -131,14 +133,13 @@ class Clerk:
                 self._running[job.id].start()
         return bool(self._running)
 
-    def _leave(self) -> bool:
+    def _leave(self) -> None:
         """End this process unless a job has come; the lock is held until it has ended, so that none can come."""
         with self.jobs.lock():
             if any(self.jobs.open()):
-                return False
+                return
             ray.kill(self._self)
             time.sleep(PATIENCE)
-        return False
 
     def _work(self, job: Job) -> None:
         """Run `job` to its end, or until the processes that generate have died too often at one stroke."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,19 +42,26 @@ class Course:
     """How far a replica is with one product: what it saw of the ledger, and what it tries again, and when.
 
     `given_up` are the lines that made versions champion which cannot be served, each with the reason until the
-    ledger has it.
+    ledger has it; `faults` count how often the version of a line could not be loaded, which `failures`, of anything
+    one after the other, do not tell.
     """
 
     seen: tuple[int, int] | None = None
     failures: int = 0
     again: float = 0.0
     given_up: dict[str, str] = field(default_factory=dict)
+    faults: Counter[str] = field(default_factory=Counter)
 
     def later(self) -> None:
         """Look again, after twice the time of the last failure."""
         self.seen = None
         self.again = time.monotonic() + min(SLOWEST, 2.0**self.failures)
         self.failures += 1
+
+    def last_try(self, turn: str) -> bool:
+        """Count a failure that is the own one of the version which `turn` names; whether it is not tried again."""
+        self.faults[turn] += 1
+        return self.faults[turn] >= TRIES
 
     def moved(self, ledger: Path) -> bool:
         """Whether the ledger is another than at the last look; a look that failed counts as none."""

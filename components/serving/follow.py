@@ -31,7 +31,7 @@ from components.serving.catalog import (
     open_catalog,
     open_version,
 )
-from components.serving.course import LINGER, TRIES, Course, NotNowError, Rest
+from components.serving.course import LINGER, Course, NotNowError, Rest
 from components.serving.trials import Trials
 from components.settings import Settings
 
@@ -148,7 +148,7 @@ class Follower:
             return
         except Exception as error:  # a damaged file, a model that raises or hangs: all are the version's own
             log.exception("%s/%s cannot be served", product, standing.champion)
-            if course.failures + 1 >= TRIES:
+            if course.last_try(turn):
                 course.given_up[turn] = f"it could not be loaded and warmed: {error}"
                 self._give_up(product, course, turn, len(standing.champions) > 1)
             else:

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from components import files
 from components.errors import UserError
@@ -133,7 +134,13 @@ class Jobs:
         return FileLock(self.folder / ".lock")
 
     def create(self, job: Job) -> None:
-        """Put a job into the queue; raises `TooManyJobsError`."""
+        """Put a job into the queue; raises `TooManyJobsError`, and `UserError` for what no file can hold."""
+        try:
+            content = job.model_dump_json(indent=2)
+        except PydanticSerializationError as error:
+            raise UserError(
+                "The “request” holds half a character (a lone surrogate); send whole text."
+            ) from error
         with self.lock():
             running = [other.key for other in self.open()]
             if running.count(job.key) >= OPEN or len(running) >= ALL_OPEN:
@@ -143,7 +150,7 @@ class Jobs:
                 )
             with files.draft(self.folder / job.id) as draft:
                 (draft / DATA).mkdir(parents=True)
-                (draft / JOB).write_text(job.model_dump_json(indent=2), encoding="utf-8")
+                (draft / JOB).write_text(content, encoding="utf-8")
 
     def get(self, name: str) -> tuple[Job, State]:
         """The job of that id and how far it is. Raises `UnknownJobError`."""

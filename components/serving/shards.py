@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotYetError
@@ -47,7 +48,8 @@ def fitting(loaded: Loaded, body: BaseModel, n: int) -> int:
 def open_job(job: Job, settings: Settings) -> Loaded:
     """The version that a job was ordered of, loaded and warm. Raises `UserError` if it is not there any more."""
     loaded = open_version(Served(job.product, job.version, job.artifact, 0, terms=job.terms), settings)
-    loaded.engine.patience = math.inf  # nobody waits for a row, however slow the model is
+    # nobody waits for a row, however slow the model is or however many tiles a picture has
+    loaded.engine.patience, loaded.engine.queue = math.inf, sys.maxsize
     if loaded.model.digest != job.digest:
         loaded.engine.close()
         raise FailedError(f"{job.product}/{job.version} is not what the job was ordered of; order it again.")

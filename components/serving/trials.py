@@ -18,7 +18,7 @@ from components.promotion.canary import Verdict, decide
 from components.promotion.ledger import Line
 from components.serving import tallies
 from components.serving.catalog import Catalog, Loaded, Served, close_unwanted
-from components.serving.course import LINGER, TRIES, Course, NotNowError, Rest
+from components.serving.course import LINGER, Course, NotNowError, Rest
 from components.serving.tallies import Seen
 from components.serving.trial import Trial
 from components.settings import Settings
@@ -135,7 +135,7 @@ class Trials:
             return
         except Exception as error:
             log.exception("%s/%s cannot be tried", product, began.version)
-            if course.failures + 1 >= TRIES:
+            if course.last_try(began.hash):
                 course.given_up[began.hash] = f"It could not be loaded and warmed: {error}"
             else:
                 course.later()
@@ -197,7 +197,10 @@ class Trials:
         trial = self.catalog.trials[product]
         self.catalog.end(product)
         trial.close()
-        self._write(product, trial)
+        try:
+            self._write(product, trial)
+        except OSError:  # the last of many tallies; the version must be let go all the same
+            log.exception("the last tally of %s could not be written", trial.loaded.name)
         if self.catalog.loaded.get(product) is not trial.loaded:
             if trial.stuck:
                 self.catalog.forget(trial.loaded)  # its thread cannot be ended, so nobody may wait for that

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -69,11 +69,12 @@ def create_app(
         leaving = asyncio.create_task(exposition.keep_leaving(over))
         yield
         over.set()
-        closing()
-        catalog.close()
-        if recorder is not None:
-            recorder.close()
-        await leaving
+        async with AsyncExitStack() as last:  # whatever one of them raises, the others are closed
+            last.push_async_callback(lambda: leaving)
+            if recorder is not None:
+                last.callback(recorder.close)
+            last.callback(catalog.close)
+            last.callback(closing)
 
     # the scripts of the pages lie in the package: nothing is loaded from elsewhere
     app = FastAPIOffline(title="Genloom", version=version("genloom"), redoc_url=None, lifespan=lifespan)

@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict
 from components.modalities.completion import CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest
-from components.serving.catalog import Catalog, Loaded
+from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import Made, Making, check_whole, ready
 from components.serving.routes.answers import Files, also
 from components.serving.routes.description import any_body
+from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import done
 from components.serving.routes.forms import loads, validated
 from components.serving.routes.models import find, headers
@@ -65,6 +66,8 @@ async def _respond(loaded: Loaded, body: BaseModel) -> Response:
     made = []
     for first in range(0, making.count, loaded.engine.width):
         made += await asyncio.to_thread(_taken, making, output, first, loaded.engine.width)
+    if all(one.content is None for one in made):
+        raise WithheldError(str(Withheld(made[0].withheld or "")))
     answer = await asyncio.to_thread(_written, loaded, made)
     return Response(answer, media_type="application/json", headers=headers(loaded, made[0].seed))
 

@@ -7,18 +7,20 @@ told not to (components/serving/haproxy.py), and this begins to look only at req
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from starlette.types import Message, Receive, Scope, Send
 
 from components.serving.haproxy import SILENCE
-from components.serving.routes.errors import answer
+from components.serving.routes.errors import answer, content
 
 SOON = 0.05
 """Seconds after which a request is looked at; most have their answer before."""
 LONGEST = float(SILENCE)
 """Seconds that a request may take."""
+LATE = "The request took longer than the server allows; ask for less."
 
 
 class Leaving:
@@ -26,20 +28,25 @@ class Leaving:
 
     def __init__(self, receive: Receive, send: Send, longest: float = LONGEST) -> None:
         self.receive, self._send, self.longest = receive, send, longest
-        self.began = self.ended = False
+        self.began = self.ended = self.events = False
         self.why: Literal["gone", "late"] | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def send(self, message: Message) -> None:
         """Hand a part of the answer on."""
         self.began = True
+        if message["type"] == "http.response.start":
+            self.events = any(
+                name == b"content-type" and value.startswith(b"text/event-stream")
+                for name, value in message["headers"]
+            )
         await self._send(message)
         self.ended = message["type"] == "http.response.body" and not message.get("more_body")
 
     async def attend(self, scope: Scope, answering: Callable[[Send], Awaitable[None]]) -> None:
         """Wait for `answering`, given where to send; it is cancelled when nobody waits for it any more.
 
-        What takes too long is answered with 408, unless its answer has begun.
+        What takes too long is answered with 408, or where a stream of events has begun with an event that says so.
         """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
@@ -54,8 +61,10 @@ class Leaving:
             if self._watch is not None:
                 self._watch.cancel()
         if self.why == "late" and not self.began:
-            message = "The request took longer than the server allows; ask for less."
-            await answer(408, message, "timeout")(scope, self.receive, self._send)
+            await answer(408, LATE, "timeout")(scope, self.receive, self._send)
+        elif self.why == "late" and self.events and not self.ended:
+            event = b"data: %b\n\n" % json.dumps(content(408, LATE, "timeout")).encode()
+            await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
     def _begin(self, task: asyncio.Task[object]) -> None:
         self._watch = asyncio.get_running_loop().create_task(self._look(task))

@@ -16,7 +16,7 @@ from fastapi.responses import Response
 from components.errors import FailedError
 from components.serving.catalog import Catalog, Loaded
 from components.serving.engine import QueueFullError
-from components.serving.routes.errors import UnknownModelError
+from components.serving.routes.errors import UnknownModelError, WithheldError
 from components.serving.routes.models import find
 from components.serving.trial import Trial
 
@@ -62,11 +62,13 @@ def key_of(request: Request, body: Any) -> str:
 
 
 async def _tried(trial: Trial, ask: Ask) -> Response:
-    """The canary's answer, or the champion's if there is none."""
+    """The canary's answer, or the champion's if there is none; what the filter withholds is an answer as well."""
     try:
         return await _unless_stuck(trial, ask(trial.asked))
     except QueueFullError:
         return await ask(trial.usual)
+    except WithheldError:
+        raise
     except Exception as error:
         fault = error
     response = await ask(trial.usual)  # what the champion raises is the request's own fault

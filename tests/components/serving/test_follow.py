@@ -148,6 +148,25 @@ def test_what_is_no_fault_of_the_version_is_tried_again(
     assert version(follower.catalog) == 2
 
 
+def test_failures_that_are_not_its_own_leave_a_version_its_second_try(
+    follower: Follower, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move(settings, 2)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a passing failure")
+
+    with monkeypatch.context() as away:
+        away.setattr(follow, "intact", fails)
+        again(follower)
+    with monkeypatch.context() as once:
+        once.setattr(follow, "open_version", fails)
+        again(follower)
+    assert ledger.standing(ledger.read(ledger.path_of(settings, "digits"))).champion == 2
+    again(follower)
+    assert version(follower.catalog) == 2
+
+
 def test_a_broken_filter_is_no_fault_of_the_version(
     follower: Follower, settings: Settings, tmp_path: Path
 ) -> None:

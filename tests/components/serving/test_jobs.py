@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from fastapi.testclient import TestClient
+from filelock import FileLock
 from PIL import Image
 
-from components.families.family import Shape
+from components.families.family import Requests, Shape
+from components.serving import bulk
 from components.serving.catalog import Catalog
 from components.serving.jobs import LARGEST, MOST, OPEN, SMALLEST, Jobs, State, part, rows_of
 from components.serving.keys import Keyring
@@ -320,6 +324,53 @@ def test_a_job_whose_files_are_damaged_takes_no_other_with_it(client: TestClient
     assert {one["id"] for one in client.get(JOBS).json()["data"]} == {lost, whole}
     assert jobs.counts()["queued"] == 2
     assert jobs.prune(time.time() + 1) == [broken]
+
+
+def test_a_job_has_room_for_all_of_its_rows(client: TestClient, jobs: Jobs, tmp_path: Path) -> None:
+    """A picture in tiles may have as many rows as the queue of a serving engine holds, and two are asked at a time."""
+    job, _ = jobs.get(ordered(client, model="digits", n=5)["id"])
+    loaded = open_job(job, Settings(home=tmp_path))
+    work = [loaded.engine.submit(Requests(seed=torch.arange(1024))) for _ in range(2)]
+    assert [len(one.result()) for one in work] == [1024, 1024]
+    loaded.engine.close()
+
+
+def test_a_job_with_half_a_character_is_refused(client: TestClient, jobs: Jobs) -> None:
+    answer = client.post(
+        JOBS,
+        content=b'{"model":"digits","n":1,"request":{"user":"\\ud800"}}',
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == 400, answer.text
+    assert "half a character" in answer.json()["error"]["message"]
+    assert jobs.ids() == []
+
+
+def test_the_clerk_outlives_a_folder_that_is_away(
+    client: TestClient, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is away when the clerk, which has nothing to do, wants to leave."""
+    clerk, left = bulk.Clerk.__new__(bulk.Clerk), threading.Event()
+    clerk.jobs, clerk._look, clerk._running, clerk._self = jobs, threading.Event(), {}, None
+    locks = iter([OSError("stale file handle")])
+
+    def lock() -> FileLock:
+        if (error := next(locks, None)) is not None:
+            raise error
+        return FileLock(jobs.folder / ".lock")
+
+    def kill(_: object) -> None:
+        left.set()
+        raise SystemExit
+
+    jobs.folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(jobs, "lock", lock)
+    monkeypatch.setattr(bulk.ray, "kill", kill)
+    monkeypatch.setattr(bulk, "IDLE", 0.0)
+    monkeypatch.setattr(bulk, "EVERY", 0.01)
+    with pytest.raises(SystemExit):
+        clerk._run()
+    assert left.is_set()
 
 
 def test_a_job_waits_for_its_engine_however_slow_it_is(

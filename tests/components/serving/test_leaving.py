@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -102,6 +103,27 @@ def test_an_answer_that_has_begun_and_takes_too_long_ends() -> None:
         return client.got
 
     assert asyncio.run(run()) == [HEAD, PART]
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_event_that_says_so() -> None:
+    opening: Message = {**HEAD, "headers": [(b"content-type", b"text/event-stream; charset=utf-8")]}
+
+    async def stream(send: Send) -> None:
+        await send(opening)
+        await send(PART)
+        await asyncio.Event().wait()
+
+    async def run() -> list[Message]:
+        client = Client()
+        await client.asks(stream, longest=2 * SOON)
+        return client.got
+
+    *before, last = asyncio.run(run())
+    assert before == [opening, PART]
+    assert not last["more_body"]
+    event = last["body"].decode()
+    assert event.endswith("\n\n")
+    assert json.loads(event.removeprefix("data: "))["error"]["code"] == "timeout"
 
 
 def test_a_client_that_has_its_answer_may_leave_while_something_is_still_to_be_done() -> None:

@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from components.families.family import Shape
+from components.filtering import ContentFilter
 from components.promotion.canary import Criteria
 from components.promotion.ledger import Line
 from components.serving import trial as trials
@@ -22,6 +23,7 @@ from components.serving.routes import sides
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.serving.trial import Trial
+from components.terms import Terms
 from tests.components.serving.painter import Painter, served
 from tests.components.serving.parrot import CHAT, COMPLETE, HI, parrot, stream, texts
 
@@ -298,3 +300,20 @@ def test_probes_compare_the_same_seeds(catalog: Catalog, tmp_path: Path) -> None
     assert canary.ours.variety == canary.theirs.variety, "the two are the same model"
     assert canary.ours.variety.count == 24
     assert canary.ours.requests == 0, "a probe is no request"
+
+
+def test_what_the_filter_withholds_is_no_failure_of_the_canary(
+    catalog: Catalog, client: TestClient, tmp_path: Path
+) -> None:
+    """Its client is told so as the champion's would be."""
+    code = tmp_path / "own.py"
+    code.write_text("def refuse(content, media_type):\n    return 'all of it'\n")
+    terms = Terms(code=code)
+    folder = tmp_path / "canary"
+    folder.mkdir()
+    loaded = version(served(folder, "animals", Painter(), Shape(data=(1, 8, 8), classes=3)), 3)
+    strict = dataclasses.replace(loaded, filter=ContentFilter(terms))
+    canary = begun(catalog, "canary", strict, share=0.5)
+    answer = client.post(DRAW, json={"model": "animals@canary"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "content_policy_violation")
+    assert canary.theirs.failed == 0

@@ -219,6 +219,21 @@ def test_a_canary_that_cannot_be_loaded_is_withdrawn(
     assert "could not be loaded and warmed: no such layer" in last(settings).reasons[0]
 
 
+def test_a_canary_ends_though_its_last_tally_cannot_be_written(
+    replica: Callable[[], Follower], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = replica()
+    began(settings, follower, 2)
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tallies, "write", full)
+    follower.trials._end("digits")
+    assert "digits" not in follower.catalog.trials
+    assert len(follower.trials._leaving) == 1, "it is let go when it is idle for long"
+
+
 def test_a_stopped_canary_answers_no_more(replica: Callable[[], Follower], settings: Settings) -> None:
     follower = replica()
     began(settings, follower, 2, criteria=Criteria(share=1.0, requests=1000))

@@ -124,6 +124,8 @@ def test_pictures_are_left_out_and_an_answer_of_none_is_refused(client: TestClie
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "content_policy_violation"
     assert "an even file" in refused.json()["error"]["message"]
+    body = {"model": "digits", "n": 1, "seed": left_out[0]["seed"]}
+    assert client.post("/v1/generations", json=body).json() == refused.json()
 
 
 def test_a_stream_of_pictures_says_which_are_withheld(client: TestClient) -> None:
