@@ -62,7 +62,7 @@ class TextRow(DatasetRow):
     def _compiles(cls, keep: str | None) -> str | None:
         try:
             re.compile(keep or "")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"this regular expression does not compile ({error}); mend it") from error
         return keep
 

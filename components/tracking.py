@@ -153,7 +153,7 @@ def _follow_move(home: Path) -> None:
 
 
 def experiment_of(client: MlflowClient, settings: Settings, product: str) -> str:
-    """The id of the product's experiment, created if it is missing."""
+    """The id of the product's experiment, created if it is missing and restored if it was deleted."""
     found = client.get_experiment_by_name(product)
     if found is None:
         location = None if served(settings) else f"{artifacts(settings.home)}/{product}"
@@ -163,6 +163,10 @@ def experiment_of(client: MlflowClient, settings: Settings, product: str) -> str
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(product)
+    if (
+        found.lifecycle_stage != "active"
+    ):  # somebody has deleted it, and its name is taken until it is restored
+        client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from components.data.example import legible
 from components.data.folder import METADATA
 from components.data.paired import is_paired
+from components.data.parquet import parquet_files
 from components.data.texts import PLAIN, RECORDS, suffix, text_files
 from components.data.trees import Folder
 from components.errors import UserError
@@ -70,7 +71,7 @@ def describe_pictures(place: Path, where: str, options: Mapping[str, Any]) -> Fo
         "fit": "crop",
         **options,
     }  # written out: a person sees what to change
-    tables = [place] if place.suffix == ".parquet" else sorted(place.rglob("*.parquet"))
+    tables = parquet_files(place) if place.is_dir() or place.suffix == ".parquet" else []
     if tables:
         return ParquetRow(source="parquet", path=where, **{**_captioned(_texts(tables[0])), **wanted})
     columns = sorted({"image", "label"} & options.keys())

@@ -29,13 +29,21 @@ ROWS = 256
 
 def open_parquet(path: Path, row: ParquetRow) -> Source:
     """The rows of the Parquet file `path`, or of all those below it, sorted by path; raises `UserError`."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    files = parquet_files(path)
     if not files:
         raise UserError(f"There is no *.parquet in {path}; give a Parquet file or the folder of some.")
     names = {file: file.name if file == path else file.relative_to(path).as_posix() for file in files}
     return open_tables(
         {file: (legible(names[file]), split) for file, split in _splits(path, files).items()}, row
     )
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """The Parquet file `path`, or all below it; a writer's folders called so and hidden files are none."""
+    if path.is_file():
+        return [path]
+    found = (file for file in path.rglob("*.parquet") if file.is_file())
+    return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(path).parts))
 
 
 def open_remote_parquet(project: Project, row: ParquetRow, progress: Progress) -> Source:
@@ -56,7 +64,13 @@ def open_tables(tables: Mapping[Path, tuple[str, Split | None]], row: ParquetRow
         label = None  # only the default name: such a dataset has no classes
     for file in files:
         _check(file, facts[file].schema.to_arrow_schema(), row, label)
-    table = _Table(row, label, _class_names(first, label))
+    classes = _class_names(first, label)
+    for file in files if classes else ():
+        if _class_names(facts[file].schema.to_arrow_schema(), label) not in ((), classes):
+            raise UserError(
+                f"{file} names other classes than {files[0]}, or in another order; write both alike."
+            )
+    table = _Table(row, label, classes)
     used = {row.image, label, row.caption, row.origin}
     return Source(
         shape=(row.channels, *row.size),
@@ -102,6 +116,8 @@ class _Table:
             if not 0 <= label < len(self.classes):
                 return Dropped(name, "with a label that has no name")
             label = self.classes[label]
+        if self.classes and str(label) not in self.classes:
+            return Dropped(name, "with a label that has no name")
         caption = None if row.caption is None else (found[row.caption] or "").strip()
         if caption == "":
             return Dropped(name, "without a caption")
@@ -123,6 +139,10 @@ def _whole(file: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         cause = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{file} is no whole Parquet file ({cause}); copy it again or remove it.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"A text in {file} is not UTF-8 ({error}); write the file again with whole texts."
+        ) from error
 
 
 def _metadata(file: Path) -> pq.FileMetaData:

@@ -88,9 +88,9 @@ class Archive(Tree):
         try:
             self._zip = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
             self._members = self._from_tar() if self._zip is None else self._from_zip(self._zip)
+            common = posixpath.commonpath([posixpath.dirname(name) for name in self._members] or [""])
         except (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError) as error:
             raise UserError(f"{where} is no whole tar or zip file ({error}); correct its row.") from error
-        common = posixpath.commonpath([posixpath.dirname(name) for name in self._members] or [""])
         self._start = f"{common}/" if common else ""
 
     def _from_tar(self) -> dict[str, Place]:

@@ -82,6 +82,13 @@ def test_a_server_that_is_down_is_named_within_seconds(
     assert "secret" not in str(said.value)
 
 
+def test_an_experiment_that_was_deleted_is_restored(tracker: Tracker) -> None:
+    run = tracker.begin("digits-vae-first", "digits-vae", PARAMETERS, TAGS)
+    tracker.client.delete_experiment(tracker.client.get_run(run).info.experiment_id)
+    other = tracker.begin("digits-vae-second", "digits-vae", PARAMETERS, TAGS)
+    assert tracker.client.get_run(other).info.lifecycle_stage == "active"
+
+
 def test_a_run_that_was_deleted_is_one_sentence(tracker: Tracker, tmp_path: Path) -> None:
     run = tracker.begin("digits-vae-gone", "digits-vae", PARAMETERS, TAGS)
     tracker.client.delete_run(run)

@@ -72,6 +72,13 @@ def entries(source: Source) -> dict[str, tuple[str | None, str | None, str | Non
     return {entry.name: (entry.label, entry.split, entry.caption) for entry in found}
 
 
+def test_names_of_two_kinds_are_one_sentence(archived: Callable[..., Project], png: Png) -> None:
+    project = archived({"train": ("tar", {"/pets/cat/a.png": png(0), "pets/dog/b.png": png(1)})})
+    with pytest.raises(UserError, match="is no whole tar or zip file") as caught:
+        opened(project)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
 def test_class_folders_below_a_common_one(archived: Callable[..., Project], png: Png, kind: str) -> None:
     files = {"./pets/cat/0.png": png(0), "./pets/dog/1.png": png(1), "./pets/.hidden/2.png": png(2)}

@@ -135,3 +135,40 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, png: Png, twice: st
 def test_no_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no \*\.parquet in"):
         open_parquet(tmp_path, row())
+
+
+def test_a_label_as_text_that_is_no_class_is_left_out(tmp_path: Path, png: Png) -> None:
+    hugging_face(tmp_path / "a.parquet", [png(0)], [1], ["cat", "dog"])
+    texts = pa.table({"image": pa.array([png(1), png(2)]), "label": ["cat", "bird"]})
+    pq.write_table(texts, tmp_path / "b.parquet")
+    found = list(open_parquet(tmp_path, row()).entries)
+    assert [entry.label for entry in found if isinstance(entry, Entry)] == ["dog", "cat"]
+    assert [entry.reason for entry in found if isinstance(entry, Dropped)] == [
+        "with a label that has no name"
+    ]
+
+
+def test_files_that_name_classes_in_another_order_are_refused(tmp_path: Path, png: Png) -> None:
+    hugging_face(tmp_path / "a.parquet", [png(0)], [1], ["cat", "dog"])
+    hugging_face(tmp_path / "b.parquet", [png(1)], [1], ["dog", "cat"])
+    with pytest.raises(
+        UserError, match=r"b\.parquet names other classes than .*a\.parquet, or in another order"
+    ):
+        open_parquet(tmp_path, row())
+
+
+def test_folders_called_parquet_and_hidden_files_are_no_tables(tmp_path: Path, png: Png) -> None:
+    """As Spark and macOS leave them."""
+    (tmp_path / "train.parquet").mkdir()
+    pq.write_table(
+        pa.table({"image": [png(0)], "label": ["owl"]}), tmp_path / "train.parquet" / "part-0.parquet"
+    )
+    (tmp_path / "._train.parquet").write_bytes(b"finder")
+    assert [label for label, _ in labels(open_parquet(tmp_path, row()))] == ["owl"]
+
+
+def test_a_text_that_is_no_utf8_is_named(tmp_path: Path, png: Png) -> None:
+    latin = pa.array([b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"image": [png(0)], "label": latin}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"A text in .*a\.parquet is not UTF-8"):
+        list(open_parquet(tmp_path, row()).entries)

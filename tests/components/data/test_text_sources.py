@@ -212,6 +212,7 @@ def test_each_fault_is_one_sentence(
     ("fields", "sentence"),
     [
         ({"keep": "(("}, r"keep is '\(\(': this regular expression does not compile \(.*\); mend it\.$"),
+        ({"keep": "a{99999999999999}"}, r"this regular expression does not compile"),
         (
             {"vocabulary": 256},
             "it is smaller than the alphabet of 256 bytes with the special tokens; take at least",
