@@ -163,9 +163,8 @@ def experiment_of(client: MlflowClient, settings: Settings, product: str) -> str
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(product)
-    if (
-        found.lifecycle_stage != "active"
-    ):  # somebody has deleted it, and its name is taken until it is restored
+    # one that somebody has deleted keeps its name until it is restored
+    if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
 

@@ -58,15 +58,16 @@ def open_tables(tables: Mapping[Path, tuple[str, Split | None]], row: ParquetRow
     """The rows of Parquet files, each with what it is called and its official split; raises `UserError`."""
     files = list(tables)
     facts = {file: _metadata(file) for file in files}
-    first = facts[files[0]].schema.to_arrow_schema()
+    schemas = {file: fact.schema.to_arrow_schema() for file, fact in facts.items()}
+    first = schemas[files[0]]
     label = row.label
     if label not in first.names and "label" not in row.model_fields_set:
         label = None  # only the default name: such a dataset has no classes
     for file in files:
-        _check(file, facts[file].schema.to_arrow_schema(), row, label)
+        _check(file, schemas[file], row, label)
     classes = _class_names(first, label)
     for file in files if classes else ():
-        if _class_names(facts[file].schema.to_arrow_schema(), label) not in ((), classes):
+        if _class_names(schemas[file], label) not in ((), classes):
             raise UserError(
                 f"{file} names other classes than {files[0]}, or in another order; write both alike."
             )
