@@ -28,6 +28,7 @@ from components.families.family import Family
 from components.families.gpt import GPT
 from components.families.layers.norm import EPSILON
 from components.modalities.tokenizer import FILES, load_tokenizer, load_vocabulary
+from components.settings import expanded
 
 ARCHITECTURES = {True: ("qwen3", "Qwen3ForCausalLM"), False: ("llama", "LlamaForCausalLM")}
 """The model type and the class by `qk_norm`."""
@@ -54,7 +55,7 @@ def export_hf(artifact: Path, folder: Path) -> Path:
     if type(model.family) is not GPT:
         name = type(model.family).__module__.rpartition(".")[2]
         raise UserError(f"Hugging Face's format is for the family gpt, and {artifact} holds a {name}.")
-    folder = folder.expanduser().resolve()
+    folder = expanded(folder, "The folder").resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; name a folder that is new or empty.")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     @cached_property
     def mirrors(self) -> list[Path]:
         """Folders that may hold the bytes that a URL and a hash name, in order of preference."""
-        return [Path(part).expanduser() for part in self.mirror.split(os.pathsep) if part]
+        return [expanded(part, "GENLOOM_MIRROR") for part in self.mirror.split(os.pathsep) if part]
 
     @property
     def tracking(self) -> str:
@@ -103,8 +103,13 @@ def _path(root: Path, name: str, path: Path) -> Path:
     if ":/" in str(path):
         kind = "file" if "TLS" in name else "folder"
         raise UserError(f"{name} is {path}: it must be a {kind}, not a URL; mount it, or unset {name}.")
+    return (root / expanded(path, name)).resolve()
+
+
+def expanded(path: Path | str, name: str) -> Path:
+    """`path` with the home folder for a `~` at its beginning; `UserError` about `name` if it is no user's."""
     try:
-        return (root / path.expanduser()).resolve()
+        return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{name} is {path}: there is no such user; write the folder out.") from error
 

@@ -176,7 +176,7 @@ class Tracker:
         self.settings = settings
         self.client = open_client(settings)
 
-    @asks
+    @tells
     def begin(self, run_id: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """The id of the MLflow run for the training `run_id`: the unfinished one if there is, or a new one.
 

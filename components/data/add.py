@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
@@ -24,6 +25,7 @@ from components.image_rows import FolderRow, ParquetRow, PicturesRow
 from components.modalities.decoding import NotAPicture
 from components.project import NAME, Project, open_project, read_tables
 from components.rows import TextFilesRow
+from components.settings import expanded, writable_home
 
 OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label", "caption"})
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})
@@ -51,7 +53,7 @@ def describe(
     `options` are other fields of the row; those of the other modality are refused. Raises `UserError` if there is
     no `path`, or it holds the project's data.
     """
-    place = path.expanduser().resolve()
+    place = expanded(path, "The folder").resolve()
     if not place.exists():
         raise UserError(f"There is no {place}; give the folder or file that holds your pictures or text.")
     if project.prepared.is_relative_to(place):
@@ -139,14 +141,12 @@ def add(
             f"{row.path} holds {len(found.classes)} classes, and --by-class needs two; put the pictures into a folder "
             "for each class, name the column of classes with --label, or leave --by-class out."
         )
-    params = project.root / "params.yaml"
-    before = params.read_bytes()
-    _enter(project, name, _written(row), task, families)
+    entered = _enter(project, name, _written(row), task, families)
     try:
         ensure_workspace(project)
         ensure_stage(open_project(project.root), name)
     except BaseException:
-        files.write(params, before)
+        _withdraw(project, name, entered)
         raise
     return found
 
@@ -180,30 +180,66 @@ def _written(row: FolderRow | ParquetRow | TextFilesRow) -> dict[str, Any]:
     return {"source": content.pop("source"), **content}
 
 
+@dataclass(frozen=True)
+class Entered:
+    """What `_enter` did to `params.yaml`: its bytes before and after, and the names of the new runs."""
+
+    before: bytes
+    after: bytes
+    runs: tuple[str, ...]
+
+
 def _enter(
     project: Project, name: str, content: Mapping[str, Any], task: str, families: Iterable[str]
-) -> None:
+) -> Entered:
     """Write a dataset's row, a product of the same name and a run a family into `params.yaml`, with its comments.
 
     The file is replaced atomically; the tables are checked before. Raises `UserError` if the name is taken.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"“{name}” is no good name; use small letters, digits, - and _, at most 63.")
-    if name in project.tables.datasets:
-        raise UserError(f"There is already a dataset “{name}” in params.yaml; choose another name.")
-    if name in project.tables.products:
-        raise UserError(f"There is already a product “{name}” in params.yaml; choose another name.")
+    path = project.root / "params.yaml"
+    with _one_writer(project):
+        before = path.read_bytes()
+        tables = YAML().load(before.decode("utf-8")) or {}
+        for table in ("datasets", "products", "runs"):
+            if tables.get(table) is None:
+                tables[table] = {}
+        for table, what in (("datasets", "dataset"), ("products", "product")):
+            if name in tables[table]:
+                raise UserError(f"There is already a {what} “{name}” in params.yaml; choose another name.")
+        tables["datasets"][name] = dict(content)
+        tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
+        runs = {f"{name}-{family}": {"product": name, "family": family} for family in families}
+        new = tuple(run for run in runs if run not in tables["runs"])
+        tables["runs"].update({run: runs[run] for run in new})
+        _replace(path, tables)
+        return Entered(before, path.read_bytes(), new)
+
+
+def _withdraw(project: Project, name: str, entered: Entered) -> None:
+    """Undo `_enter`: the file is what it was, or without these rows, if somebody has written others since."""
+    path = project.root / "params.yaml"
+    with _one_writer(project):
+        now = path.read_bytes()
+        if now == entered.after:
+            files.write(path, entered.before)
+            return
+        tables = YAML().load(now.decode("utf-8"))
+        for table, names in (("runs", entered.runs), ("products", (name,)), ("datasets", (name,))):
+            for one in names:
+                tables[table].pop(one, None)
+        _replace(path, tables)
+
+
+def _one_writer(project: Project) -> FileLock:
+    return FileLock(writable_home(project.settings) / ".params-lock")
+
+
+def _replace(path: Path, tables: Any) -> None:
+    """Put `tables` in the place of `params.yaml`; `UserError` if something in them is wrong."""
     yaml = YAML()
     yaml.width = 110
-    path = project.root / "params.yaml"
-    tables = yaml.load(path.read_text(encoding="utf-8")) or {}
-    for table in ("datasets", "products", "runs"):
-        if tables.get(table) is None:
-            tables[table] = {}
-    tables["datasets"][name] = dict(content)
-    tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
-    for family in families:
-        tables["runs"].setdefault(f"{name}-{family}", {"product": name, "family": family})
     with files.draft(path) as draft:
         with draft.open("w", encoding="utf-8") as stream:
             yaml.dump(tables, stream)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from components.errors import UserError
+from components.errors import FailedError, UserError
 from components.families.family import Batch, Shape, Task
 from components.families.sampling import mix
 from components.modalities.modality import DRAW, Modality, modality_of
@@ -118,6 +118,38 @@ def open_dataset(folder: Path, task: Task | None = None) -> Dataset:
                 f"type genloom data prepare {folder.name} --force."
             )
     return found
+
+
+@contextmanager
+def unreplaced(dataset: Dataset) -> Iterator[None]:
+    """Raise `FailedError` at the end of the block if the files that it read were replaced meanwhile.
+
+    They may then have been of two revisions; so it also takes the place of errors that come from missing files.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException):
+        check_same(dataset)
+        raise
+    check_same(dataset)
+
+
+def check_same(dataset: Dataset) -> None:
+    """Raise `FailedError` if other data have been prepared in the folder since `dataset` was opened."""
+    if not is_same(dataset):
+        raise FailedError(
+            f"The dataset “{dataset.name}” was prepared anew while it was read; repeat the command, which then "
+            "takes what it is now."
+        )
+
+
+def is_same(dataset: Dataset) -> bool:
+    """Whether the folder still holds the revision that was opened; False while it is being replaced."""
+    try:
+        found = json.loads((dataset.folder / "dataset.json").read_text(encoding="utf-8"))["revision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(found == dataset.revision)
 
 
 def _shape(content: Mapping[str, Any]) -> Shape:

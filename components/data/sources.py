@@ -19,6 +19,7 @@ from components.data.parquet import open_parquet, open_remote_parquet
 from components.errors import UserError
 from components.image_rows import ArchiveRow, DigitsRow, FolderRow, IdxRow, ImageRow, ParquetRow
 from components.project import Project
+from components.settings import expanded
 
 
 def open_source(project: Project, row: ImageRow, progress: Progress) -> Source:
@@ -39,7 +40,7 @@ def open_source(project: Project, row: ImageRow, progress: Progress) -> Source:
 
 def source_path(project: Project, path: str) -> Path:
     """Where a row's data lie; a relative path counts from the project. `UserError` if nothing is there."""
-    place = project.root / Path(path).expanduser()
+    place = project.root / expanded(path, "A path in params.yaml")
     if not place.exists():
         raise UserError(
             f"There is no {place}, where params.yaml says that data are; correct the “path” there."

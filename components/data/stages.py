@@ -24,7 +24,7 @@ from components.errors import FailedError, UserError
 from components.image_rows import FolderRow, ParquetRow, UnpairedRow
 from components.project import Project
 from components.rows import TextFilesRow
-from components.settings import writable_home
+from components.settings import expanded, writable_home
 
 CODE = {
     "digits": ("pictures", "conditioned", "sources"),
@@ -216,8 +216,10 @@ def _dependencies(project: Project, name: str) -> set[str]:
     for row in rows:
         if isinstance(row, FolderRow | ParquetRow | TextFilesRow) and row.path is not None:
             check_path(row.path)
-            _check_names(project.root / Path(row.path).expanduser())
-            found.add(row.path)
+            place = expanded(row.path, "A path in params.yaml")  # DVC knows no ~
+            _check_names(project.root / place)
+            inside = place.is_relative_to(project.root)
+            found.add((place.relative_to(project.root) if inside else place).as_posix())
     return found
 
 

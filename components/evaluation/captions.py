@@ -13,7 +13,7 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample, normali
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from components.data.dataset import Batches, Dataset, Position
+from components.data.dataset import Batches, Dataset, Position, check_same
 from components.evaluation.judge import Progress, convolution
 from components.evaluation.kept import About, kept
 from components.families.family import NOTHING, Batch
@@ -136,6 +136,7 @@ def _train(dataset: Dataset, progress: Progress) -> tuple[Matcher, About]:
             torch.autograd.backward(network.loss(changed(rows.data), _forgotten(prompt), prompt))
             optimizer.step()
             schedule.step()
+    check_same(dataset)  # nothing is kept that was trained on rows of two revisions
     return network, {"version": VERSION, "revision": dataset.revision}
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from components import accelerator, files
+from components import accelerator
 from components.artifact import Model, load
-from components.data.dataset import Dataset
+from components.data.dataset import Dataset, unreplaced
 from components.errors import FailedError, UserError
 from components.evaluation.measurement import WEIGHED, Extent, measurement_of
 from components.evaluation.report import Report, read_report, write_report
@@ -45,7 +45,7 @@ def evaluate(
     the fitted features; of the first `weighed` rows the likelihood is estimated by importance weighting. The share
     of samples that the content filter of `terms` would hold back is the metric `withheld`. Raises `UserError` for
     an artifact that is altered or does not fit the dataset, `FailedError` if the model gives values that are not
-    finite, or the GPU has no room for it.
+    finite, if the GPU has no room for it, or if the dataset is prepared anew meanwhile.
     """
     started, say = time.perf_counter(), progress or _silent
     device = accelerator.device()
@@ -53,7 +53,7 @@ def evaluate(
         model = load(artifact, device)
     check_fit(model, dataset)
     asked = dataclasses.replace(dataset, shape=_carried(model))
-    with one_thread(), room():
+    with one_thread(), room(), unreplaced(dataset):
         measurement = measurement_of(dataset.modality)(asked, cache, Extent(samples, weighed), say)
         filtered = {"filter": terms.filter_digest} if terms.filters else {}
         elsewhere = {} if device.type == "cpu" else {"device": device.type}
@@ -63,9 +63,6 @@ def evaluate(
             return done
         checked = Checked(model.modality, open_filter(terms))
         measured = measurement.measure(checked.watch(subject_of(model)), say)
-    for name, content in measured.files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        files.write(folder / name, content)
     report = Report(
         artifact=model.digest,
         family=type(model.family).__module__.rpartition(".")[2],
@@ -79,7 +76,7 @@ def evaluate(
         pictures=tuple(measured.files),
         seconds=time.perf_counter() - started,
     )
-    write_report(folder / "report.json", report)
+    write_report(folder, report, measured.files)
     return report
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from components.data.dataset import Batches, Dataset, Position, Split
+from components.data.dataset import Batches, Dataset, Position, Split, check_same
 from components.evaluation.kept import About, kept
 from components.families.family import Batch, select
 
@@ -164,6 +164,7 @@ def _fit(name: str, dataset: Dataset, progress: Progress) -> tuple[Extractor, Ab
         progress("taking the principal components of the pixels")
         network = _project(dataset)
     network.scale = _scale(network, dataset)
+    check_same(dataset)  # nothing is kept that was fitted on rows of two revisions
     return network, about
 
 

@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from components import files
 from components.errors import UserError
 from components.modalities.modality import Direction
+
+NONE: Mapping[str, bytes] = {}
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,21 @@ def _cell(metric: Metric | None) -> str:
     return f"{metric.value:.3g} [{metric.low:.3g}, {metric.high:.3g}]"
 
 
-def write_report(path: Path, report: Report) -> None:
-    """Write `report` as JSON, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, json.dumps(dataclasses.asdict(report), indent=2))
+def write_report(folder: Path, report: Report, pictures: Mapping[str, bytes] = NONE) -> None:
+    """Write `report` as JSON and its pictures to `folder`; while they are not whole there is no report."""
+    with locked(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").unlink(missing_ok=True)
+        for name, content in pictures.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            files.write(folder / name, content)
+        files.write(folder / "report.json", json.dumps(dataclasses.asdict(report), indent=2))
+
+
+def locked(folder: Path) -> FileLock:
+    """Keeps others from writing another report to `folder` meanwhile."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 def read_report(path: Path) -> Report:

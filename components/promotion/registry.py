@@ -15,7 +15,7 @@ from mlflow.utils import get_results_from_paginated_fn
 
 from components.artifact import read_manifest
 from components.errors import FailedError, UserError, unknown
-from components.evaluation.report import Report, read_report
+from components.evaluation.report import Report, locked, read_report
 from components.promotion import ledger
 from components.promotion.copies import check_artifact, check_report, kept, report_name
 from components.promotion.version import CHALLENGER, CHAMPION, Version, tags_of, version_of
@@ -208,9 +208,10 @@ class Registry:
     def _create(self, product: str, artifact: Path, evaluation: Path, tags: Mapping[str, str]) -> int:
         """Upload, then register: a version exists only when all its files do."""
         model = self._logged_model(product, tags)
-        name = report_name(evaluation)
         self.client.log_model_artifacts(model.model_id, str(artifact), "artifact")
-        self.client.log_model_artifacts(model.model_id, str(evaluation), f"evaluation/{name}")
+        with locked(evaluation):  # the report that is sent is the one that is named
+            name = report_name(evaluation)
+            self.client.log_model_artifacts(model.model_id, str(evaluation), f"evaluation/{name}")
         self.client.finalize_logged_model(model.model_id, "READY")
         try:
             self.client.create_registered_model(product, tags={f"{TAG}product": "yes"})
@@ -240,9 +241,12 @@ class Registry:
     def _evaluate(self, product: str, number: int, evaluation: Path) -> None:
         """Upload an evaluation to the version's files and make it the current one."""
         found = self.client.get_model_version(product, str(number))
-        name = report_name(evaluation)
+        with locked(evaluation):
+            name = report_name(evaluation)
+            if found.tags[f"{TAG}evaluation"] != name:
+                model = found.tags[f"{TAG}model"]
+                self.client.log_model_artifacts(model, str(evaluation), f"evaluation/{name}")
         if found.tags[f"{TAG}evaluation"] != name:
-            self.client.log_model_artifacts(found.tags[f"{TAG}model"], str(evaluation), f"evaluation/{name}")
             self.client.set_model_version_tag(product, str(number), f"{TAG}evaluation", name)
 
     def _download(self, version: Version, source: str, draft: Path) -> Path:

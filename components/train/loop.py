@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from components import files
 from components.artifact import WEIGHTS, fill, keep_assets, save
-from components.data.dataset import Batches, Dataset, Position, open_dataset
+from components.data.dataset import Batches, Dataset, Position, is_same, open_dataset
 from components.errors import FailedError, UserError
 from components.families.family import Batch, Family, Kind, Requests, kind_of, move
 from components.families.sampling import sample
@@ -54,14 +55,19 @@ def train(plan: Plan, place: Place) -> RunState:
     Raises `FailedError` with the step and the last good checkpoint if a loss is not finite.
     """
     family = kind_of(plan.family)(**plan.hyperparameters)
-    dataset = _as_begun(plan)
-    if place.rank == 0:  # the prepared data may be replaced meanwhile
+    dataset = open_dataset(plan.dataset, plan.task)
+    options = plan.options
+    batches = Batches(dataset, "train", options.batch, options.seed, place.rank, place.world)
+    asked = assets = None
+    if place.rank == 0:
+        asked = preview(dataset)
         assets = keep_assets(dataset.modality, dataset.folder, plan.folder / "assets")
+    _check_as_begun(plan, place, dataset)  # all files are open now: from here on they may be replaced
     trainee = _trainee(plan, place, family, dataset)
     checkpoint.seed_rank(plan.options.seed, place.rank)
     begun = checkpoint.restore(plan.folder, trainee, place.rank) or checkpoint.Resumed(0, Position())
     spent = forget_after(plan.folder / "progress.jsonl", begun.step) if place.rank == 0 else 0.0
-    state = _steps(plan, place, trainee, dataset, begun, spent)
+    state = _steps(plan, place, trainee, Reading(dataset, batches, asked), begun, spent)
     if state == "done":
         networks = trainee.sampled
         if place.rank == 0:
@@ -70,15 +76,20 @@ def train(plan: Plan, place: Place) -> RunState:
     return state
 
 
-def _as_begun(plan: Plan) -> Dataset:
-    """The dataset with which the run began; raises `FailedError` if it was prepared anew since."""
-    dataset = open_dataset(plan.dataset, plan.task)
-    if dataset.revision != plan.about.revision:
+def _check_as_begun(plan: Plan, place: Place, dataset: Dataset) -> None:
+    """Raise `FailedError`, on all ranks together, if what any of them opened is not what the run began with."""
+    same = torch.tensor(
+        dataset.revision == plan.about.revision and is_same(dataset), device=place.device
+    ).int()
+    if place.world > 1:
+        dist.all_reduce(same, dist.ReduceOp.MIN)
+    if not same:
+        if place.rank == 0:  # they may be of other data; right ones are kept again by who finds them
+            shutil.rmtree(plan.folder / "assets", ignore_errors=True)
         raise FailedError(
             f"The dataset “{dataset.name}” was prepared anew while {plan.about.run} trained on what it was before; "
             "type the command again to train on what it is now."
         )
-    return dataset
 
 
 def run_to_outcome(plan: Plan, place: Place) -> None:
@@ -102,15 +113,22 @@ def _trainee(plan: Plan, place: Place, family: Family, dataset: Dataset) -> Trai
     return build(family, networks, plan.options, place.device, place.world)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is open of a dataset: its batches, and on rank 0 what progress is drawn from."""
+
+    dataset: Dataset
+    batches: Batches
+    asked: Requests | None
+
+
 def _steps(
-    plan: Plan, place: Place, trainee: Trainee, dataset: Dataset, begun: checkpoint.Resumed, spent: float
+    plan: Plan, place: Place, trainee: Trainee, reading: Reading, begun: checkpoint.Resumed, spent: float
 ) -> RunState:
-    options, step = plan.options, begun.step
+    options, step, dataset = plan.options, begun.step, reading.dataset
     meter = Meter(place, options.batch, dataset.tensors.kind is Kind.TOKENS, spent)
     collapse = _collapse(plan, place, trainee.family)
-    asked = preview(dataset) if place.rank == 0 else None
-    batches = Batches(dataset, "train", options.batch, options.seed, place.rank, place.world)
-    stream = batches.from_position(begun.position)
+    stream = reading.batches.from_position(begun.position)
     while step < options.steps:
         batch, position = next(stream)
         batch = to_device(batch, place.device)
@@ -127,8 +145,8 @@ def _steps(
                 return "stopped"
         if step % options.sample_every == 0 or last:
             networks = trainee.sampled
-            if asked is not None:
-                _picture(plan, trainee.family, networks, dataset, asked, step)
+            if reading.asked is not None:
+                _picture(plan, trainee.family, networks, dataset, reading.asked, step)
     return "done"
 
 

@@ -13,7 +13,7 @@ from components.data.dataset import Dataset, open_dataset
 from components.families.family import Family, Task
 from components.project import Project, RunRow
 from components.promotion.registry import Registry
-from components.settings import Settings
+from components.settings import Settings, expanded
 from components.train.plan import (
     check_options,
     check_run,
@@ -94,7 +94,7 @@ def check_init(project: Project, row: RunRow) -> None:
 
 
 def _hf_folder(project: Project, init: str) -> Path:
-    return project.root / Path(init.removeprefix("hf:")).expanduser()
+    return project.root / expanded(init.removeprefix("hf:"), "init")
 
 
 def with_workers(row: RunRow, count: int) -> RunRow:

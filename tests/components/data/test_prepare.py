@@ -181,6 +181,21 @@ def test_a_row_with_a_path_that_dvc_cannot_hold_gets_no_stage(bare: Bare, draw: 
     assert not (project.root / "dvc.yaml").exists()
 
 
+def test_a_path_may_begin_with_a_home_folder(bare: Bare, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = bare({"mine": {**MINE, "path": "~/raw"}, "other": {**MINE, "path": "~nobody-here/raw"}})
+    monkeypatch.setenv("HOME", str(project.root / "home"))
+    draw(project.root / "home" / "raw", range(40))
+    assert reproduce(project, ["mine"])[0].rows("train") > 0
+    stage = (project.root / "dvc.yaml").read_text()
+    assert "- home/raw\n" in stage
+    monkeypatch.setattr("components.data.stages.run_dvc", lambda *_: pytest.fail("the stage is there"))
+    ensure_stage(project, "mine")
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(project.root / "home"))
+    with pytest.raises(UserError, match=r"params\.yaml is ~nobody-here/raw: there is no such user"):
+        reproduce(project, ["other"])
+
+
 def test_a_name_that_dvc_cannot_note_is_told_before_anything_is_read(bare: Bare, draw: Draw) -> None:
     project = mine(bare, draw)
     (project.root / "raw" / "dog" / os.fsdecode(b"\xff.txt")).write_text("no picture")

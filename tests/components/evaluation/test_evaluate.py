@@ -94,6 +94,29 @@ def test_the_second_call_changes_nothing_and_says_nothing(
     assert state() == before
 
 
+def test_data_that_are_prepared_anew_meanwhile_give_no_report(
+    artifact: Path, digits: Dataset, judge: Features, cache: Path, tmp_path: Path
+) -> None:
+    copy = dataclasses.replace(digits, folder=tmp_path / "digits")
+    shutil.copytree(digits.folder, copy.folder)
+    manifest = copy.folder / "dataset.json"
+
+    def anew(_: str) -> None:
+        manifest.write_text(manifest.read_text().replace(digits.revision, "0" * 64))
+
+    with pytest.raises(FailedError, match="“digits” was prepared anew while it was read; repeat"):
+        evaluate(artifact, copy, tmp_path / "evaluation", cache, progress=anew)
+    assert not (tmp_path / "evaluation").exists()
+
+    def gone(_: str) -> None:
+        shutil.rmtree(copy.folder, ignore_errors=True)
+
+    shutil.rmtree(copy.folder)
+    shutil.copytree(digits.folder, copy.folder)
+    with pytest.raises(FailedError, match="“digits” was prepared anew while it was read; repeat"):
+        evaluate(artifact, copy, tmp_path / "evaluation", tmp_path / "cache", progress=gone)
+
+
 def test_the_numbers_do_not_depend_on_threads_or_on_the_random_state(
     report: Report, artifact: Path, digits: Dataset, cache: Path, tmp_path: Path
 ) -> None:

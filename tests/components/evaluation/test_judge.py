@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from components.data.dataset import Dataset
+from components.errors import FailedError
 from components.evaluation.judge import Classifier, Features, Projection, features_for, rows
 
 
@@ -46,6 +48,19 @@ def test_the_same_judge_is_trained_again_and_a_broken_file_does_not_matter(
         torch.set_num_threads(threads)
     assert said[0] == "training the judge … 0%"
     assert again.digest == judge.digest
+
+
+def test_nothing_is_kept_of_rows_that_were_replaced_meanwhile(digits: Dataset, tmp_path: Path) -> None:
+    plain = dataclasses.replace(digits, classes=(), folder=tmp_path / "digits")
+    shutil.copytree(digits.folder, plain.folder)
+
+    def anew(_: str) -> None:
+        manifest = plain.folder / "dataset.json"
+        manifest.write_text(manifest.read_text().replace(digits.revision, "0" * 64))
+
+    with pytest.raises(FailedError, match="prepared anew"):
+        features_for(plain, tmp_path / "cache", anew)
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
 
 
 def test_features_have_a_mean_variance_of_one_on_the_train_split(judge: Features, digits: Dataset) -> None:

@@ -65,7 +65,7 @@ def make(tmp_path: Path) -> Make:
         evaluation.mkdir(exist_ok=True)
         (evaluation / "samples.png").write_bytes(b"png")
         write_report(
-            evaluation / "report.json",
+            evaluation,
             Report(
                 artifact=read_manifest(artifact)["digest"],
                 family="vae",

@@ -3,6 +3,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from components.artifact import read_manifest
 from components.errors import UserError
+from components.evaluation.report import read_report, write_report
 from components.project import ProductRow
 from components.promotion.promote import promote, rollback
 from components.promotion.registry import Registry
@@ -136,6 +138,27 @@ def test_the_evaluation_comes_with_its_pictures_and_can_be_renewed(
     assert registry.report(renewed).revision == "r2"
     assert registry.report(version).revision == "r1"
     assert registry.version("digits", 1) == renewed
+
+
+def test_a_report_that_is_replaced_meanwhile_is_not_registered_by_the_name_of_another(
+    settings: Settings, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, evaluation = make(1, distance=10.0)
+    registry, later = Registry(settings), read_report(make(1, distance=11.0)[1] / "report.json")
+    send = registry.client.log_model_artifacts
+    writer = threading.Thread(target=write_report, args=(evaluation, later))
+
+    def slowly(model: str, folder: str, place: str) -> None:
+        if place.startswith("evaluation"):
+            writer.start()
+            writer.join(0.5)
+        send(model, folder, place)
+
+    monkeypatch.setattr(registry.client, "log_model_artifacts", slowly)
+    version = registry.register(artifact, evaluation, "digits-vae-1", "")
+    writer.join()
+    assert registry.report(version).metrics["distance"].value == 10.0
+    assert read_report(evaluation / "report.json") == later
 
 
 def test_an_altered_report_is_refused(settings: Settings, register) -> None:

@@ -134,7 +134,7 @@ def register(registry: Any, folder: Path, product: str, family: str) -> None:
         protocol={"samples": 1},
         metrics={"distance": Metric(1.0, 0.9, 1.1, "lower")},
     )
-    write_report(evaluation / "report.json", report)
+    write_report(evaluation, report)
     registry.register(folder, evaluation, f"{product}-{family}-{folder.name}", "")
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from components.artifact import About
+from components.data.dataset import Dataset
 from components.errors import FailedError
-from components.families.family import Batch
+from components.families.family import Batch, Requests
 from components.project import open_project
 from components.train.launch import train
-from components.train.loop import Meter, Place, forget_after
+from components.train.loop import Meter, Place, forget_after, preview
 from components.train.plan import about_run
 
 
@@ -68,6 +69,18 @@ def test_data_that_are_prepared_anew_meanwhile_spoil_nothing(
     def before(*arguments: Any) -> About:
         return dataclasses.replace(about_run(*arguments), revision="before")
 
+    manifest = folder / "dataset.json"
+    content = manifest.read_text()
+
+    def meanwhile(dataset: Dataset) -> Requests:
+        manifest.write_text(content.replace(dataset.revision, "0" * 64))
+        return preview(dataset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("components.train.loop.preview", meanwhile)
+        with pytest.raises(FailedError, match="“code” was prepared anew while code-gpt trained"):
+            train(open_project(), "code-gpt", small, workers=0, fresh=True)
+    manifest.write_text(content)
     monkeypatch.setattr("components.train.launch.about_run", before)
     with pytest.raises(FailedError, match="“code” was prepared anew while code-gpt trained"):
         train(open_project(), "code-gpt", small, workers=0, fresh=True)

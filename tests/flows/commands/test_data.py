@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from components.errors import UserError
 from components.project import open_project
 
 Genloom = Callable[..., Any]
@@ -212,3 +214,23 @@ def test_adding_is_all_or_nothing(project: Path, genloom: Genloom) -> None:
     assert said.code == 2
     assert "dvc.yaml is not valid YAML" in said.err
     assert state(project) == before
+
+
+def test_adding_that_fails_takes_only_its_own_rows_away(
+    project: Path, genloom: Genloom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(project / "good", range(3))
+    params = project / "params.yaml"
+    other = "\n  other: {product: digits, family: gan}  # by hand\n"
+
+    def fails(*_: object) -> None:
+        params.write_text(params.read_text().rstrip() + other)
+        raise UserError("no stage")
+
+    monkeypatch.setattr("components.data.add.ensure_stage", fails)
+    assert genloom("data", "add", "mine", "good").code == 2
+    tables = open_project(project).tables
+    assert "other" in tables.runs
+    assert "mine" not in {*tables.datasets, *tables.products}
+    assert not [name for name in tables.runs if name.startswith("mine")]
+    assert "# by hand" in params.read_text()

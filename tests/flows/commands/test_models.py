@@ -65,7 +65,7 @@ def register(root: Path) -> Callable[[int, float], Version]:
             reference={"distance": Metric(1.0, 0.5, 1.5, "lower")},
             pictures=("samples.png",),
         )
-        write_report(folder / "evaluation" / "report.json", report)
+        write_report(folder / "evaluation", report)
         (folder / "evaluation" / "samples.png").write_bytes(b"png")
         registry = Registry(read_settings(root))
         return registry.register(

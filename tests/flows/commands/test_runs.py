@@ -76,7 +76,7 @@ def make(root: Path) -> Iterator[Callable[..., RunRecord]]:
 def evaluate(record: RunRecord, distance: float) -> None:
     metrics = {"distance": Metric(distance, distance - 1, distance + 1, "lower")}
     write_report(
-        record.evaluation / "report.json",
+        record.evaluation,
         Report("a", "vae", "digits", "r1", {}, metrics, pictures=("s.png",)),
     )
 
