@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
+from filelock import FileLock
 
 from components import files
 from components.errors import FailedError, UserError
@@ -186,8 +187,9 @@ def prepare_environment(settings: Settings) -> None:
 def _token(settings: Settings) -> Path:
     """The file with the secret of the project's clusters, made on first use, readable by its owner only."""
     path = writable_home(settings) / "ray-token"
-    if not path.exists():
-        files.write(path, secrets.token_hex(32), mode=0o600)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # two that begin at once must not have two secrets
+        if not path.exists():
+            files.write(path, secrets.token_hex(32), mode=0o600)
     return path
 
 
@@ -206,7 +208,7 @@ def _start(settings: Settings, cpus: int | None, shared: bool) -> None:
         announce(settings, os.getpid())
     context = ray.init(
         address="local",
-        num_cpus=cpus,
+        num_cpus=cores() if cpus is None else cpus,  # Ray itself knows no affinity
         include_dashboard=False,
         object_store_memory=OBJECT_STORE,
         log_to_driver=False,
@@ -218,12 +220,19 @@ def _start(settings: Settings, cpus: int | None, shared: bool) -> None:
 
 def _join(address: str, failure: str) -> None:
     import ray
+    from ray.exceptions import RayError
 
     try:
         _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{failure}; start it, or correct or unset RAY_ADDRESS.") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        cause = next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
+        raise UserError(
+            f"The Ray cluster at {address} takes nobody in ({cause}); mend that, or correct or unset RAY_ADDRESS."
+        ) from error
 
 
 def _knock(address: str) -> None:

@@ -61,13 +61,13 @@ class Standing:
     """What the lines add up to.
 
     `champions` are (number, digest), the present one last, with those before it that no rollback undid;
-    `ever` are all that were champion once; `rolled_back` were left by a rollback, and `withdrawn` failed on trial,
-    and were not promoted since. `trial` is the line that began the canary or shadow which runs now.
+    `ever` are all that were champion once; `rolled_back` were left by a rollback, with its line, and `withdrawn`
+    failed on trial, and were not promoted since. `trial` is the line that began the canary or shadow which runs now.
     """
 
     champions: tuple[tuple[int, str], ...] = ()
     ever: frozenset[int] = frozenset()
-    rolled_back: frozenset[int] = frozenset()
+    rolled_back: Mapping[int, Line] = field(default_factory=dict)
     withdrawn: frozenset[int] = frozenset()
     trial: Line | None = None
 
@@ -118,6 +118,8 @@ def append(path: Path, entry: Entry) -> Line:
     path.parent.mkdir(parents=True, exist_ok=True)
     _set_aside(path)
     content = dataclasses.asdict(entry)
+    for name in ("who", "why"):  # of a terminal that speaks no UTF-8
+        content[name] = content[name].encode("utf-8", "backslashreplace").decode()
     if not entry.terms:
         del content["terms"]
     content["time"] = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -171,7 +173,7 @@ def standing(lines: Iterable[Line]) -> Standing:
     """Replay `lines`: a promotion adds a champion, a rollback returns to an earlier one; both end a trial."""
     champions: list[tuple[int, str]] = []
     ever: set[int] = set()
-    left: set[int] = set()
+    left: dict[int, Line] = {}
     withdrawn: set[int] = set()
     trial: Line | None = None
     for line in lines:
@@ -179,22 +181,22 @@ def standing(lines: Iterable[Line]) -> Standing:
             trial = None
             _move(line, champions, left)
             ever.add(line.version)
-            left.discard(line.version)
+            left.pop(line.version, None)
             withdrawn.discard(line.version)
         elif line.event in TRIALS:
             trial = line
         elif line.event != "refuse":
             trial = None
             withdrawn |= {line.version} if line.event == "withdraw" else set()
-    return Standing(tuple(champions), frozenset(ever), frozenset(left), frozenset(withdrawn), trial)
+    return Standing(tuple(champions), frozenset(ever), left, frozenset(withdrawn), trial)
 
 
-def _move(line: Line, champions: list[tuple[int, str]], left: set[int]) -> None:
+def _move(line: Line, champions: list[tuple[int, str]], left: dict[int, Line]) -> None:
     """Let `line` move the champion; those that a rollback leaves go to `left`."""
     target = (line.version, line.digest)
     if line.event == "rollback" and target in champions:
         while champions[-1] != target:
-            left.add(champions.pop()[0])
+            left[champions.pop()[0]] = line
     else:
         champions.append(target)
 

@@ -178,8 +178,8 @@ def _left(version: Version, lines: list[Line], standing: Standing) -> str:
     """Why a version comes back by force only; nothing if it does not."""
     name = version.name
     if version.number in standing.rolled_back:
-        last = next(line for line in reversed(lines) if line.event == "rollback")
-        said = f" ({last.why})" if last.why else ""
+        why = standing.rolled_back[version.number].why
+        said = f" ({why})" if why else ""
         back = f"--force or a rollback --to {version.number}"
         return f"{name} was left by a rollback{said}; it returns only by {back}."
     if version.number in standing.withdrawn:

@@ -29,9 +29,12 @@ class Average:
         self.values = {name: value.detach() for name, value in entries(source).items()}
         if sharded:
             self.values = {name: value.clone() for name, value in self.values.items()}
-        # walking all modules each step costs more than a small network's update
-        self.parameters = list(network.parameters())
-        self.buffered = any(True for _ in network.buffers())
+        # walking all modules each step costs more than a small network's update; a buffer may be another each time
+        parameters = list(network.parameters())
+        averages = list(self.values.values())
+        self.old = [local(average) for average in averages[: len(parameters)]]
+        self.new = [local(value.detach()) for value in parameters]
+        self.buffers = averages[len(parameters) :]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -39,12 +42,11 @@ class Average:
         before = self.taken
         weight = 1.0 if before == 0 else 1.0 - min(self.decay, (1.0 + before) / (10.0 + before))
         self.taken += 1
-        current = [*self.parameters, *(self.network.buffers() if self.buffered else ())]
-        old, new = [], []
-        for average, value in zip(self.values.values(), current, strict=True):
+        old, new = list(self.old), list(self.new)
+        for average, value in zip(self.buffers, self.network.buffers() if self.buffers else (), strict=True):
             if average.is_floating_point():
                 old.append(local(average))
-                new.append(local(value.detach()))
+                new.append(local(value))
             else:
                 average.copy_(value)
         torch._foreach_lerp_(old, new, weight)

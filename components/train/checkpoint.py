@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from components import files
 from components.data.dataset import Position, file_hash
-from components.errors import UserError
+from components.errors import FailedError
 from components.families.sampling import mix
 from components.train.distribute import load_optimizer, load_weights, local, optimizer_state, whole
 from components.train.step import Trainee
@@ -50,9 +52,8 @@ def save(folder: Path, trainee: Trainee, step: int, position: Position, rank: in
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.draft(target) as draft:
             draft.mkdir()
-            _write(draft, content, states)
             state = {"step": step, "rows": position.rows, "world": trainee.world, "torch": torch.__version__}
-            state["files"] = {path.name: file_hash(path) for path in sorted(draft.iterdir())}
+            state["files"] = _write(draft, content, states)
             (draft / "state.json").write_text(json.dumps(state), encoding="utf-8")
         for old in checkpoints(folder)[:-KEPT]:
             shutil.rmtree(old)
@@ -86,39 +87,54 @@ def _named(networks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def _write(draft: Path, content: Content, states: Tensor) -> None:
-    (draft / "networks.safetensors").write_bytes(to_bytes(content.weights))
-    (draft / "averages.safetensors").write_bytes(to_bytes(content.averages))
-    (draft / "random.safetensors").write_bytes(to_bytes({"random": states}))
+def _write(draft: Path, content: Content, states: Tensor) -> dict[str, str]:
+    """Write the files, and return the hash of each by its name."""
+    hashes = {}
+    with ThreadPoolExecutor(1) as other:  # training waits, so there is a core that can hash meanwhile
+        for name, data in _serialized(content, states):
+            found = other.submit(hashlib.sha256, data)
+            (draft / name).write_bytes(data)
+            hashes[name] = found.result().hexdigest()
+    return hashes
+
+
+def _serialized(content: Content, states: Tensor) -> Iterator[tuple[str, bytes | memoryview]]:
+    """The files of a checkpoint, one after the other, so that one at a time is in memory."""
+    yield "networks.safetensors", to_bytes(content.weights)
+    yield "averages.safetensors", to_bytes(content.averages)
+    yield "random.safetensors", to_bytes({"random": states})
     stream = io.BytesIO()  # on a full disk torch.save would raise an error of its own
     torch.save(content.optimizers, stream)
-    (draft / "optimizers.pt").write_bytes(stream.getbuffer())
+    yield "optimizers.pt", stream.getbuffer()
 
 
 def finite(trainee: Trainee) -> bool:
     """Whether all weights and averages are, on all ranks together; all of them call it."""
     values = [value for network in trainee.networks.values() for value in network.state_dict().values()]
     values += [value for average in trainee.averages.values() for value in average.values.values()]
-    good = torch.stack([local(value).isfinite().all() for value in values]).all().int()
+    return not _of_any(not torch.stack([local(value).isfinite().all() for value in values]).all(), trainee)
+
+
+def _of_any(said: bool, trainee: Trainee) -> bool:
+    """Whether any rank says so; all of them call it."""
+    found = torch.tensor(said, device=trainee.device).int()
     if trainee.world > 1:
-        dist.all_reduce(good, dist.ReduceOp.MIN)
-    return bool(good)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
 
 
 def restore(folder: Path, trainee: Trainee, rank: int) -> Resumed | None:
     """Load the last whole checkpoint into `trainee` and the generators; None if there is none at all.
 
-    Raises `UserError` if there are checkpoints and all of them are damaged.
+    All ranks call it, and all raise `FailedError` if one of them finds checkpoints of which none is whole.
     """
     found = checkpoints(folder)
-    for last in reversed(found):
-        if (state := _whole(last)) is not None:
-            return _load(last, state, trainee, rank)
-    if found:
-        raise UserError(
+    whole = next(((last, state) for last in reversed(found) if (state := _whole(last)) is not None), None)
+    if _of_any(bool(found) and whole is None, trainee):
+        raise FailedError(
             f"All checkpoints in {folder / 'checkpoints'} are damaged; delete that folder to start anew."
         )
-    return None
+    return None if whole is None else _load(*whole, trainee, rank)
 
 
 def _whole(checkpoint: Path) -> dict[str, Any] | None:

@@ -111,6 +111,8 @@ def fit(settings: Settings, plan: Plan, workers: int) -> None:
         with _ending_by_interrupts():
             trainer.fit()
     except TrainingFailedError as error:
+        if (plan.folder / "outcome.json").is_file():  # rank 0 has said why
+            return
         raise FailedError(
             f"The workers of {plan.folder.name} failed ({_cause(error)}); the same command goes on from the last "
             "checkpoint."
@@ -177,7 +179,13 @@ def share(workers: int, threads: int | None, nodes: Sequence[Capacity]) -> tuple
                 f"{workers} workers need {workers} GPUs, one each, and there are {have.gpus:g}; "
                 f"ask for at most --workers {int(have.gpus)}."
             )
-        return True, threads or min(max(1, int(node.cpus // node.gpus)) for node in nodes if node.gpus >= 1)
+        each = threads or min(max(1, int(node.cpus // node.gpus)) for node in nodes if node.gpus >= 1)
+        if (room := _room(nodes, each, gpu=True)) < workers:
+            raise UserError(
+                f"{workers} workers need a GPU and {each} CPUs each on one node, and the nodes have room for {room} "
+                "such; ask for fewer --workers, or lower train.threads."
+            )
+        return True, each
     each = threads or 1
     if workers * each > have.cpus:
         raise UserError(
@@ -212,7 +220,7 @@ def granted(workers: int, threads: int | None) -> tuple[bool, int]:
         if _room(free, fewer, gpu) >= workers:
             return gpu, fewer
     have = cluster.total(free)
-    needed = f"{workers} GPUs and a CPU for each" if gpu else f"{workers * (threads or 1)} CPUs"
+    needed = f"{workers} GPUs and {threads or 1} CPUs for each" if gpu else f"{workers * (threads or 1)} CPUs"
     left = f"{have.cpus:g} CPUs" + (f" and {have.gpus:g} GPUs" if gpu else "")
     raise UserError(
         f"{workers} workers need {needed}, and something else on the cluster, such as a server's replicas or another "

@@ -133,9 +133,8 @@ class EndedError(FailedError):
 
 
 def _abandon(tracker: Tracker, record: RunRecord, error: BaseException) -> None:
-    stopped = isinstance(error, KeyboardInterrupt) or (
-        isinstance(error, EndedError) and error.state == "stopped"
-    )
+    """Write how the run ended: what is no `Exception` came from outside, as Ctrl-C, SIGTERM and Prefect's own do."""
+    stopped = not isinstance(error, Exception) or (isinstance(error, EndedError) and error.state == "stopped")
     reason = str(error) or type(error).__name__
     write_run(dataclasses.replace(record, state="stopped" if stopped else "failed", reason=reason))
     _end(tracker, record, "KILLED" if stopped else "FAILED")

@@ -97,8 +97,8 @@ def run_to_outcome(plan: Plan, place: Place) -> None:
     try:
         outcome = {"state": train(plan, place), "reason": ""}
     except UserError as error:
-        if place.rank != 0 and not isinstance(error, FailedError):
-            raise  # the others would wait for this rank; a FailedError is raised by all of them together
+        if place.world > 1 and not isinstance(error, FailedError):
+            raise  # the others wait for this rank; a FailedError is raised by all of them together
         outcome = {"state": "failed", "reason": str(error)}
     if place.rank == 0:
         files.write(plan.folder / "outcome.json", json.dumps(outcome))
@@ -134,19 +134,21 @@ def _steps(
         batch = to_device(batch, place.device)
         meter.add(advance(trainee, batch, step), step, batch)
         step += 1
-        last = step == options.steps
-        if step % options.log_every == 0 or last or step % options.checkpoint_every == 0:
+        last, stop = step == options.steps, False
+        kept = last or step % options.checkpoint_every == 0
+        if kept or step % options.log_every == 0:
             stop = _report(plan, place, meter, collapse, step)
-            if step % options.checkpoint_every == 0 or stop or last:
-                if not checkpoint.finite(trainee):
-                    raise FailedError(_not_finite(plan, step))
-                checkpoint.save(plan.folder, trainee, step, position, place.rank)
-            if stop and not last:
-                return "stopped"
-        if step % options.sample_every == 0 or last:
+        kept = kept or stop
+        if kept and not checkpoint.finite(trainee):
+            raise FailedError(_not_finite(plan, step))
+        if step % options.sample_every == 0 or last:  # before the checkpoint, behind which nobody looks again
             networks = trainee.sampled
             if reading.asked is not None:
                 _picture(plan, trainee.family, networks, dataset, reading.asked, step)
+        if kept:
+            checkpoint.save(plan.folder, trainee, step, position, place.rank)
+        if stop and not last:
+            return "stopped"
     return "done"
 
 

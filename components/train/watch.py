@@ -32,9 +32,9 @@ class Watch:
         self.progress = progress
         self.offset, self.inode = 0, 0
         self.sent = folder / "sent"
-        self.last = int(self.sent.read_text()) if self.sent.is_file() else 0
+        self.last = self._sent()
         self.read, self.unsent, self.again = self.last, dict[int, dict[str, float]](), 0.0
-        self.seen = {path.name for path in (folder / "samples").glob("step-*.*")}
+        self.seen = {path.name for path in (folder / "samples").glob("step-*.*")} if self.last else set()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._follow, name="watch", daemon=True)
 
@@ -51,6 +51,13 @@ class Watch:
             logging.getLogger(__name__).warning(
                 "The run log misses the end of %s: %s", self.folder.name, error
             )
+
+    def _sent(self) -> int:
+        """The last step that this run of the log has; 0 if it is another one than before, which then gets all."""
+        if not self.sent.is_file():
+            return 0
+        of, _, step = self.sent.read_text(encoding="utf-8").partition(" ")
+        return int(step) if of == self.tracking_run and step.isdecimal() else 0
 
     def _follow(self) -> None:
         while not self.ended.wait(INTERVAL):
@@ -84,7 +91,7 @@ class Watch:
         self.tracker.log(self.tracking_run, self.unsent)
         self.last = max(self.unsent)
         self.unsent = {}
-        files.write(self.sent, str(self.last))
+        files.write(self.sent, f"{self.tracking_run} {self.last}")
 
     def _new_lines(self) -> list[tuple[dict[str, Any], int]]:
         """The lines that are complete and not handed on yet, each with the offset behind it."""

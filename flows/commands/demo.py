@@ -27,7 +27,8 @@ def attach(app: typer.Typer) -> None:
 
 def demonstrate(
     port: Annotated[
-        int | None, typer.Option(help="Port of the endpoint; by default GENLOOM_PORT or 8000.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of the endpoint; by default GENLOOM_PORT or 8000."),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the picture goes.")] = Path(
         "out/demo.png"
@@ -52,7 +53,7 @@ def demonstrate(
     say("starting   Ray, Ray Serve and Prefect, side by side")
     try:
         outcomes = _trained(project, port)
-        url = _serve(project)
+        url = _serve(project, outcomes)
         _draw(project, output)
     except BaseException:
         if before is None:  # the server was started for this alone
@@ -94,14 +95,17 @@ def _retrain(project: Project, prefect: PrefectServer | None, ready: Callable[[]
     return outcomes
 
 
-def _serve(project: Project) -> str:
-    """Serve the champion; returns the URL."""
+def _serve(project: Project, outcomes: list[Outcome]) -> str:
+    """Serve the champion; returns the URL. Raises `FailedError` with the gate's reasons if there is none."""
+    from components.errors import FailedError
     from components.promotion.promote import champion
     from components.serving import server
     from flows.progress import say
 
     best = champion(project.settings, PRODUCT)
-    assert best is not None, "two versions were judged just now"
+    if best is None:
+        reasons = " ".join(reason for outcome in outcomes for reason in outcome.reasons)
+        raise FailedError(f"The gate refused both models, so there is nothing to serve. {reasons}")
     url = server.deploy(project.settings, PRODUCT, best, follows=True, terms=project.terms(PRODUCT))
     say(f"serving    {PRODUCT}/{best.number} ({best.family}) at {url}")
     return url

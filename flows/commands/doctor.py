@@ -133,8 +133,9 @@ def _port(host: str, port: int) -> Finding:
     """Whether the server's port is free on the address that the server would take."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        return Finding("port", "mend", f"GENLOOM_HOST {host} is no address ({error.strerror}); set it right")
+    except (OSError, UnicodeError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        return Finding("port", "mend", f"GENLOOM_HOST {host} is no address ({cause}); set it right")
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do; a listener still refuses
         try:

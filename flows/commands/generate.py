@@ -107,7 +107,7 @@ def generate(
 def _without(options: Mapping[str, Any], sentence: str) -> None:
     """Raise `UserError` for the first of `options` that is given."""
     for name, value in options.items():
-        if value:
+        if value not in (None, []):
             raise UserError(f"{sentence} --{name.replace('_', '-')}; leave it out.")
 
 

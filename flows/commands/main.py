@@ -37,7 +37,10 @@ MODULES = (
 
 INTERRUPTED, STOPPED = 130, "Stopped; the same command goes on from where it was."
 """The exit code after Ctrl-C, and what is said then."""
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG}
+DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+}
 """What a disk or its permissions can say: a person's to mend, so a sentence and not a traceback."""
 
 

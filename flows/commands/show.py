@@ -16,7 +16,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 
 def listing(rows: Sequence[Mapping[str, Any]], as_json: bool, empty: str = "Nothing yet.") -> None:
-    """Print rows with the same keys as a table, or as a JSON array; `empty` is said if there are none."""
+    """Print rows with the same keys as a table, or as a JSON array; `empty` is said if there are none.
+
+    What cells hold is printed as it is: clients, files and errors have brackets of their own.
+    """
     if as_json:
         print(json.dumps(list(rows), indent=2, default=str))
         return
@@ -25,9 +28,11 @@ def listing(rows: Sequence[Mapping[str, Any]], as_json: bool, empty: str = "Noth
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(rows[0]):
-        table.add_column(name, overflow="fold", no_wrap=place == 0)  # what names a row stays in one piece
+        table.add_column(
+            Text(name), overflow="fold", no_wrap=place == 0
+        )  # what names a row stays in one piece
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
     Console().print(table)
 
 
@@ -40,7 +45,7 @@ def facts(content: Mapping[str, Any], as_json: bool) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in content.items():
-        table.add_row(name, _cell(value))
+        table.add_row(Text(name), Text(_cell(value)))
     Console().print(table)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -95,3 +96,29 @@ def test_an_address_that_does_not_answer_is_one_sentence_and_soon(settings: Sett
         owner.kill()
     assert f"(process {owner.pid}) does not answer" in said
     assert time.monotonic() - began < 45
+
+
+def test_many_that_begin_at_once_have_one_token(settings: Settings) -> None:
+    code = (
+        "import sys; from pathlib import Path; from components import cluster, settings\n"
+        "input(); print(cluster._token(settings.Settings(home=Path(sys.argv[1]))).read_text())"
+    )
+    line = [sys.executable, "-c", code, str(settings.home)]
+    many = [
+        subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    for one in many:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    assert len({one.communicate()[0] for one in many}) == 1
+
+
+def test_a_cluster_that_takes_nobody_in_is_one_sentence(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        said = connecting(
+            settings, RAY_ADDRESS=address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH="/nowhere"
+        )
+    assert said.startswith(f"The Ray cluster at {address} takes nobody in (")
+    assert said.count("\n") == 1

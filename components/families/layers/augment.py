@@ -12,7 +12,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample
+
+from components.families.layers.geometry import Draw, rotation, scaling, shift, warped
 
 MOST = 0.8
 """The highest probability: where a change is nearly always made, nobody can tell that it is one."""
@@ -57,7 +58,7 @@ def augmented(pictures: Tensor, probability: Tensor) -> Tensor:
     with torch.autocast(pictures.device.type, enabled=False):
         whole = pictures.float()
         geometry = geometric(len(whole), whole.shape[2:], probability)
-        moved = _warped(whole, geometry)
+        moved = warped(whole, geometry)
         return _recoloured(moved, *colouring(len(whole), whole.shape[1], probability))
 
 
@@ -67,20 +68,20 @@ def geometric(rows: int, size: tuple[int, ...], probability: Tensor) -> Tensor:
     height, width = size
     one = torch.ones(rows, device=probability.device)
     flip = torch.where(draw.coin(), -one, one)
-    matrix = _scaling(draw.chosen(flip, 1.0), one)
-    matrix = matrix @ _rotation(draw.chosen(draw.whole(4) * (math.pi / 2), 0.0))
-    shift = (draw.uniform(-0.125, 0.125) * width).round(), (draw.uniform(-0.125, 0.125) * height).round()
-    matrix = matrix @ _shift(*draw.together(shift, 0.0))
+    matrix = scaling(draw.chosen(flip, 1.0), one)
+    matrix = matrix @ rotation(draw.chosen(draw.whole(4) * (math.pi / 2), 0.0))
+    step = (draw.uniform(-0.125, 0.125) * width).round(), (draw.uniform(-0.125, 0.125) * height).round()
+    matrix = matrix @ shift(*draw.together(step, 0.0))
     factor = draw.chosen(torch.exp2(0.2 * draw.normal()), 1.0)
-    matrix = matrix @ _scaling(factor, factor)
+    matrix = matrix @ scaling(factor, factor)
     # two rotations around the stretching, so that either comes with less than the whole probability (appendix B)
     each = 1.0 - (1.0 - probability).clamp(min=0.0).sqrt()
-    matrix = matrix @ _rotation(draw.chosen(draw.uniform(-math.pi, math.pi), 0.0, each))
+    matrix = matrix @ rotation(draw.chosen(draw.uniform(-math.pi, math.pi), 0.0, each))
     stretch = draw.chosen(torch.exp2(0.2 * draw.normal()), 1.0)
-    matrix = matrix @ _scaling(stretch, 1.0 / stretch)
-    matrix = matrix @ _rotation(draw.chosen(draw.uniform(-math.pi, math.pi), 0.0, each))
-    shift = 0.125 * draw.normal() * width, 0.125 * draw.normal() * height
-    return matrix @ _shift(*draw.together(shift, 0.0))
+    matrix = matrix @ scaling(stretch, 1.0 / stretch)
+    matrix = matrix @ rotation(draw.chosen(draw.uniform(-math.pi, math.pi), 0.0, each))
+    step = 0.125 * draw.normal() * width, 0.125 * draw.normal() * height
+    return matrix @ shift(*draw.together(step, 0.0))
 
 
 def colouring(rows: int, channels: int, probability: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,86 +107,12 @@ def colouring(rows: int, channels: int, probability: Tensor) -> tuple[Tensor, Te
     return matrix, added[:, None, None]
 
 
-class Draw:
-    """Random numbers for `rows` rows, and the choice of the rows that take them, each with `probability`."""
-
-    def __init__(self, rows: int, probability: Tensor) -> None:
-        self.rows, self.probability, self.device = rows, probability, probability.device
-
-    def uniform(self, low: float, high: float) -> Tensor:
-        """[N] in [low, high)."""
-        return torch.rand(self.rows, device=self.device) * (high - low) + low
-
-    def normal(self) -> Tensor:
-        """[N], standard normal."""
-        return torch.randn(self.rows, device=self.device)
-
-    def whole(self, count: int) -> Tensor:
-        """[N] whole numbers below `count`, as floats."""
-        return (torch.rand(self.rows, device=self.device) * count).floor()
-
-    def coin(self) -> Tensor:
-        """[N], true in half of the rows."""
-        return torch.rand(self.rows, device=self.device) < 0.5
-
-    def chosen(self, values: Tensor, neutral: float, probability: Tensor | None = None) -> Tensor:
-        """`values` [N] in some rows, `neutral` in the others."""
-        return self.together((values,), neutral, probability)[0]
-
-    def together(
-        self, values: tuple[Tensor, ...], neutral: float, probability: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """Each of `values` [N] in the same rows, `neutral` in the others."""
-        likely = self.probability if probability is None else probability
-        taken = torch.rand(self.rows, device=self.device) < likely
-        return tuple(torch.where(taken, value, neutral) for value in values)
-
-
-def _matrix(entries: list[list[Tensor]]) -> Tensor:
-    return torch.stack([torch.stack(row, dim=1) for row in entries], dim=1)
-
-
-def _scaling(across: Tensor, down: Tensor) -> Tensor:
-    """[N] and [N] → [N, 3, 3]."""
-    return torch.diag_embed(torch.stack([across, down, torch.ones_like(down)], dim=1))
-
-
-def _rotation(angle: Tensor) -> Tensor:
-    """Radians [N] → [N, 3, 3]; quarter turns are exact."""
-    quarters = angle / (math.pi / 2)
-    exact = quarters == quarters.round()
-    cosine = torch.where(exact, angle.cos().round(), angle.cos())
-    sine = torch.where(exact, angle.sin().round(), angle.sin())
-    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
-    return _matrix([[cosine, -sine, zero], [sine, cosine, zero], [zero, zero, one]])
-
-
-def _shift(across: Tensor, down: Tensor) -> Tensor:
-    """Pixels [N] and [N] → [N, 3, 3]."""
-    zero, one = torch.zeros_like(across), torch.ones_like(across)
-    return _matrix([[one, zero, across], [zero, one, down], [zero, zero, one]])
-
-
 def _hue(angle: Tensor) -> Tensor:
     """The rotation of three channels around (1, 1, 1) by radians [N], [N, 3, 3] (Rodrigues' formula)."""
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None] / math.sqrt(3.0)
     identity, grey = torch.eye(3, device=angle.device), angle.new_full((3, 3), 1.0 / 3.0)
     turn = identity.roll(1, 0) - identity.roll(1, 1)
     return cosine * identity + sine * turn + (1.0 - cosine) * grey
-
-
-def _warped(pictures: Tensor, matrix: Tensor) -> Tensor:
-    """Each of [N, C, H, W] resampled where its [N, 3, 3] says; the identity copies."""
-    height, width = pictures.shape[2:]
-    # grids reach from −1 to 1 on both axes, whatever the sides are
-    sides = matrix.new_ones(3)
-    sides[0].fill_(width / 2.0)
-    sides[1].fill_(height / 2.0)
-    relative = matrix * sides / sides[:, None]
-    grid = affine_grid(relative[:, :2], list(pictures.shape), align_corners=False)
-    moved = grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
-    still = (matrix == torch.eye(3, device=matrix.device)).flatten(1).all(1)
-    return torch.where(still[:, None, None, None], pictures, moved)
 
 
 def _recoloured(pictures: Tensor, matrix: Tensor, added: Tensor) -> Tensor:

@@ -66,9 +66,12 @@ class Words(nn.Module):
 
 
 class Condition(nn.Module):
-    """Noise level, class and caption as one vector of `width` numbers, and the caption's words beside it."""
+    """Noise level, class and caption as one vector of `width` numbers, and the caption's words beside it.
 
-    def __init__(self, width: int, classes: int, prompt: tuple[int, int] | None) -> None:
+    With `told` so many numbers say what was done to a picture of training.
+    """
+
+    def __init__(self, width: int, classes: int, prompt: tuple[int, int] | None, told: int = 0) -> None:
         super().__init__()
         frequencies = 2 * math.pi * torch.logspace(-4, 3, WAVES, base=2.0)
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -77,13 +80,20 @@ class Condition(nn.Module):
         # the last row stands for no class
         self.class_embedding = nn.Embedding(classes + 1, width) if classes else None
         self.caption = Caption(*prompt, width) if prompt else None
+        self.change = nn.Linear(told, width, bias=False) if told else None
 
     def forward(
-        self, level: Tensor, label: Tensor | None, prompt: Tensor | None
+        self, level: Tensor, label: Tensor | None, prompt: Tensor | None, change: Tensor | None = None
     ) -> tuple[Tensor, Context | None]:
-        """Levels [N], labels [N] and prompts [N,P], in which `NOTHING` is nothing → [N,width] and the words."""
+        """Levels [N], labels [N] and prompts [N,P], in which `NOTHING` is nothing → [N,width] and the words.
+
+        `change` [N,told] is what was done to the pictures; None, as in sampling, is nothing.
+        """
         angles = level[:, None] * self.frequencies
-        signal = self.outer(silu(self.inner(torch.cat((angles.cos(), angles.sin()), 1))))
+        hidden = self.inner(torch.cat((angles.cos(), angles.sin()), 1))
+        if self.change is not None and change is not None:
+            hidden = hidden + self.change(change)
+        signal = self.outer(silu(hidden))
         if self.class_embedding is not None:
             assert label is not None
             signal = signal + self.class_embedding(

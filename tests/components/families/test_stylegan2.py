@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.families.family import Family, Requests, Shape, Task
-from components.families.layers import augment
+from components.families.layers import augment, geometry
 from components.families.layers.augment import Augment, augmented
 from components.families.layers.modulation import (
     GAIN,
@@ -282,10 +282,10 @@ def test_about_as_many_rows_change_as_the_probability_says() -> None:
 
 def test_a_quarter_turn_and_a_shift_move_pixels_as_they_are() -> None:
     pictures = torch.randn(1, 2, 6, 6)
-    turn = augment._rotation(torch.tensor([torch.pi / 2]))
-    assert torch.allclose(augment._warped(pictures, turn), pictures.rot90(1, (2, 3)), atol=1e-5)
-    shift = augment._shift(torch.tensor([1.0]), torch.tensor([-2.0]))
-    moved = augment._warped(pictures, shift)
+    turn = geometry.rotation(torch.tensor([torch.pi / 2]))
+    assert torch.allclose(geometry.warped(pictures, turn), pictures.rot90(1, (2, 3)), atol=1e-5)
+    shift = geometry.shift(torch.tensor([1.0]), torch.tensor([-2.0]))
+    moved = geometry.warped(pictures, shift)
     assert torch.allclose(moved[..., 2:, :-1], pictures[..., :-2, 1:], atol=1e-5)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -85,20 +86,27 @@ def test_a_line_that_a_crash_cut_off_counts_for_nothing_and_is_set_aside(path: P
 def test_rollbacks_go_back_step_by_step_and_mark_what_they_leave(path: Path) -> None:
     append(path, entry("rollback", 2, 3))
     found = standing(read(path))
-    assert (found.champion, found.rolled_back) == (2, {3})
+    assert (found.champion, {*found.rolled_back}) == (2, {3})
     append(path, entry("promote", 4, 2))
     append(path, entry("refuse", 3, 4))
     found = standing(read(path))
     assert [number for number, _ in found.champions] == [1, 2, 4]
     append(path, entry("rollback", 1, 4))
     found = standing(read(path))
-    assert (found.champion, found.rolled_back) == (1, {2, 3, 4})
+    assert (found.champion, {*found.rolled_back}) == (1, {2, 3, 4})
+    assert {number: line.version for number, line in found.rolled_back.items()} == {3: 2, 2: 1, 4: 1}
     append(path, entry("rollback", 3, 1))
     found = standing(read(path))
     assert [number for number, _ in found.champions] == [1, 3]
-    assert (found.rolled_back, found.ever) == ({2, 4}, {1, 2, 3, 4})
+    assert ({*found.rolled_back}, found.ever) == ({2, 4}, {1, 2, 3, 4})
 
 
 def test_a_product_without_a_ledger_has_no_champion(tmp_path: Path) -> None:
     assert standing(read(tmp_path / "none.jsonl")).champion is None
     assert verify(tmp_path / "none.jsonl") == 0
+
+
+def test_words_of_a_terminal_that_speaks_no_unicode_are_kept(path: Path) -> None:
+    append(path, dataclasses.replace(entry("rollback", 2, 3), why="caf\udce9"))
+    assert read(path)[-1].why == "caf\\udce9"
+    assert verify(path) == 4

@@ -92,6 +92,10 @@ def test_workers_share_the_cores_or_have_a_gpu_each() -> None:
     assert share(3, None, [Capacity(cpus=16, gpus=2), Capacity(cpus=4, gpus=1), *cpus(1)]) == (True, 4)
     with pytest.raises(UserError, match=r"5 workers need 5 GPUs, one each, and there are 4; .* --workers 4"):
         share(5, None, [Capacity(cpus=16, gpus=4)])
+    with pytest.raises(
+        UserError, match=r"2 workers need a GPU and 8 CPUs each on one node, .* room for 1 such"
+    ):
+        share(2, 8, [Capacity(cpus=8, gpus=2)])
 
 
 def test_a_workers_cpus_are_those_of_one_node() -> None:
@@ -127,7 +131,7 @@ def test_what_a_server_holds_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match="1 workers need 2 CPUs"):
         given(cpus(2), cpus(1.5), 1, 2)
     with pytest.raises(
-        UserError, match=r"1 workers need 1 GPUs and a CPU for each, .* leaves 12 CPUs and 0 GPUs"
+        UserError, match=r"1 workers need 1 GPUs and 1 CPUs for each, .* leaves 12 CPUs and 0 GPUs"
     ):
         given(gpu, [Capacity(cpus=12, gpus=0)], 1, None)
 

@@ -389,3 +389,34 @@ def test_two_trainings_of_the_same_run_do_not_meet(project: Path) -> None:
         pytest.raises(UserError, match="is being trained by another process"),
     ):
         go(SMALL)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_picture_at_which_a_training_was_killed_is_drawn_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("components.train.loop._picture", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(["train.sample_every=20", *SMALL[:3], *SMALL[4:]])
+    trained = go(["train.sample_every=20", *SMALL[:3], *SMALL[4:]])
+    names = sorted(path.stem for path in (trained.folder / "samples").iterdir())
+    assert names == ["step-000000020", "step-000000040", "step-000000060"]
+
+
+@pytest.mark.usefixtures("project")
+def test_what_ends_a_training_from_outside_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TerminationSignal(BaseException):
+        """As Prefect makes of SIGTERM."""
+
+    def ended(*_: object) -> None:
+        raise TerminationSignal
+
+    monkeypatch.setattr("components.train.loop.advance", ended)
+    with pytest.raises(TerminationSignal):
+        go(SMALL)
+    (record,) = read_runs(open_project().settings)
+    assert (record.state, record.reason) == ("stopped", "TerminationSignal")
