@@ -11,6 +11,7 @@ from torch.nn.functional import l1_loss, mse_loss, softplus
 from torch.optim import Adam, Optimizer
 
 from components.families.family import Batch, Losses, Networks, Shape, bounded, tuned
+from components.families.layers.diversity import spread
 from components.families.layers.muon import Muon
 from components.families.layers.patches import PatchDiscriminator
 from components.families.layers.restorer import Restorer
@@ -97,7 +98,8 @@ class Pix2Pix(Translation):
         if not self.adversarial:
             return distance, {}
         logits = networks["discriminator"](torch.cat((batch.source, fake), 1))
-        return distance + self.adversarial * softplus(-logits).mean(), {"distance": distance}
+        told = {"distance": distance, "spread": spread(fake, batch.data)}
+        return distance + self.adversarial * softplus(-logits).mean(), told
 
     def _judged(self, discriminator: nn.Module, source: Tensor, real: Tensor, fake: Tensor) -> Losses:
         """Half the log-loss, because D learns faster than G (section 3.3), and the share of patches told right."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from components.families.cyclegan import CycleGAN, Ways, judged
 from components.families.family import Batch, Requests, Shape
+from components.families.layers.diversity import spread
 from components.families.layers.muon import Muon
 from components.families.layers.patches import PatchDiscriminator
 from components.families.layers.resnet import ResNet
@@ -114,6 +115,9 @@ def test_the_discriminator_sees_the_source_and_has_its_say_by_weight() -> None:
     fake = torch.cat((batch.source, batch.source), 1) if batch.source is not None else batch.data
     judged_fake = nn.functional.softplus(-networks["discriminator"](fake)).mean()
     assert torch.allclose(losses[1] - losses[0], 0.5 * judged_fake, atol=1e-6)
+    assert batch.source is not None
+    told = small().loss("generator", networks, batch, 0)[1]["spread"]
+    assert torch.allclose(told, spread(batch.source, batch.data)), "what is drawn at first is the source"
     before = small().loss("discriminator", networks, batch, 0)[0]
     swapped = Batch(data=batch.data, length=batch.length, source=-batch.data)
     assert not torch.allclose(before, small().loss("discriminator", networks, swapped, 0)[0])
