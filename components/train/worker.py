@@ -8,7 +8,8 @@ import ray.train
 import ray.train.torch
 import torch
 
-from components.train.loop import Place, run_to_outcome
+from components.train.loop import run_to_outcome
+from components.train.meter import Place
 
 
 def work(config: dict[str, Any]) -> None:

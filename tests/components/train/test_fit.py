@@ -16,7 +16,7 @@ from components.settings import Settings
 from components.train import fit, worker
 from components.train.fit import check_workers, said_of_controller, share, workers_of
 from components.train.launch import train
-from components.train.loop import Place
+from components.train.meter import Place
 from components.train.plan import Plan
 from components.train.runs import load_run
 

@@ -16,7 +16,8 @@ from components.errors import FailedError
 from components.families.family import Batch, Requests
 from components.project import open_project
 from components.train.launch import train
-from components.train.loop import Meter, Place, forget_after, preview
+from components.train.loop import forget_after, preview
+from components.train.meter import Meter, Place
 from components.train.plan import about_run
 
 
