@@ -40,7 +40,7 @@ def likelihoods(subject: Subject, test: Iterable[Batch], weighed: int, seed: int
         select(batch, slice(first, first + PART)) for batch in kept for first in range(0, len(batch), PART)
     ]
     tighter = _all(lambda batch: subject.weighed(batch, DRAWS), parts, mix(seed, 4))
-    if tighter is not None:
+    if tighter is not None and len(tighter) > 1:  # of one row there is no interval
         metrics["importance_weighted_nats"] = corrected(tighter, bounds)
     prefix = "binarized_" if subject.binarized else ""
     return {prefix + name: Metric(*found, Image.metrics[prefix + name]) for name, found in metrics.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from components.families.adversarial import Adversarial, Painter
@@ -67,7 +68,10 @@ class Features(nn.Sequential):
 
 
 class Discriminator(nn.Module):
-    """Features and one linear layer; no hidden layer is fully connected."""
+    """Features and one linear layer; no hidden layer is fully connected.
+
+    The layer computes in float32: rows differ by less than bfloat16 tells of numbers as large as their mean.
+    """
 
     def __init__(self, data: tuple[int, ...], width: int, norm: bool = True) -> None:
         super().__init__()
@@ -77,7 +81,9 @@ class Discriminator(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """[N, *data] → logits [N]; large for what looks real."""
-        logits: Tensor = self.head(self.features(data))
+        features = self.features(data)
+        with torch.autocast(data.device.type, enabled=False):
+            logits: Tensor = self.head(features.float())
         return logits.squeeze(1)
 
 

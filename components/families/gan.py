@@ -45,7 +45,7 @@ class Discriminator(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """[N, *data] → logits [N]; large for what looks real."""
-        logits: Tensor = self.layers(data.flatten(1))
+        logits: Tensor = self.layers(data.flatten(1)).float()  # on a CPU autocast leaves the loss as it is
         return logits.squeeze(1)
 
 

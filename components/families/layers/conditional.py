@@ -24,7 +24,7 @@ class ClassNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """⟨embedding of the class, φ⟩ + linear(φ) (Miyato & Koyama 2018, arXiv:1802.05637, equation 4)."""
+    """⟨embedding of the class, φ⟩ + linear(φ) (Miyato & Koyama 2018, arXiv:1802.05637, equation 4), in float32."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
@@ -34,6 +34,8 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor, label: Tensor) -> Tensor:
         """φ [N, features] and classes [N] → logits [N]."""
-        free: Tensor = self.linear(features).squeeze(1)
-        own: Tensor = (self.embedding(label) * features).sum(1)
-        return free + own
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            free: Tensor = self.linear(features).squeeze(1)
+            own: Tensor = (self.embedding(label) * features).sum(1)
+            return free + own

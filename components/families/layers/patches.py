@@ -29,5 +29,5 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[N, inputs, H, W] → logits [N, 1, h, w]; large for what looks real."""
-        logits: Tensor = self.layers(pictures)
+        logits: Tensor = self.layers(pictures).float()  # on a CPU autocast leaves the loss as it is
         return logits

@@ -65,6 +65,8 @@ def test_models_without_a_likelihood_have_none_and_what_is_not_finite_is_named()
     assert likelihoods(subject(lambda batch: None, lambda batch, draws: None), rows(10), 5, 0) == {}
     plain = likelihoods(subject(first, lambda batch, draws: None), rows(10), 5, 0)
     assert list(plain) == ["negative_elbo_nats"]
+    single = likelihoods(subject(first, lambda batch, draws: first(batch)), rows(10), 1, 0)
+    assert list(single) == ["negative_elbo_nats"], "of one weighed row there is no interval"
     with pytest.raises(FailedError, match="likelihoods of test rows are not all finite"):
         likelihoods(subject(first, lambda batch, draws: first(batch) / 0), rows(10), 5, 0)
 

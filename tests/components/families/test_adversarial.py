@@ -280,3 +280,29 @@ def test_spread_takes_all_pairs_where_no_class_has_two_rows() -> None:
     assert float(spread(real, real, each)) == 1.0
     assert float(spread(real[:1].expand(8, 64), real, each)) < 0.01
     assert float(spread(0.5 * real, real, each)) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("family", "shape"), ALL, ids=lambda value: type(value).__name__)
+def test_under_autocast_opponents_judge_in_full_precision(family: Family, shape: Shape) -> None:
+    batch, networks = batch_of(shape, 16), stirred(networks_for(family, shape, 0))
+    for name in networks:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, logged = family.loss(name, networks, batch, 0)
+        assert loss.dtype == torch.float32
+        assert all(value.dtype == torch.float32 for value in logged.values())
+
+
+def test_a_wasserstein_distance_is_as_fine_however_high_the_scores_are() -> None:
+    """Only differences of scores enter the loss, so their mean may be anywhere."""
+    family, batch = WGANGP(width=8), batch_of(GREY, 32)
+    networks = stirred(networks_for(family, GREY, 0))
+    critic = networks["critic"]
+    assert isinstance(critic, dcgan.Discriminator)
+    found = []
+    for bias in (0.0, 500.0):
+        nn.init.constant_(critic.head.bias, bias)
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(float(family.loss("critic", networks, batch, 0)[1]["wasserstein"]))
+    assert abs(found[0]) > 1e-3
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
