@@ -38,8 +38,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 class Guard(Row):
     """Limits that a challenger must keep, whatever its primary metric says."""
 
-    least: float | None = None
-    most: float | None = None
+    least: float | None = Field(default=None, allow_inf_nan=False)
+    most: float | None = Field(default=None, allow_inf_nan=False)
 
 
 class ProductRow(Row):
@@ -51,7 +51,7 @@ class ProductRow(Row):
     dataset: str
     task: Literal["free", "label", "prompt", "source"] = "free"
     primary: str | None = None
-    min_gain: float = Field(default=0.0, ge=0)
+    min_gain: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     guards: Mapping[str, Guard] = {}
     records: Policy = "hash"
     filter: FilterRow | None = None
@@ -231,6 +231,10 @@ def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     return sorted({name for model in models for name in model.model_fields})
 
 
+FIELDS = {"train": "steps=1000", "model": "lr=0.001"}
+"""A field of each table of a run, as an example."""
+
+
 def override(name: str, row: RunRow, assignments: list[str]) -> RunRow:
     """`row` with assignments such as `model.latent=32` applied; values are read as YAML.
 
@@ -242,6 +246,10 @@ def override(name: str, row: RunRow, assignments: list[str]) -> RunRow:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise UserError(f"“{assignment}” is no assignment; write it as --set model.latent=32.")
+        if path in ("product", "family"):
+            raise UserError(f"A run's {path} is its row's; write a row of its own into params.yaml.")
+        if path in ("train", "model"):
+            raise UserError(f"“{path}” is a table; set a field of it, such as --set {path}.{FIELDS[path]}.")
         if "." not in path and path != "init":
             raise UserError(f"“{path}” belongs to no table; write --set model.{path}=… or train.{path}=….")
         table, _, field = path.partition(".")

@@ -22,7 +22,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises `UserError`."""
     try:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, ValueError) as error:  # a date such as 2020-13-45 is a ValueError
+    except (YAMLError, ValueError, RecursionError) as error:  # a date such as 2020-13-45 is a ValueError
         cause = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {cause}.") from error
 

@@ -211,10 +211,16 @@ def _enter(
         tables["datasets"][name] = dict(content)
         tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
         runs = {f"{name}-{family}": {"product": name, "family": family} for family in families}
-        new = tuple(run for run in runs if run not in tables["runs"])
-        tables["runs"].update({run: runs[run] for run in new})
+        for run in runs:
+            if run in tables["runs"]:
+                raise UserError(f"There is already a run “{run}” in params.yaml; choose another name.")
+            if not NAME.fullmatch(run):
+                raise UserError(
+                    f"“{name}” is too long for the name of its run, “{run}”, of at most 63 letters."
+                )
+        tables["runs"].update(runs)
         _replace(path, tables)
-        return Entered(before, path.read_bytes(), new)
+        return Entered(before, path.read_bytes(), tuple(runs))
 
 
 def _withdraw(project: Project, name: str, entered: Entered) -> None:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from filelock import FileLock
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel
 
 from components.data.dataset import Dataset, open_dataset
 from components.data.example import Progress, legible
@@ -25,6 +24,7 @@ from components.image_rows import FolderRow, ParquetRow, UnpairedRow
 from components.project import Project
 from components.rows import TextFilesRow
 from components.settings import expanded, writable_home
+from components.tables import read_yaml, validate
 
 CODE = {
     "digits": ("pictures", "conditioned", "sources"),
@@ -88,9 +88,9 @@ def ensure_stage(project: Project, name: str) -> None:
     """Write the stage of a dataset into `dvc.yaml`, unless one is there that depends on all that it should."""
     wanted = _dependencies(project, name)
     rows = {f"datasets.{row}" for row in rows_of(project, name)}
-    stage = _stages(project).get(stage_name(name)) or {}
-    written = {path for dependency in stage.get("deps", []) for path in _paths(dependency)}
-    if wanted <= written and rows <= {str(parameter) for parameter in stage.get("params", [])}:
+    stage = _stages(project).get(stage_name(name)) or Stage()
+    written = {path for dependency in stage.deps for path in _paths(dependency)}
+    if wanted <= written and rows <= {str(parameter) for parameter in stage.params}:
         return
     options = [option for path in sorted(wanted) for option in ("-d", path)]
     options += [option for row in sorted(rows) for option in ("-p", row)]
@@ -111,6 +111,9 @@ def checkout(project: Project, name: str) -> Dataset:
     """Put back the prepared data that `dvc.lock` names, from DVC's cache; raises `UserError` if it is not there."""
     project.dataset(name)
     folder = project.prepared / name
+    lock = project.root / "dvc.lock"
+    if stage_name(name) not in ((read_yaml(lock) if lock.is_file() else None) or {}).get("stages", {}):
+        raise UserError(f"“{name}” was never prepared here; type genloom data prepare {name}.")
     run_dvc(project, ["checkout", "--force", folder.relative_to(project.root).as_posix()])
     return open_dataset(folder)
 
@@ -174,7 +177,10 @@ def _failure(verb: str, lines: Sequence[str]) -> UserError:
         return UserError(ours[-1].removeprefix("genloom: "))
     if any(line.startswith("Traceback") for line in lines):
         print("\n".join(lines), file=sys.stderr)  # a bug in the stage, not wrong use
-    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or list(lines[-1:])
+    first = next((place for place, line in enumerate(lines) if line.startswith("ERROR: ")), len(lines) - 1)
+    said = [
+        line.removeprefix("ERROR: ") for line in lines[max(first, 0) :] if line and "https://" not in line
+    ]
     return FailedError(f"dvc {verb} failed: {' '.join(said).rstrip('.')}; mend it and repeat the command.")
 
 
@@ -184,15 +190,23 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "CI": "1"}
 
 
-def _stages(project: Project) -> dict[str, Any]:
+class Stage(BaseModel):
+    """What is looked at of a stage in `dvc.yaml`."""
+
+    deps: list[str | dict[str, Any]] = []
+    params: list[str | dict[str, Any]] = []
+
+
+class Pipeline(BaseModel):
+    """What is looked at of `dvc.yaml`."""
+
+    stages: dict[str, Stage] | None = None
+
+
+def _stages(project: Project) -> dict[str, Stage]:
     path = project.root / "dvc.yaml"
-    try:
-        content = (
-            YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        )
-    except YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    return dict((content or {}).get("stages") or {})
+    content = read_yaml(path) if path.is_file() else None
+    return validate(Pipeline, {} if content is None else content, str(path), lambda _: ()).stages or {}
 
 
 def _paths(dependency: str | Mapping[str, Any]) -> list[str]:
@@ -224,12 +238,18 @@ def _dependencies(project: Project, name: str) -> set[str]:
 
 
 def _check_names(folder: Path) -> None:
-    """Raise `UserError` for the first name below `folder` that DVC cannot write into its list of the folder."""
+    """Raise `UserError` for the first thing below `folder` that DVC cannot write into its list of the folder."""
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
+            path = Path(place) / name
             if legible(name) != name:
-                path = legible(str(Path(place) / name))
-                raise UserError(f"The name of {path} is no Unicode, and DVC cannot note it; rename the file.")
+                raise UserError(
+                    f"The name of {legible(str(path))} is no Unicode, and DVC cannot note it; rename the file."
+                )
+            if not path.exists():
+                raise UserError(
+                    f"{path} is a link that leads nowhere, and DVC cannot note it; remove the link."
+                )
 
 
 def check_path(path: str) -> None:

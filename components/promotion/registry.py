@@ -44,6 +44,7 @@ class Registry:
         manifest = read_manifest(artifact)
         product, digest = manifest["about"]["product"], manifest["digest"]
         with ledger.locked(self.settings, f"{product}-register"):
+            self.check_ledger(product)
             number = self._number(product, "digest", digest)
             if number is None:
                 tags = tags_of(manifest, run_id, tracking_run, flow_run)
@@ -63,7 +64,8 @@ class Registry:
 
     @asks
     def find(self, product: str, key: str) -> Version | None:
-        """The newest version that the training `key` made."""
+        """The newest version that the training `key` made. Raises as `check_ledger`, before anything is trained."""
+        self.check_ledger(product)
         number = self._number(product, "key", key)
         return None if number is None else self.version(product, number)
 
@@ -91,8 +93,8 @@ class Registry:
 
     def named(self, reference: str) -> Version:
         """The version that `digits/3`, `digits@champion` or `digits` (its champion) names."""
-        product, _, which = reference.replace("@", "/").partition("/")
-        return self.version(product, which or CHAMPION)
+        product, between, which = reference.replace("@", "/").partition("/")
+        return self.version(product, which if between else CHAMPION)
 
     @asks
     def products(self) -> list[str]:
@@ -151,6 +153,7 @@ class Registry:
         except MlflowException as error:
             if not error.error_code.startswith(("RESOURCE_", "INVALID_")):
                 raise
+            self.check_ledger(product)
             known = self.products()
             if not known:
                 raise UserError(
@@ -180,14 +183,20 @@ class Registry:
             raise UserError(
                 f"The product {product} has no champion yet; promote a version with genloom promote {product}."
             )
-        number, digest = standing.champions[-1]
-        if self._number(product, "digest", digest) != number:
+        self.check_ledger(product)
+        return standing.champions[-1][0]
+
+    @asks
+    def check_ledger(self, product: str) -> None:
+        """Raise `FailedError` if the champion that the ledger means is not the registry's version of that number."""
+        for number, digest in self._standing(product).champions[-1:]:
+            if self._number(product, "digest", digest) == number:
+                return
             raise FailedError(
                 f"The ledger's champion {product}/{number} ({digest[:12]}) is not in the registry; "
                 "ledger and registry are from different times: restore both from one backup, or move "
                 f"{ledger.path_of(self.settings, product)} away to begin anew."
             )
-        return number
 
     def _found(self, product: str, condition: str = "") -> list[ModelVersion]:
         query = f"name = '{product}'{condition}"

@@ -8,7 +8,7 @@ import os
 import secrets
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,13 +171,28 @@ def held_back(product: str, withheld: Mapping[int, str], rest: int) -> str:
     return f"The content filter of {product} withheld {of} ({reasons})"
 
 
-def write(target: Target, drawing: Drawing) -> list[Path]:
-    """Write the pictures, each file at once, and say which: one PNG, a grid, or files in a folder."""
+def check_apart(paths: Iterable[Path], given: Iterable[Path]) -> None:
+    """Raise `UserError` if one of `paths`, where pictures are to go, is one of those that were `given`."""
+    known = {path.resolve() for path in given}
+    for path in paths:
+        if path.resolve() in known:
+            raise UserError(
+                f"The answer would take the place of {path}, which was given; write elsewhere with -o."
+            )
+
+
+def write(target: Target, drawing: Drawing, given: Sequence[Path] = ()) -> list[Path]:
+    """Write the pictures, each file at once, and say which: one PNG, a grid, or files in a folder.
+
+    Raises `UserError` before anything is written if a file would replace one of those that were `given`.
+    """
     if not target.folder:
+        check_apart([target.path], given)
         files.write(target.path, drawing.files[0] if len(drawing.files) == 1 else sheet(drawing.files))
         return [target.path]
-    target.path.mkdir(exist_ok=True)
     paths = [target.path / name for name in drawing.names]
+    check_apart(paths, given)
+    target.path.mkdir(exist_ok=True)
     for path, file in zip(paths, drawing.files, strict=True):
         files.write(path, file)
     return paths

@@ -24,7 +24,7 @@ from components.train.adapters import adapt, merged
 from components.train.collapse import Collapse
 from components.train.meter import Meter, Place
 from components.train.plan import Plan
-from components.train.runs import RunState
+from components.train.runs import RunState, report_of
 from components.train.schedule import factor
 from components.train.step import Trainee, advance, build, networks_for
 
@@ -221,13 +221,10 @@ def forget_after(path: Path, step: int) -> float:
     if not path.is_file():
         return 0.0
     kept, spent = [], 0.0
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if found["step"] <= step:
-            kept.append(line + "\n")
-            spent = float(found["seconds"])
-    files.write(path, "".join(kept))
+    for line in path.read_bytes().splitlines():
+        found = report_of(line)
+        if found is not None and found["step"] <= step:
+            kept.append(line + b"\n")
+            spent = float(found.get("seconds", spent))
+    files.write(path, b"".join(kept))
     return spent

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from components import files
 from components.errors import UserError, unknown
@@ -73,6 +74,9 @@ class RunRecord:
             return False
 
 
+RECORD = TypeAdapter(RunRecord)
+
+
 def write_run(record: RunRecord) -> RunRecord:
     """Write `run.json`, atomically, and return the record."""
     content = {name: value for name, value in dataclasses.asdict(record).items() if name != "folder"}
@@ -85,8 +89,9 @@ def load_run(folder: Path) -> RunRecord:
     """The record in `folder`; FileNotFoundError if there is none."""
     path = folder / "run.json"
     try:
-        return RunRecord(**json.loads(path.read_text(encoding="utf-8")), folder=folder)
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return RECORD.validate_python({**content, "folder": folder})
+    except (ValueError, TypeError) as error:  # pydantic's error is a ValueError
         raise UserError(f"The file {path} is damaged; delete the folder {folder} and train again.") from error
 
 
@@ -131,10 +136,15 @@ def read_progress(record: RunRecord) -> list[dict[str, Any]]:
     """The lines of `progress.jsonl`, the oldest first; a line that a crash cut off is left out."""
     if not record.progress.is_file():
         return []
-    lines = []
-    for text in record.progress.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    return [
+        line for text in record.progress.read_bytes().splitlines() if (line := report_of(text)) is not None
+    ]
+
+
+def report_of(text: bytes) -> dict[str, Any] | None:
+    """A line of `progress.jsonl`; None for one that a crash cut off, or that is damaged."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None

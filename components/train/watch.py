@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any
 from components import files
 from components.errors import UserError
 from components.tracking import Tracker
+from components.train.runs import report_of
 
 Progress = Callable[[Mapping[str, Any]], None]
 INTERVAL = 0.5
@@ -56,7 +56,7 @@ class Watch:
         """The last step that this run of the log has; 0 if it is another one than before, which then gets all."""
         if not self.sent.is_file():
             return 0
-        of, _, step = self.sent.read_text(encoding="utf-8").partition(" ")
+        of, _, step = self.sent.read_text(encoding="utf-8", errors="replace").partition(" ")
         return int(step) if of == self.tracking_run and step.isdecimal() else 0
 
     def _follow(self) -> None:
@@ -106,5 +106,6 @@ class Watch:
         found, end = [], self.offset
         for text in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
             end += len(text)
-            found.append((json.loads(text), end))
+            if (line := report_of(text)) is not None:
+                found.append((line, end))
         return found

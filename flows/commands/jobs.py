@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from components.errors import FailedError, UserError
+from components.errors import FailedError, UserError, shortened
 from flows.commands.show import AsJson, facts, listing
 
 Product = Annotated[str, typer.Argument(help="A product that is served.", show_default=False)]
@@ -79,13 +79,13 @@ def show_all(limit: Limit = 20, as_json: AsJson = False) -> None:
 def show(which: Which, wait: Wait = False, as_json: AsJson = False) -> None:
     """Say how far a job is."""
     url = _url()
-    job = _call(url, "GET", f"/v1/jobs/{which}")
+    job = _call(url, "GET", f"/v1/jobs/{_id(which)}")
     facts(_followed(url, job) if wait else job, as_json)
 
 
 def cancel(which: Which, as_json: AsJson = False) -> None:
     """End a job; its finished shards stay."""
-    job = _call(_url(), "POST", f"/v1/jobs/{which}/cancel")
+    job = _call(_url(), "POST", f"/v1/jobs/{_id(which)}/cancel")
     if as_json:
         typer.echo(json.dumps(job, indent=2))
     else:
@@ -102,6 +102,15 @@ def prune(days: Days = 30, as_json: AsJson = False) -> None:
         typer.echo(json.dumps({"removed": gone}, indent=2))
     else:
         typer.echo(f"Removed with their shards: {len(gone)}.")
+
+
+def _id(which: str) -> str:
+    """`which`, which is to stand in a URL. Raises `UserError` if it is no id of a job."""
+    from components.serving.jobs import ID
+
+    if not ID.fullmatch(which):
+        raise UserError(f"There is no job “{shortened(which)}”; genloom jobs list shows them.")
+    return which
 
 
 def _followed(url: str, job: dict[str, Any]) -> dict[str, Any]:

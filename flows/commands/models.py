@@ -51,6 +51,7 @@ def list_models(
 ) -> None:
     """List the registered versions, the newest first."""
     from components.project import open_project
+    from components.promotion import ledger
     from components.promotion.registry import Registry
 
     project = open_project()
@@ -59,6 +60,8 @@ def list_models(
     if product is not None and product not in registry.products():
         project.product(product)
         names = []
+    for one in [] if names else ledger.products(project.settings):
+        registry.check_ledger(one)
     rows = [
         _row(project, registry, version, as_json)
         for name in names

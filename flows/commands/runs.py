@@ -126,7 +126,7 @@ def logs(
     """Print what a run reported, a line a report."""
     from components.train.runs import read_progress
 
-    shown = 0
+    shown, name = 0, _read(name).id  # a run's name may mean another training in a moment
     while True:
         record = _read(name)
         lines = read_progress(record)

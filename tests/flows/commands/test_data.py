@@ -132,6 +132,8 @@ def test_bad_input_is_one_sentence_and_changes_nothing(project: Path, genloom: G
     (project / "odd.jsonl").write_text('{"prose": "x"}')
     (project / "half.jsonl").write_text('{"text": ')
     (project / "empty.txt").write_text(" \n")
+    draw(project / "linked", range(3))
+    (project / "linked" / "dead.png").symlink_to("nowhere")
     (project / "broken").mkdir()
     (project / "broken" / "a.parquet").write_bytes(b"PAR1 and nothing more")
     cases = [
@@ -144,6 +146,14 @@ def test_bad_input_is_one_sentence_and_changes_nothing(project: Path, genloom: G
         (("data", "add", "mine", "broken"), "a.parquet is no whole Parquet file"),
         (("data", "add", "mine", "."), "holds the project's own prepared data"),
         (("data", "add", "digits", "good"), "There is already a dataset “digits”"),
+        (("data", "add", "mnist-attention", "good"), "There is already a run “mnist-attention-vae”"),
+        (("data", "add", "a" * 60, "good"), "is too long for the name of its run, “a{60}-vae”"),
+        (
+            ("data", "add", "mine", "linked"),
+            "linked/dead.png is a link that leads nowhere, .* remove the link",
+        ),
+        (("data", "add", "~nobody-here/x", "~nobody-here/x"), "no such user; write the folder out"),
+        (("data", "checkout", "mnist"), "“mnist” was never prepared here; type genloom data prepare mnist"),
         (("data", "add", "Bad Name", "good"), "“Bad Name” is no good name"),
         (("data", "add", "mine", "good", "--size", "3"), "--size is “3”; write pixels a side"),
         (("data", "add", "mine", "good", "--size", "8x"), "--size is “8x”"),
@@ -234,3 +244,22 @@ def test_adding_that_fails_takes_only_its_own_rows_away(
     assert "mine" not in {*tables.datasets, *tables.products}
     assert not [name for name in tables.runs if name.startswith("mine")]
     assert "# by hand" in params.read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[1]",
+        "foo",
+        "stages: [1]",
+        "stages: {prepare-digits: 5}",
+        "stages: {prepare-digits: {deps: [5]}}",
+        "\xff",
+    ],
+)
+def test_a_dvc_yaml_of_another_shape_is_one_sentence(project: Path, genloom: Genloom, content: str) -> None:
+    (project / "dvc.yaml").write_bytes(content.encode("latin-1"))
+    said = genloom("data", "prepare", "digits")
+    assert said.code == 2
+    assert "dvc.yaml" in said.err
+    assert len(said.err.strip().splitlines()) == 1

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import uvicorn
 
+from components.errors import UserError
 from components.families.family import Shape
 from components.filtering import ContentFilter
 from components.serving import draw
@@ -107,3 +108,38 @@ def test_a_request_of_which_nothing_is_left_does_not_end_the_others(
 def test_a_model_that_is_loaded_here_is_not_filtered(loaded: Loaded) -> None:
     drawn = draw.draw(Place("digits", 1, "image", {}, loaded=loaded), 16, 1, {})
     assert (len(drawn.files), drawn.withheld) == (16, {})
+
+
+def test_an_answer_never_takes_the_place_of_a_picture_that_was_given(tmp_path: Path) -> None:
+    given = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in given:
+        path.write_bytes(b"mine")
+    drawing = draw.Drawing(
+        "digits", 1, "here", 0, [b"one", b"two"], ["c.png", "b.png"], [0, 1], [None] * 2, {}
+    )
+    for target in (
+        draw.Target(tmp_path, folder=True),
+        draw.Target(tmp_path / "x" / ".." / "a.png", folder=False),
+    ):
+        with pytest.raises(UserError, match=r"would take the place of .*(a|b)\.png, which was given"):
+            draw.write(target, drawing, given)
+    assert [path.read_bytes() for path in given] == [b"mine"] * 2
+    assert not (tmp_path / "c.png").exists()
+
+
+@pytest.mark.usefixtures("url")
+def test_edit_refuses_to_replace_its_own_input(genloom: Genloom, project: Path) -> None:
+    (project / "mine").mkdir()
+    path = project / "mine" / "seven.png"
+    path.write_bytes(b"mine")
+    for out in ("mine", "mine/seven.png"):
+        said = genloom("edit", "digits", str(path), "-o", out)
+        assert said.code == 2
+        assert "seven.png, which was given; write elsewhere with -o" in said.err
+    assert path.read_bytes() == b"mine"
+
+
+def test_options_of_texts_are_told_even_if_they_are_zero(genloom: Genloom, url: str) -> None:
+    said = genloom("generate", "digits", "--temperature", "0", "-o", "x.png")
+    assert said.code == 2
+    assert "draws pictures, without --temperature" in said.err

@@ -38,3 +38,14 @@ def test_prune_says_what_it_removed(project: Path, genloom: Callable[..., Any]) 
     assert said.code == 0
     assert said.out == "Removed with their shards: 1.\n"
     assert not (jobs.folder / job.id / JOB).exists()
+
+
+@pytest.mark.parametrize("name", ["", "?limit=1", "../models", "a\nb", "job-1"])
+@pytest.mark.parametrize("verb", ["show", "cancel"])
+def test_what_is_no_id_of_a_job_is_not_asked_for(
+    name: str, verb: str, genloom: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.commands.jobs._url", lambda *_: "http://127.0.0.1:1")
+    said = genloom("jobs", verb, name)
+    assert said.code == 2
+    assert f"There is no job “{name}”" in said.err

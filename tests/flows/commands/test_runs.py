@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -241,3 +242,35 @@ def test_only_a_run_that_runs_can_be_stopped(make, genloom) -> None:
         assert refused.code == 2
         assert "nothing to stop" in refused.err
         assert not ended.stop_file.exists()
+
+
+def test_a_log_that_is_followed_stays_with_its_training(make, genloom, root: Path) -> None:
+    make("digits-vae-1a", state="running")
+    code = FOLLOWED.replace('"digits-vae")', '"digits-vae-1a")')
+    writer = subprocess.Popen([sys.executable, "-c", code, str(root / ".genloom")])
+    later = threading.Timer(0.5, lambda: make("digits-vae-2b", state="running"))
+    later.start()
+    said = genloom("runs", "logs", "digits-vae", "--follow").out.splitlines()
+    later.join()
+    assert writer.wait(timeout=60) == 0
+    assert [line.split()[1] for line in said[:-1]] == ["50/100", "100/100", "150/100"]
+    assert said[-1] == "digits-vae-1a: stopped (by request)"
+
+
+@pytest.mark.parametrize("content", ["5", "\xff", "[]", '{"step": "a"}', '{"step": 1'])
+def test_damaged_lines_of_progress_are_left_out(make, genloom, content: str) -> None:
+    record = make("digits-vae-1a")
+    with record.progress.open("ab") as stream:
+        stream.write(content.encode("latin-1") + b"\n")
+    assert genloom("runs", "list").code == 0
+    assert len(genloom("runs", "logs", "digits-vae").out.splitlines()) == 3
+
+
+def test_a_damaged_record_does_not_hide_the_others(make, genloom) -> None:
+    make("digits-vae-1a")
+    other = make("digits-vae-2b")
+    path = other.folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "created": 5}))
+    listed = genloom("runs", "list", "--json")
+    assert listed.code == 0
+    assert [row["id"] for row in json.loads(listed.out)] == ["digits-vae-1a"]

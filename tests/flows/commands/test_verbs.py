@@ -52,7 +52,10 @@ def test_check_reads_params_whole(genloom: Genloom) -> None:
         ("steps: 6000", "steps: 2020-13-45", "is not valid YAML"),
         ("task: free", "task: free\n    primary: nonsense", "There is no metric “nonsense”"),
         ("task: free", "task: free\n    guards: {judge_recal: {least: 0.1}}", "did you mean judge_recall"),
+        ("task: free", "task: free\n    guards: {judge_recall: {least: .nan}}", "finite number"),
+        ("task: free", "task: free\n    min_gain: .inf", "finite number"),
         ("runs:", "runs: [", "is not valid YAML"),
+        ("runs:", "runs: " + "[" * 3000, "is not valid YAML"),
         ("datasets:", "dataset:", "There is no field “dataset”; did you mean datasets"),
     ],
 )
