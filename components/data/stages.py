@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from filelock import FileLock
 from pydantic import BaseModel
@@ -88,7 +88,7 @@ def ensure_stage(project: Project, name: str) -> None:
     """Write the stage of a dataset into `dvc.yaml`, unless one is there that depends on all that it should."""
     wanted = _dependencies(project, name)
     rows = {f"datasets.{row}" for row in rows_of(project, name)}
-    stage = _stages(project).get(stage_name(name)) or Stage()
+    stage = (_read(project, "dvc.yaml", Pipeline).stages or {}).get(stage_name(name)) or Stage()
     written = {path for dependency in stage.deps for path in _paths(dependency)}
     if wanted <= written and rows <= {str(parameter) for parameter in stage.params}:
         return
@@ -111,8 +111,7 @@ def checkout(project: Project, name: str) -> Dataset:
     """Put back the prepared data that `dvc.lock` names, from DVC's cache; raises `UserError` if it is not there."""
     project.dataset(name)
     folder = project.prepared / name
-    lock = project.root / "dvc.lock"
-    if stage_name(name) not in ((read_yaml(lock) if lock.is_file() else None) or {}).get("stages", {}):
+    if stage_name(name) not in (_read(project, "dvc.lock", Locked).stages or {}):
         raise UserError(f"“{name}” was never prepared here; type genloom data prepare {name}.")
     run_dvc(project, ["checkout", "--force", folder.relative_to(project.root).as_posix()])
     return open_dataset(folder)
@@ -203,10 +202,20 @@ class Pipeline(BaseModel):
     stages: dict[str, Stage] | None = None
 
 
-def _stages(project: Project) -> dict[str, Stage]:
-    path = project.root / "dvc.yaml"
+class Locked(BaseModel):
+    """What is looked at of `dvc.lock`."""
+
+    stages: dict[str, Any] | None = None
+
+
+Content = TypeVar("Content", bound=BaseModel)
+
+
+def _read(project: Project, name: str, kind: type[Content]) -> Content:
+    """One of DVC's files, empty where there is none; `UserError` for one that DVC would not take."""
+    path = project.root / name
     content = read_yaml(path) if path.is_file() else None
-    return validate(Pipeline, {} if content is None else content, str(path), lambda _: ()).stages or {}
+    return validate(kind, {} if content is None else content, str(path), lambda _: ())
 
 
 def _paths(dependency: str | Mapping[str, Any]) -> list[str]:

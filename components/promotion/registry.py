@@ -255,8 +255,7 @@ class Registry:
             if found.tags[f"{TAG}evaluation"] != name:
                 model = found.tags[f"{TAG}model"]
                 self.client.log_model_artifacts(model, str(evaluation), f"evaluation/{name}")
-        if found.tags[f"{TAG}evaluation"] != name:
-            self.client.set_model_version_tag(product, str(number), f"{TAG}evaluation", name)
+                self.client.set_model_version_tag(product, str(number), f"{TAG}evaluation", name)
 
     def _download(self, version: Version, source: str, draft: Path) -> Path:
         """The registry's `source` of the version, a folder, copied into `draft`."""

@@ -62,14 +62,15 @@ def edit(
         raise UserError(f"{out} is one file and there are {len(pictures)} pictures; name a folder with -o.")
     if len({path.stem for path in pictures}) < len(pictures):
         raise UserError("Two of the pictures have the same name, so one would replace the other; rename one.")
+    given = [*pictures, *([mask] if mask else [])]
     # what a single answer to each is called is known before it is drawn
     named = [target.path / f"{path.stem}.png" for path in pictures if number == 1]
-    draw.check_apart(named if target.folder else [target.path], [*pictures, *filter(None, [mask])])
+    draw.check_apart(named if target.folder else [target.path], given)
     asked = {"mask": mask, "size": size, "strength": strength, "label": label, "steps": steps}
     with locate(project.settings, product, version) as place:
         check(place)
         drawn = draw.edit(place, pictures, number, seed, asked)
-        say_drawn(drawn, draw.write(target, drawn, pictures), as_json)
+        say_drawn(drawn, draw.write(target, drawn, given), as_json)
 
 
 def check(place: Place) -> None:

@@ -27,10 +27,8 @@ def listing(rows: Sequence[Mapping[str, Any]], as_json: bool, empty: str = "Noth
         print(empty)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, name in enumerate(rows[0]):
-        table.add_column(
-            Text(name), overflow="fold", no_wrap=place == 0
-        )  # what names a row stays in one piece
+    for place, name in enumerate(rows[0]):  # the first column names the row and stays in one piece
+        table.add_column(Text(name), overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     Console().print(table)
