@@ -12,10 +12,11 @@ import httpx
 from components.families.gan import GAN
 from components.project import Project, open_project
 from tests.benchmarks.echo import LAST
-from tests.benchmarks.load import Load, percentile, press, seconds, until
+from tests.benchmarks.load import Load, percentile, press, seconds
 from tests.benchmarks.row import Row
 from tests.benchmarks.serve import CONNECTIONS, MILLI, bodies
 from tests.benchmarks.site import DRAW, MNIST, SMALL, echo, processes, publish, serving
+from tests.until import until
 
 BEFORE, SECONDS = 5.0, 20.0
 

@@ -28,16 +28,6 @@ def seconds(usual: float) -> float:
     return min(usual, float(os.environ[TRIAL])) if os.environ.get(TRIAL) else usual
 
 
-def until(true: Callable[[], bool], patience: float = 300.0) -> float:
-    """Wait for `true`; the seconds that it took. Raises `TimeoutError`."""
-    began = time.perf_counter()
-    while not true():
-        if time.perf_counter() - began > patience:
-            raise TimeoutError
-        time.sleep(0.05)
-    return time.perf_counter() - began
-
-
 @dataclass
 class Load:
     """What came back: (when it was answered, seconds, status, version) of each request.

@@ -19,11 +19,12 @@ import httpx
 
 from components.families.gan import GAN
 from components.project import Project, open_project
-from tests.benchmarks.load import percentile, press, seconds, until
+from tests.benchmarks.load import percentile, press, seconds
 from tests.benchmarks.row import Row
 from tests.benchmarks.serve import CONNECTIONS, MILLI, bodies
 from tests.benchmarks.site import DRAW, MNIST, ROOT, SMALL, echo, publish, serving
 from tests.components.serving.conftest import free_port
+from tests.until import until
 
 ROUNDS, SECONDS = 3, 5.0
 LITSERVE = {"litserve": 0.0, "litserve-waiting": 0.005}

@@ -23,9 +23,9 @@ from components.project import ProductRow, Project
 from components.promotion.promote import promote
 from components.promotion.registry import Registry
 from components.serving import server
-from tests.benchmarks.load import until
 from tests.components.families.rows import an_about
 from tests.components.serving.conftest import free_port, register
+from tests.until import until
 
 ROOT = Path(__file__).resolve().parents[2]
 MNIST, SMALL = Shape(data=(1, 28, 28)), Shape(data=(1, 8, 8))

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
@@ -22,6 +21,7 @@ from components.project import open_project
 from components.train.launch import train
 from components.train.runs import read_run, read_runs
 from tests.e2e.processes import Command, free_port, line
+from tests.until import until
 
 
 def shorten(project: Path, steps: int) -> None:
@@ -107,11 +107,8 @@ def test_kill_9_of_a_ray_worker_half_way_ends_with_the_same_weights(project: Pat
 
 
 def wait_for_a_checkpoint(process: subprocess.Popen[str], runs: Path) -> None:
-    ends = time.monotonic() + 200
-    while not list(runs.glob("*/checkpoints/step-*/state.json")):
-        assert process.poll() is None
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+    until(lambda: any(runs.glob("*/checkpoints/step-*/state.json")) or process.poll() is not None, 200)
+    assert process.poll() is None
 
 
 def called(process: psutil.Process) -> str:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,9 +86,8 @@ def test_the_second_call_changes_nothing_and_says_nothing(
     def state() -> dict[str, tuple[int, bytes]]:
         return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
 
-    before, said, started = state(), list[str](), time.perf_counter()
+    before, said = state(), list[str]()
     assert evaluate(artifact, digits, folder, cache, progress=said.append) == report
-    assert time.perf_counter() - started < 5
     assert said == []
     assert state() == before
 

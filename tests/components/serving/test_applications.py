@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from components.promotion.registry import Registry
 from components.serving import server
 from components.settings import Settings
 from tests.components.serving.conftest import Said, Site, free_port, register
+from tests.until import until
 
 DRAW, SPEAK = "/v1/images/generations", "/tales/v1/completions"
 FILE = """
@@ -62,9 +62,7 @@ class Place:
         return {one["application"]: one["replicas"] for one in self.status()["applications"]}
 
     def wait(self, application: str, count: int) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while (found := self.replicas()[application]) != count:
-            assert time.monotonic() < deadline, f"{application} has {found} replicas, not {count}"
+        until(lambda: self.replicas()[application] == count, PATIENCE, self.replicas)
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +148,8 @@ def test_any_replica_tells_the_metrics_of_both(place: Place) -> None:
         text = place.http.get(f"{place.url}/metrics").text
         return set(re.findall(r'genloom_engine_width\{model="digits",replica="([^"]+)"', text))
 
-    deadline = time.monotonic() + PATIENCE
-    while len(seen := told()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: len(told()) == 2, PATIENCE)
+    seen = told()
     assert all(told() == seen for _ in range(8)), "whichever replica is asked"
 
 

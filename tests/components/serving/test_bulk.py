@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import httpx
 import psutil
 import pyarrow.dataset as ds
 import pytest
+
+from tests.until import until
 
 OVER = ("done", "failed", "cancelled")
 
@@ -27,12 +28,15 @@ def job(url: str, name: str) -> dict[str, Any]:
 
 
 def waited(
-    url: str, name: str, until: Callable[[dict[str, Any]], bool], seconds: float = 120
+    url: str, name: str, holds: Callable[[dict[str, Any]], bool], seconds: float = 120
 ) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while not until(found := job(url, name)):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
+    found: dict[str, Any] = {}
+
+    def so() -> bool:
+        found.update(job(url, name))
+        return holds(found)
+
+    until(so, seconds, lambda: found)
     return found
 
 

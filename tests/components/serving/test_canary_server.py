@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from components.promotion import ledger
 from components.serving import server
 from tests.components.serving.conftest import Site, a_site, free_port, run_at
+from tests.until import until
 
 pytestmark = pytest.mark.long
 PATIENCE = 180.0
@@ -61,12 +61,13 @@ def test_a_good_canary_is_promoted_by_the_replicas(site: Site) -> None:
     try:
         said = run_at(site.root, "canary", "start", "digits", "--version", "2", *options)
         assert said.code == 0, said.err
-        path, late = ledger.path_of(site.settings, "digits"), time.monotonic() + PATIENCE
-        while ledger.standing(ledger.read(path)).champion != 2:
-            assert time.monotonic() < late, run_at(site.root, "canary", "status", "digits").out
-            time.sleep(1)
-        time.sleep(3)
-        assert versions(running.url) == {2}
+        path = ledger.path_of(site.settings, "digits")
+        until(
+            lambda: ledger.standing(ledger.read(path)).champion == 2,
+            PATIENCE,
+            lambda: run_at(site.root, "canary", "status", "digits").out,
+        )
+        until(lambda: versions(running.url) == {2}, PATIENCE)
     finally:
         clients.over.set()
         clients.join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from components.serving.exposition import Member
 from components.serving.jobs import Jobs
 from components.serving.metrics import Metrics
 from components.serving.routes.application import create_app
+from tests.until import until
 
 ASKED = "genloom_requests_total"
 
@@ -34,13 +34,6 @@ def asked(client: TestClient) -> dict[str, float]:
         for one in samples
         if one.name == ASKED and one.labels["route"] == "/health"
     }
-
-
-def until(true: Callable[[], bool]) -> None:
-    late = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < late
-        time.sleep(0.05)
 
 
 def test_any_replica_answers_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

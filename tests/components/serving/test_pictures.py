@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ import pytest
 from components.data.folder import open_folder
 from components.image_rows import FolderRow
 from components.serving import server
+from tests.components.serving.asking import hang_up, waiting
 from tests.components.serving.painter import CLASSES, opened, saved
+from tests.until import until
 
 SIZE = (20, 27)
 HOLE = (slice(4, 11), slice(3, 12))
@@ -100,17 +101,8 @@ def test_who_hangs_up_frees_the_rows(url: str) -> None:
             with httpx.stream("POST", f"{url}/v1/images/generations", json=asked, timeout=60) as reply:
                 assert next(reply.iter_bytes())
         else:
-            with pytest.raises(httpx.TimeoutException):
-                httpx.post(f"{url}/v1/images/generations", json=asked, timeout=0.3)
-        began = time.monotonic()
-        while waiting(url) and time.monotonic() < began + 20:
-            time.sleep(0.05)
-        assert not waiting(url)
-
-
-def waiting(url: str) -> int:
-    models = httpx.get(f"{url}/health", timeout=30).json()["models"]
-    return next(model["waiting"] for model in models if model["id"] == "kinds")
+            hang_up(f"{url}/v1/images/generations", asked, lambda: waiting(url, "kinds"))
+        until(lambda: not waiting(url, "kinds"), patience=20)
 
 
 def test_the_command_draws_the_same_by_the_server_and_here(

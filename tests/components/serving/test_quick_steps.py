@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,12 @@ from components.families.family import Networks, Requests, State
 from components.serving.engine import Engine
 from components.serving.pace import KNOWN, RECENT
 from tests.components.serving.slow import LAST, WIDTH, Slow, ask
+from tests.until import until
+
+
+def until_asleep(engine: Engine) -> None:
+    """Wait until the engine's thread, which may just have answered, sleeps."""
+    until(lambda: not engine.busy and engine._change._waiters)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def quick(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Engin
     for _ in range(KNOWN):
         engine.submit(ask([1], 1)).result(30)
     where.clear()
-    time.sleep(0.3)  # until its thread sleeps
+    until_asleep(engine)
     yield engine, where
     engine.close()
 
@@ -64,7 +69,7 @@ def test_a_quick_step_is_computed_on_the_loop_with_the_same_bits(quick: tuple[En
         return await asyncio.gather(*(soon(engine, ask([seed, seed + 1], 1)) for seed in (7, 20, 30, 40)))
 
     where.clear()
-    time.sleep(0.3)  # until the engine's thread, which has just answered, sleeps
+    until_asleep(engine)
     drawn = asyncio.run(together())
     assert where == [threading.get_ident()] * 2
     assert torch.equal(drawn[0][:1], alone)
@@ -104,14 +109,14 @@ def test_a_short_step_is_computed_on_the_loop_for_a_request_that_is_alone(
         assert torch.equal(asyncio.run(several(*asked))[0][:1], alone)
         assert where
         assert here not in where
-        time.sleep(0.3)  # until the engine's thread sleeps
+        until_asleep(engine)
     where.clear()
     with monkeypatch.context() as patch:  # another model of the replica is at work
         patch.setattr("components.serving.engine.ENGINES", [engine, SimpleNamespace(busy=True)])
         assert torch.equal(asyncio.run(soon(engine, ask([7], 1))), alone)
     assert where
     assert here not in where
-    time.sleep(0.3)
+    until_asleep(engine)
     monkeypatch.setattr("components.serving.pace.SHORT", 0.0)
     where.clear()
     assert torch.equal(asyncio.run(soon(engine, ask([7], 1))), alone)
@@ -139,7 +144,7 @@ def test_a_loop_and_threads_may_ask_at_the_same_time(quick: tuple[Engine, list[i
     assert len(drawn) == 300
     assert all(torch.equal(rows[:1], alone) for rows in drawn)
     assert not engine.busy
-    time.sleep(0.3)  # until the engine's thread sleeps, which the others may have kept awake all the time
+    until_asleep(engine)
     assert torch.equal(asyncio.run(soon(engine, ask([7], 1))), alone)
     assert where[-1] == threading.get_ident()
 

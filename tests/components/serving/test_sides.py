@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from components.serving.trial import Trial
 from components.terms import Terms
 from tests.components.serving.painter import Painter, served
 from tests.components.serving.parrot import CHAT, COMPLETE, HI, parrot, stream, texts
+from tests.until import until
 
 DRAW = "/v1/images/generations"
 
@@ -96,10 +96,7 @@ def asked(client: TestClient, headers: dict[str, str] | None = None, **body: Any
 
 def settled(trial: Trial) -> None:
     """Wait until the shadow has been asked and has answered."""
-    deadline = time.monotonic() + 30
-    while (trial._mirroring and not trial._mirroring.done()) or trial.loaded.engine.busy:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: not (trial._mirroring and not trial._mirroring.done()) and not trial.loaded.engine.busy)
 
 
 def test_a_share_is_answered_by_the_canary_and_each_keeps_its_side(

@@ -23,6 +23,7 @@ from components.serving.follow import Follower
 from components.serving.routes.application import create_app
 from components.settings import Settings
 from tests.components.serving.conftest import register
+from tests.until import until
 
 DRAW = "/v1/images/generations"
 ROW = ProductRow(dataset="digits")
@@ -91,19 +92,21 @@ def began(
 ) -> None:
     """Start a trial and look until the replica has loaded it."""
     assert start(settings, "digits", ROW, kind, criteria, version, force=True).accepted
-    until(follower, lambda: "digits" in follower.catalog.trials)
+    looked_until(follower, lambda: "digits" in follower.catalog.trials)
 
 
-def until(
+def looked_until(
     follower: Follower, reached: Callable[[], bool], between: Callable[[], object] = lambda: None
 ) -> None:
     """Look, and do something between two looks, until something is so."""
-    deadline = time.monotonic() + 120
-    while not reached():
-        assert time.monotonic() < deadline
-        between()
-        follower.look()
-        time.sleep(0.01)
+
+    def so() -> bool:
+        if not reached():
+            between()
+            follower.look()
+        return reached()
+
+    until(so)
 
 
 class Crowd:
@@ -124,7 +127,7 @@ def test_a_canary_that_does_well_is_promoted_and_takes_over_as_it_is(
 ) -> None:
     first, second = replica(), replica()
     began(settings, first, 2)
-    until(second, lambda: "digits" in second.catalog.trials)
+    looked_until(second, lambda: "digits" in second.catalog.trials)
     tried = first.catalog.trials["digits"].loaded
     with TestClient(create_app(first.catalog)) as client, TestClient(create_app(second.catalog)) as other:
         crowds = Crowd(client), Crowd(other)
@@ -134,9 +137,9 @@ def test_a_canary_that_does_well_is_promoted_and_takes_over_as_it_is(
                 crowd.ask()
             second.look()
 
-        until(first, lambda: first.catalog.loaded["digits"] is tried, ask)
+        looked_until(first, lambda: first.catalog.loaded["digits"] is tried, ask)
         assert [crowd.versions for crowd in crowds] == [{"1", "2"}, {"1", "2"}]
-        until(second, lambda: second.catalog.loaded["digits"].served.version == 2, crowds[1].ask)
+        looked_until(second, lambda: second.catalog.loaded["digits"].served.version == 2, crowds[1].ask)
     assert standing(settings).champion == 2
     line = last(settings)
     assert (line.event, line.version, line.champion) == ("promote", 2, 1)
@@ -159,11 +162,11 @@ def test_a_failing_canary_is_withdrawn_without_a_failed_request(
             part.register_forward_pre_hook(_fail)
     with TestClient(create_app(follower.catalog)) as client:
         crowd = Crowd(client)
-        until(follower, lambda: "digits" not in follower.catalog.trials, crowd.ask)
+        looked_until(follower, lambda: "digits" not in follower.catalog.trials, crowd.ask)
         crowd.ask()
         assert crowd.versions == {"1"}
         monkeypatch.setattr(trials, "LINGER", 0.0)
-        until(follower, lambda: not trial.loaded.engine.healthy)  # it is taken out of memory
+        looked_until(follower, lambda: not trial.loaded.engine.healthy)  # it is taken out of memory
         assert follower.catalog.healthy
     line = last(settings)
     assert (line.event, line.version, standing(settings).champion) == ("withdraw", 2, 1)
@@ -183,7 +186,7 @@ def test_a_slow_canary_is_withdrawn(replica: Callable[[], Follower], settings: S
         for part in network.modules():
             part.register_forward_pre_hook(lambda *_: time.sleep(0.1))
     with TestClient(create_app(follower.catalog)) as client:
-        until(follower, lambda: "digits" not in follower.catalog.trials, Crowd(client).ask)
+        looked_until(follower, lambda: "digits" not in follower.catalog.trials, Crowd(client).ask)
     line = last(settings)
     assert line.event == "withdraw"
     assert "answers of digits/2 were later than 1.5 times the p50 of digits/1" in line.reasons[0]
@@ -194,7 +197,7 @@ def test_a_collapsed_canary_is_withdrawn_though_it_answers(
 ) -> None:
     follower = replica()
     began(settings, follower, 3)
-    until(follower, lambda: "digits" not in follower.catalog.trials)
+    looked_until(follower, lambda: "digits" not in follower.catalog.trials)
     line = last(settings)
     assert (line.event, line.version) == ("withdraw", 3)
     assert "What digits/3 generates is much alike: its variety is 0 ± 0" in line.reasons[0]
@@ -214,7 +217,7 @@ def test_a_canary_that_cannot_be_loaded_is_withdrawn(
     def again() -> None:
         follower.trials._courses["digits"].again = 0.0
 
-    until(follower, lambda: standing(settings).trial is None, again)
+    looked_until(follower, lambda: standing(settings).trial is None, again)
     assert last(settings).event == "withdraw"
     assert "could not be loaded and warmed: no such layer" in last(settings).reasons[0]
 
@@ -257,7 +260,7 @@ def test_a_shadow_is_asked_in_secret_and_its_numbers_are_kept(
     trial = follower.catalog.trials["digits"]
     with TestClient(create_app(follower.catalog)) as client:
         crowd = Crowd(client)
-        until(follower, lambda: trial.ours.answered >= 8 and trial.ours.probes >= 3, crowd.ask)
+        looked_until(follower, lambda: trial.ours.answered >= 8 and trial.ours.probes >= 3, crowd.ask)
         assert crowd.versions == {"1"}
         follower.look()
     (seen,) = tallies.read(settings, "digits", trial.line.hash)

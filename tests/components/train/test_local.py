@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from components.train.launch import train
 from components.train.runs import load_run, read_progress, read_run, read_runs
 from components.train.step import Trainee
 from components.train.wanted import plan_of
+from tests.until import until
 
 SHORT = [
     "train.steps=60",
@@ -161,12 +163,9 @@ def test_kill_9_and_the_same_command_end_with_the_same_weights(
     assert [factors[step] for step in (10, 20, 60, 90, 120)] == pytest.approx([10 / 15, 1, 1, 0.5, 0])
 
 
-def wait_for(happened: object, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    ends = time.monotonic() + seconds
-    while not happened():  # type: ignore[operator]
-        assert process.poll() is None, "the training ended before it could be killed"
-        assert time.monotonic() < ends
-        time.sleep(0.01)
+def wait_for(happened: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    until(lambda: happened() or process.poll() is not None)
+    assert process.poll() is None, "the training ended before it could be killed"
 
 
 @pytest.mark.usefixtures("project")
