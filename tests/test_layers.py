@@ -31,6 +31,7 @@ MODALITY_IMPORTS = FAMILY_IMPORTS | {
     "PIL",
     "tokenizers",
     "jinja2",
+    "soundfile",
 }
 
 

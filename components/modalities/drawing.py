@@ -147,7 +147,7 @@ def options_of(family: Family, shape: Shape) -> dict[str, float]:
     return {name: getattr(family, name) for name in names if hasattr(family, name)}
 
 
-def options_for(body: PictureBody, model: Maker, rows: int) -> dict[str, Tensor]:
+def options_for(body: BaseModel, model: Maker, rows: int) -> dict[str, Tensor]:
     """Every option that the model has, for each row. Raises `UserError` for one that it has not."""
     usual = options_of(model.family, model.shape)
     named = {name: getattr(body, name, None) for name in OPTIONS}

@@ -1,0 +1,127 @@
+"""The bodies that ask for sound, how they become rows for a family, and rows become files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import soundfile
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from components.errors import UserError
+from components.families.family import Requests
+from components.families.sampling import mix
+from components.modalities.drawing import Label, labels_of, options_for
+from components.modalities.modality import Maker, Order
+from components.modalities.waveform import FULL, to_pcm
+
+Format: TypeAlias = Literal["wav", "flac", "pcm"]
+MEDIA: dict[Format, str] = {"wav": "audio/wav", "flac": "audio/flac", "pcm": "audio/pcm"}
+WORDS = 64
+"""The most words of a request for speech."""
+QUIET = FULL // 100
+"""Levels below are silence where words are put together: 40 dB under full scale."""
+PAUSE = 0.1
+"""Seconds between two words."""
+Pcm: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int16]]
+
+
+class SoundRequest(BaseModel):
+    """What the general route takes for a model of sound: `n` recordings, of a class where the model knows such."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str | None = None
+    n: int = Field(default=1, ge=1, le=128)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    label: Label | None = None
+    prompt: str = Field(default="", max_length=4096)
+    guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+    response_format: Format = "wav"
+    user: str | None = None
+
+
+class SpeechRequest(BaseModel):
+    """The body of OpenAI's `POST /v1/audio/speech`; `seed` and `guidance` are ours.
+
+    `input` is words that are classes of the model, spoken one after the other. There is one voice: that of the
+    recordings; whatever name a client must give it is taken. Fields whose value asks for what is not done are refused.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    input: str = Field(min_length=1, max_length=4096)
+    model: str | None = None
+    voice: str = Field(default="default", max_length=64)
+    response_format: Format = "wav"
+    speed: float = Field(default=1, ge=1, le=1)
+    stream_format: Literal["audio"] = "audio"
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+
+    @property
+    def n(self) -> int:
+        """One file, however many words there are."""
+        return 1
+
+
+def sounded(body: SoundRequest, model: Maker, seeds: Sequence[int]) -> Requests:
+    """One row a seed, with the class and the options that the model takes. Raises `UserError`."""
+    return Requests(
+        seed=torch.tensor(list(seeds), dtype=torch.int64),
+        label=labels_of(body.label, body.prompt, model, seeds),
+        options=options_for(body, model, len(seeds)),
+    )
+
+
+def spoken(body: SpeechRequest, model: Maker, rate: int, seeds: Sequence[int]) -> Order:
+    """A row for each word of the input, together one file. Raises `UserError` for a word that is no class."""
+    words = body.input.replace(",", " ").split()
+    if not model.shape.classes:
+        raise UserError("This model knows no words; ask it at /v1/generations.")
+    if not words:
+        raise UserError("“input” holds no word; send some that are classes of the model.")
+    if len(words) > WORDS:
+        raise UserError(f"“input” has {len(words)} words and may have {WORDS}; send it in parts.")
+    (seed,) = seeds
+    labels = [labels_of(word.strip(".!?;:"), "", model, [seed]) for word in words]
+    requests = Requests(
+        seed=torch.tensor([mix(seed, place) for place in range(len(words))], dtype=torch.int64),
+        label=torch.cat([label for label in labels if label is not None]),
+        options=options_for(body, model, len(words)),
+    )
+    return Order(
+        requests=requests,
+        seeds=seeds,
+        parts=[slice(0, len(words))],
+        encode=lambda _, rows: written(together(to_pcm(rows), rate), rate, body.response_format),
+        labels=[None],
+    )
+
+
+def together(words: Pcm, rate: int) -> Pcm:
+    """Rows [N, T] behind each other with a short pause between them, [S]; the silence at their ends is left out."""
+    parts: list[Pcm] = []
+    pause = np.zeros(round(PAUSE * rate), dtype=np.int16)
+    for row in words:
+        loud = np.flatnonzero(np.abs(row.astype(np.int32)) >= QUIET)
+        parts += [row[loud[0] : loud[-1] + 1], pause] if len(loud) else [pause]
+    return np.concatenate(parts)
+
+
+def written(levels: Pcm, rate: int, kind: Format) -> bytes:
+    """One channel of 16-bit levels [S] as a file; of `pcm`, little-endian levels without a header."""
+    if kind == "pcm":
+        return levels.astype("<i2").tobytes()
+    stream = io.BytesIO()
+    soundfile.write(stream, levels, rate, format=kind.upper(), subtype="PCM_16")
+    return stream.getvalue()
+
+
+def files(output: Tensor, rate: int, body: Any) -> list[bytes]:
+    """Each row of `output` as a file of the kind that the request asks for."""
+    return [written(row, rate, body.response_format) for row in to_pcm(output)]
