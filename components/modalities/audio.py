@@ -19,8 +19,8 @@ from components.errors import UserError
 from components.families.family import Batch, Kind, Requests, Shape
 from components.modalities.image import grid
 from components.modalities.modality import Direction, Maker, Modality, Order
-from components.modalities.speech import SoundRequest, SpeechRequest, files, sounded, spoken
-from components.modalities.waveform import FULL, compand, spectrogram
+from components.modalities.speech import SoundRequest, SpeechRequest, sounded, spoken, written
+from components.modalities.waveform import FULL, compand, spectrogram, to_pcm
 
 SOUND = "audio.json"
 """The file that says how many samples a second has."""
@@ -103,8 +103,8 @@ class Audio(Modality):
         return SoundRequest(seed=seed, n=8)
 
     def encode(self, output: Tensor, body: Any) -> list[bytes]:
-        """One file a row, in the format of the request."""
-        return files(output, self.rate, body)
+        """One WAV file a row."""
+        return [written(row, self.rate, "wav") for row in to_pcm(output)]
 
     def picture(self, output: Tensor) -> bytes:
         """The spectrograms of all rows, low tones below."""

@@ -39,7 +39,7 @@ class Order:
     """The rows that a request asks of a model, and how they become answers.
 
     Answer i has the seed `seeds[i]` and is made of the rows `parts[i]` by `encode(i, rows)`, which gives a file;
-    `labels[i]` is its class by name, or None.
+    `labels[i]` is its class by name, or None. The files are of `media_type`, by default the modality's.
     """
 
     requests: Requests
@@ -47,6 +47,7 @@ class Order:
     parts: Sequence[slice]
     encode: Callable[[int, Tensor], bytes]
     labels: Sequence[str | None]
+    media_type: str | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)

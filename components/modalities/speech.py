@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 import soundfile
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from components.errors import UserError
 from components.families.family import Requests
@@ -19,8 +18,21 @@ from components.modalities.drawing import Label, labels_of, options_for
 from components.modalities.modality import Maker, Order
 from components.modalities.waveform import FULL, to_pcm
 
-Format: TypeAlias = Literal["wav", "flac", "pcm"]
-MEDIA: dict[Format, str] = {"wav": "audio/wav", "flac": "audio/flac", "pcm": "audio/pcm"}
+Format: TypeAlias = Literal["mp3", "opus", "flac", "wav", "pcm"]
+MEDIA: Mapping[Format, str] = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+FILES: Mapping[Format, Mapping[str, str]] = {
+    "mp3": {"format": "MP3"},
+    "opus": {"format": "OGG", "subtype": "OPUS"},
+    "flac": {"format": "FLAC", "subtype": "PCM_16"},
+    "wav": {"format": "WAV", "subtype": "PCM_16"},
+}
+"""What libsndfile calls them."""
 WORDS = 64
 """The most words of a request for speech."""
 QUIET = FULL // 100
@@ -41,7 +53,6 @@ class SoundRequest(BaseModel):
     label: Label | None = None
     prompt: str = Field(default="", max_length=4096)
     guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
-    response_format: Format = "wav"
     user: str | None = None
 
 
@@ -57,7 +68,7 @@ class SpeechRequest(BaseModel):
     input: str = Field(min_length=1, max_length=4096)
     model: str | None = None
     voice: str = Field(default="default", max_length=64)
-    response_format: Format = "wav"
+    response_format: Format = "mp3"
     speed: float = Field(default=1, ge=1, le=1)
     stream_format: Literal["audio"] = "audio"
     seed: int | None = Field(default=None, ge=0, lt=2**63)
@@ -100,6 +111,7 @@ def spoken(body: SpeechRequest, model: Maker, rate: int, seeds: Sequence[int]) -
         parts=[slice(0, len(words))],
         encode=lambda _, rows: written(together(to_pcm(rows), rate), rate, body.response_format),
         labels=[None],
+        media_type=MEDIA[body.response_format],
     )
 
 
@@ -114,14 +126,15 @@ def together(words: Pcm, rate: int) -> Pcm:
 
 
 def written(levels: Pcm, rate: int, kind: Format) -> bytes:
-    """One channel of 16-bit levels [S] as a file; of `pcm`, little-endian levels without a header."""
+    """One channel of 16-bit levels [S] as a file; of `pcm`, little-endian levels without a header.
+
+    Raises `UserError` for a format that has not this rate.
+    """
     if kind == "pcm":
         return levels.astype("<i2").tobytes()
     stream = io.BytesIO()
-    soundfile.write(stream, levels, rate, format=kind.upper(), subtype="PCM_16")
+    try:
+        soundfile.write(stream, levels, rate, **FILES[kind])
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"A file of “{kind}” cannot have {rate} samples a second; ask for wav.") from error
     return stream.getvalue()
-
-
-def files(output: Tensor, rate: int, body: Any) -> list[bytes]:
-    """Each row of `output` as a file of the kind that the request asks for."""
-    return [written(row, rate, body.response_format) for row in to_pcm(output)]

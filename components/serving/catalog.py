@@ -146,10 +146,12 @@ class Withheld:
         return cls(sentence.removeprefix(cls.BEFORE).removesuffix(cls.AFTER))
 
 
-def seen(loaded: Loaded, file: bytes) -> bytes | Withheld:
-    """`file`, unless the product's filter does not let it out."""
+def seen(loaded: Loaded, file: bytes, media_type: str | None = None) -> bytes | Withheld:
+    """`file` of `media_type`, by default the modality's, unless the product's filter does not let it out."""
     held_back = loaded.filter
-    reason = None if held_back is None else held_back.refuses(file, loaded.model.modality.media_type)
+    reason = (
+        None if held_back is None else held_back.refuses(file, media_type or loaded.model.modality.media_type)
+    )
     if held_back is None or reason is None:
         return file
     held_back.count()

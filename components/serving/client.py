@@ -93,7 +93,7 @@ def serves(url: str, product: str) -> int | None:
 
 
 def ask(url: str, route: str, body: Mapping[str, Any]) -> Answer:
-    """The pictures of one request without those that are withheld.
+    """The files of one request without those that are withheld.
 
     Raises `WithheldError` if all are, `UserError` for what else the server refuses, `FailedError` if it fails.
     """
@@ -101,9 +101,14 @@ def ask(url: str, route: str, body: Mapping[str, Any]) -> Answer:
     if _refusal(reply).get("code") == "content_policy_violation":
         raise WithheldError(_message(reply))
     items = answer(reply)["data"]
-    withheld = {int(item["seed"]): str(item["withheld"]) for item in items if item["b64_json"] is None}
-    data = [item for item in items if item["b64_json"] is not None]
-    files = [b64decode(item["b64_json"]) for item in data]
+    coded = [item.get("b64_json", item.get("b64")) for item in items]
+    withheld = {
+        int(item["seed"]): str(item["withheld"])
+        for item, file in zip(items, coded, strict=True)
+        if file is None
+    }
+    data = [item for item in items if int(item["seed"]) not in withheld]
+    files = [b64decode(file) for file in coded if file is not None]
     seeds, labels = [int(item["seed"]) for item in data], [item.get("label") for item in data]
     return Answer(files, int(reply.headers["x-genloom-version"]), seeds, labels, withheld)
 
@@ -116,6 +121,16 @@ def post(url: str, route: str, body: Mapping[str, Any]) -> httpx.Response:
         )
     except httpx.HTTPError as error:
         raise _silent(url, error) from error
+
+
+def file(url: str, route: str, body: Mapping[str, Any]) -> tuple[bytes, int]:
+    """The file that a route answers, and the version that made it. Raises as `ask` does."""
+    reply = post(url, route, body)
+    if _refusal(reply).get("code") == "content_policy_violation":
+        raise WithheldError(_message(reply))
+    if reply.status_code != 200:
+        answer(reply)
+    return reply.content, int(reply.headers["x-genloom-version"])
 
 
 def answer(reply: httpx.Response) -> dict[str, Any]:

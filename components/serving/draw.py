@@ -1,4 +1,4 @@
-"""Pictures for the command line: by the running server, or by a model loaded here."""
+"""Files for the command line, pictures or sound: by the running server, or by a model loaded here."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ import os
 import secrets
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from components import files
 from components.errors import FailedError, UserError
 from components.modalities.drawing import PIXELS, ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.image import grid
+from components.modalities.speech import SoundRequest
 from components.serving import client
 from components.serving.catalog import SEEDS, Withheld
 from components.serving.place import Place
 from components.serving.routes.errors import sentence
 
+B = TypeVar("B", bound=BaseModel)
 AT_ONCE = 128
 """Pictures of one request."""
 DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
-BODIES: Mapping[str, type[PictureBody]] = {
+RECORD = "/v1/generations"
+BODIES: Mapping[str, type[PictureBody | SoundRequest]] = {
     DRAW: ImageRequest,
     EDIT: ImageEditRequest,
     VARY: ImageVariationRequest,
+    RECORD: SoundRequest,
 }
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where pictures go: one PNG, or a folder of them."""
+    """Where files go: one, or a folder of them."""
 
     path: Path
     folder: bool
@@ -64,11 +68,14 @@ class Drawing:
     withheld: dict[int, str]
 
 
-def check_target(path: Path) -> Target:
-    """Where the pictures will be written, checked before anything is drawn. Raises `UserError`."""
+def check_target(path: Path, kinds: Sequence[str] = (".png",), what: str = "pictures") -> Target:
+    """Where the files of these `kinds` will be written, checked before anything is drawn. Raises `UserError`."""
     folder = path.is_dir() or (path.suffix == "" and not path.exists())
-    if not folder and path.suffix.lower() != ".png":
-        raise UserError(f"The pictures are PNG; name the file {path.with_suffix('.png')}, or name a folder.")
+    if not folder and path.suffix.lower() not in kinds:
+        names = " or ".join(kind.removeprefix(".").upper() for kind in kinds)
+        raise UserError(
+            f"The {what} are {names}; name the file {path.with_suffix(kinds[0])}, or name a folder."
+        )
     parent = path if path.is_dir() else path.parent
     if not parent.is_dir():
         raise UserError(f"There is no folder {parent}; make it first, or write elsewhere with -o.")
@@ -77,17 +84,24 @@ def check_target(path: Path) -> Target:
     return Target(path, folder)
 
 
-def draw(place: Place, number: int, seed: int | None, asked: Mapping[str, Any]) -> Drawing:
-    """Draw `number` pictures as `asked` says (size, label, prompt, options). Raises `UserError`.
+def draw(
+    place: Place,
+    number: int,
+    seed: int | None,
+    asked: Mapping[str, Any],
+    route: str = DRAW,
+    kind: str = ".png",
+) -> Drawing:
+    """Draw `number` files of a `kind` as `asked` says (size, label, prompt, options). Raises `UserError`.
 
     `FailedError` if the content filter lets none out.
     """
     first = secrets.randbelow(SEEDS) if seed is None else seed
     most = at_once(asked.get("size"), AT_ONCE)
     bodies = [{**asked, "n": count, "seed": own} for count, own in _parts(number, first, most)]
-    answers = [ask(place, DRAW, body) for body in bodies]
+    answers = [ask(place, route, body) for body in bodies]
     drawing = _together(place, first, answers)
-    names = [f"{place.product}-{drawing.version}-{own}.png" for own in drawing.seeds]
+    names = [f"{place.product}-{drawing.version}-{own}{kind}" for own in drawing.seeds]
     drawing.names.extend(names)
     return drawing
 
@@ -124,21 +138,26 @@ def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
     So it does if the server has gone over to another version since `place` was found.
     """
     given = {name: value for name, value in asked.items() if value is not None}
-    body = _body(BODIES[route], given)
+    body = body_of(BODIES[route], given)
     if place.loaded is None:
         assert place.url is not None
         try:
             answer = client.ask(place.url, route, {"model": place.asked, **given})
         except client.WithheldError as error:
             return _nothing(place, given, Withheld.of(str(error)).reason)
-        if answer.version != place.version:
-            raise UserError(
-                f"The server serves {place.product}/{answer.version} since just now; ask again, or go on with "
-                f"--version {place.version}."
-            )
+        check_version(place, answer.version)
         return answer
     files, order = place.loaded.generate(body)
     return client.Answer(files, place.version, list(order.seeds), list(order.labels))
+
+
+def check_version(place: Place, version: int) -> None:
+    """Raise `UserError` unless the server answered with the `version` that was looked up."""
+    if version != place.version:
+        raise UserError(
+            f"The server serves {place.product}/{version} since just now; ask again, or go on with "
+            f"--version {place.version}."
+        )
 
 
 def _nothing(place: Place, given: Mapping[str, Any], reason: str) -> client.Answer:
@@ -164,10 +183,10 @@ def _together(place: Place, first: int, answers: Sequence[client.Answer]) -> Dra
     )
 
 
-def held_back(product: str, withheld: Mapping[int, str], rest: int) -> str:
-    """How many pictures the content filter withheld and why, for a person; `rest` were let out."""
+def held_back(product: str, withheld: Mapping[int, str], rest: int, what: str = "picture") -> str:
+    """How many files the content filter withheld and why, for a person; `rest` were let out."""
     reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(withheld.values()).most_common())
-    of = f"{len(withheld)} of {len(withheld) + rest} pictures" if rest else "every picture"
+    of = f"{len(withheld)} of {len(withheld) + rest} {what}s" if rest else f"every {what}"
     return f"The content filter of {product} withheld {of} ({reasons})"
 
 
@@ -181,14 +200,26 @@ def check_apart(paths: Iterable[Path], given: Iterable[Path]) -> None:
             )
 
 
-def write(target: Target, drawing: Drawing, given: Sequence[Path] = ()) -> list[Path]:
-    """Write the pictures, each file at once, and say which: one PNG, a grid, or files in a folder.
+def sheet(files: Sequence[bytes]) -> bytes:
+    """One PNG with all pictures, nearly square."""
+    pictures = np.stack([np.atleast_3d(np.asarray(Image.open(io.BytesIO(file)))) for file in files])
+    data = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(torch.float32)
+    return grid(data * (2.0 / 255.0) - 1.0)
+
+
+def write(
+    target: Target,
+    drawing: Drawing,
+    given: Sequence[Path] = (),
+    joined: Callable[[Sequence[bytes]], bytes] = sheet,
+) -> list[Path]:
+    """Write the files, each at once, and say which: one, several `joined` into one, or files in a folder.
 
     Raises `UserError` before anything is written if a file would replace one of those that were `given`.
     """
     if not target.folder:
         check_apart([target.path], given)
-        files.write(target.path, drawing.files[0] if len(drawing.files) == 1 else sheet(drawing.files))
+        files.write(target.path, drawing.files[0] if len(drawing.files) == 1 else joined(drawing.files))
         return [target.path]
     paths = [target.path / name for name in drawing.names]
     check_apart(paths, given)
@@ -196,13 +227,6 @@ def write(target: Target, drawing: Drawing, given: Sequence[Path] = ()) -> list[
     for path, file in zip(paths, drawing.files, strict=True):
         files.write(path, file)
     return paths
-
-
-def sheet(files: Sequence[bytes]) -> bytes:
-    """One PNG with all pictures, nearly square."""
-    pictures = np.stack([np.atleast_3d(np.asarray(Image.open(io.BytesIO(file)))) for file in files])
-    data = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(torch.float32)
-    return grid(data * (2.0 / 255.0) - 1.0)
 
 
 def at_once(size: str | None, most: int) -> int:
@@ -217,7 +241,8 @@ def _parts(number: int, seed: int, most: int) -> Iterator[tuple[int, int]]:
         yield min(most, number - done), (seed + done) % 2**63
 
 
-def _body(kind: type[PictureBody], given: Mapping[str, Any]) -> PictureBody:
+def body_of(kind: type[B], given: Mapping[str, Any]) -> B:
+    """`given` as a `kind` reads it; raises `UserError`."""
     try:
         return kind.model_validate(given)
     except ValidationError as error:

@@ -55,7 +55,8 @@ def ready(loaded: Loaded, body: BaseModel) -> Callable[[], Making]:
     order = loaded.order(body)
 
     def take(place: int, output: Tensor) -> Made:
-        file, seed, label = seen(loaded, order.file(place, output)), order.seeds[place], order.labels[place]
+        file = seen(loaded, order.file(place, output), order.media_type)
+        seed, label = order.seeds[place], order.labels[place]
         if isinstance(file, Withheld):
             return Made(None, seed, label, withheld=file.reason)
         return Made(file, seed, label)

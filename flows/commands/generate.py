@@ -1,4 +1,4 @@
-"""`genloom generate`: pictures or text, by the running server or by the champion loaded here."""
+"""`genloom generate`: pictures, sound or text, by the running server or by the champion loaded here."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 Product = Annotated[str, typer.Argument(help="A product of params.yaml.", show_default=False)]
 Count = Annotated[
-    int | None, typer.Option("-n", "--number", min=1, max=4096, help="How many; 16 pictures, or 1 text.")
+    int | None,
+    typer.Option("-n", "--number", min=1, max=4096, help="How many; 16 pictures, 1 recording or text."),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--out", help="A .png for one picture or a grid, a folder for single files; a file for text."
+        "-o",
+        "--out",
+        help="A .png for one picture or a grid, a .wav for sound, a folder for single files; a file for text.",
     ),
 ]
 Seed = Annotated[
@@ -44,9 +47,11 @@ Which = Annotated[
 ]
 Prompt = Annotated[
     str | None,
-    typer.Option(help="The text that the model continues or turns into another; of pictures, a caption."),
+    typer.Option(
+        help="The text that the model continues or turns into another; of pictures, a caption; of sound, words."
+    ),
 ]
-Label = Annotated[str | None, typer.Option(help="Of pictures: the class, by name.")]
+Label = Annotated[str | None, typer.Option(help="Of pictures and sound: the class, by name.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Of pictures by diffusion: how many steps.")]
 Guidance = Annotated[
     float | None, typer.Option(help="Of pictures by diffusion: how much the class or caption weighs.")
@@ -85,7 +90,7 @@ def generate(
     truncation: Truncation = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw with a product's model and write PNG files, or write with it to the terminal as the text comes."""
+    """Draw with a product's model and write PNG or WAV files, or write with it to the terminal as the text comes."""
     from components.project import open_project
     from components.serving.place import locate
 
@@ -98,6 +103,9 @@ def generate(
         if place.modality == "text":
             _without(pictures, f"{product} writes text, without")
             _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
+        elif place.modality == "audio":
+            _without({**text, **pictures, "label": None, "guidance": None}, f"{product} makes sound, without")
+            _sound(place, number, seed, out or Path("out.wav"), prompt, label, guidance, as_json)
         else:
             _without(text, f"{product} draws pictures, without")
             asked = {**pictures, "prompt": prompt}
@@ -119,6 +127,28 @@ def _draw(
     target = draw.check_target(out)
     drawn = draw.draw(place, number, seed, asked)
     say_drawn(drawn, draw.write(target, drawn), as_json)
+
+
+def _sound(
+    place: Place,
+    number: int | None,
+    seed: int | None,
+    out: Path,
+    prompt: str | None,
+    label: str | None,
+    guidance: float | None,
+    as_json: bool,
+) -> None:
+    from components.serving import draw, sound
+
+    if prompt is None:
+        target = draw.check_target(out, (".wav",), "recordings")
+        made = sound.record(place, number or 1, seed, {"label": label, "guidance": guidance})
+    else:
+        _without({"label": label, "number": number}, "With --prompt all words are in one file, without")
+        target = draw.check_target(out, sound.KINDS, "recordings")
+        made = sound.speak(place, prompt, seed, sound.target_kind(out), guidance)
+    say_drawn(made, draw.write(target, made, joined=sound.joined), as_json)
 
 
 def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:

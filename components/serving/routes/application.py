@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from components.modalities.completion import ChatRequest, CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
+from components.modalities.speech import SoundRequest, SpeechRequest
 from components.serving.catalog import Catalog
 from components.serving.exposition import Exposition, Member
 from components.serving.jobs import JobRequest, Jobs
@@ -28,6 +29,7 @@ from components.serving.routes import (
     images,
     metrics,
     models,
+    speech,
 )
 from components.serving.routes import jobs as job_routes
 from components.serving.routes.access import Access, Doorkeeper
@@ -42,6 +44,7 @@ BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/images/variations": ImageVariationRequest,
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
+    models.SPEAK: SpeechRequest,
 }
 """What each route takes."""
 UPLOADS = frozenset({"/v1/images/edits", "/v1/images/variations", generations.GENERATE, "/v1/jobs"})
@@ -79,7 +82,8 @@ def create_app(
     # the scripts of the pages lie in the package: nothing is loaded from elsewhere
     app = FastAPIOffline(title="Genloom", version=version("genloom"), redoc_url=None, lifespan=lifespan)
     install(app, BODIES)
-    parts = [part.router(catalog) for part in (models, images, completions, chat, generations, health)]
+    routed = (models, images, completions, chat, speech, generations, health)
+    parts = [part.router(catalog) for part in routed]
     for part in parts:
         app.include_router(part)
     if jobs is not None:
@@ -87,7 +91,7 @@ def create_app(
     watch = Metrics(catalog, description.paths(app) | {"/metrics"}, jobs)
     exposition = Exposition(watch, member)
     app.include_router(metrics.router(exposition))
-    description.install(app, [*BODIES.values(), JobRequest])
+    description.install(app, [*BODIES.values(), SoundRequest, JobRequest])
     app.add_middleware(Direct, endpoints=of_requests(parts), bodies=BODIES)
     app.add_middleware(Bodies, uploads=UPLOADS, room=Room())
     if recorder is not None:

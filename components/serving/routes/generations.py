@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from components.modalities.completion import CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest
+from components.modalities.speech import SoundRequest
 from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import Made, Making, check_whole, ready
 from components.serving.routes.answers import Files, also
@@ -45,7 +46,7 @@ def router(catalog: Catalog) -> APIRouter:
         GENERATE,
         response_model=None,
         responses=also(Files, 200),
-        openapi_extra=any_body(ImageRequest, ImageEditRequest, CompletionRequest),
+        openapi_extra=any_body(ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest),
     )
     async def generate(request: Request) -> Response:
         """Generate `n` files of the model's media type; file i has the seed of the request + i."""

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from components.artifact import Model
 from components.errors import UserError, unknown
+from components.modalities.audio import Audio
 from components.modalities.corruption import Corruption
 from components.modalities.drawing import options_of
 from components.modalities.editing import encodes
@@ -17,6 +18,9 @@ from components.modalities.text import Text
 from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.answers import ModelList, ModelObject, also
 from components.serving.routes.errors import UnknownModelError
+
+SPEAK = "/v1/audio/speech"
+"""Where a model of sound speaks the names of its classes."""
 
 
 def router(catalog: Catalog) -> APIRouter:
@@ -73,6 +77,8 @@ def find(catalog: Catalog, name: str | None, modality: str | None = None, route:
 def routes_of(loaded: Loaded) -> list[str]:
     """The routes that a model answers at; a chat needs a template, or a model of pairs."""
     model, modality = loaded.model, loaded.model.modality
+    if isinstance(modality, Audio):
+        return [*([SPEAK] if model.shape.classes else []), "/v1/generations"]
     if not isinstance(modality, Text):
         if model.shape.source is not None:
             return ["/v1/images/edits"]
@@ -104,7 +110,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "family": type(model.family).__module__.rpartition(".")[2],
         "modality": model.about.modality,
         "shape": list(model.shape.data),
-        **(pictured(model) if model.about.modality == "image" else {}),
+        **_asked(model),
         "routes": routes_of(loaded),
         "dataset": model.about.dataset,
         "licence": model.about.licence,
@@ -115,6 +121,24 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "records": served.terms.records,
         "filtered": served.terms.filters,
         "terms": served.terms.digest,
+    }
+
+
+def _asked(model: Model) -> dict[str, Any]:
+    """What can be asked of a model, as its modality puts it."""
+    if isinstance(model.modality, Image):
+        return pictured(model)
+    return sounding(model) if isinstance(model.modality, Audio) else {}
+
+
+def sounding(model: Model) -> dict[str, Any]:
+    """What can be asked of a model of sound: its classes, the options of sampling; `rate` is in samples a second."""
+    assert isinstance(model.modality, Audio)
+    return {
+        "task": "label" if model.shape.classes else "free",
+        "classes": list(model.about.classes) if model.shape.classes else [],
+        "options": options_of(model.family, model.shape),
+        "rate": model.modality.rate,
     }
 
 
