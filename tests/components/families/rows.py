@@ -30,7 +30,7 @@ IMAGES = {
     Task.SOURCE: [Shape(data=(1, 8, 8), source=(1, 8, 8)), Shape(data=(3, 12, 8), source=(4, 12, 8))],
 }
 """The shapes of pictures by what a request carries; the last source has a mask."""
-WAVE = Shape(data=(64,))
+WAVES = {Task.FREE: Shape(data=(64,)), Task.LABEL: Shape(data=(64,), classes=3)}
 TEXTS = [
     Shape(data=(24,), vocabulary=11, prompt=(24, 11)),
     Shape(data=(80,), vocabulary=70, prompt=(80, 70)),
@@ -49,7 +49,7 @@ def shapes_of(name: str) -> list[Shape]:
     if Kind.IMAGE in family.kinds:
         found += [shape for task, shapes in IMAGES.items() if task in family.tasks for shape in shapes]
     if Kind.WAVEFORM in family.kinds:
-        found.append(WAVE)
+        found += [shape for task, shape in WAVES.items() if task in family.tasks]
     if Kind.TOKENS in family.kinds:
         found += PAIRS if Task.SOURCE in family.tasks else TEXTS
     return found

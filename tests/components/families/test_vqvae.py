@@ -14,7 +14,7 @@ from components.families.layers.quantize import Quantizer
 from components.families.sampling import Slots, sample, uniform
 from components.families.vqvae import VQVAE, CodeState, codec_of, prior_of
 from components.train.step import networks_for
-from tests.components.families.rows import WAVE, batch_of, requests_of, stirred
+from tests.components.families.rows import WAVES, batch_of, requests_of, stirred
 
 SHAPE = Shape(data=(3, 12, 8))
 
@@ -102,7 +102,7 @@ def test_use_tells_how_many_codes_take_part() -> None:
     assert float(used) == 0.5
 
 
-@pytest.mark.parametrize("shape", [SHAPE, WAVE, Shape(data=(1, 7, 9)), Shape(data=(50,))])
+@pytest.mark.parametrize("shape", [SHAPE, *WAVES.values(), Shape(data=(1, 7, 9)), Shape(data=(50,))])
 def test_codes_go_round(shape: Shape) -> None:
     family, networks = small(shape)
     data = batch_of(shape, 4).data
