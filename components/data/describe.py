@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from components.data.example import legible
-from components.data.folder import METADATA
+from components.data.layout import METADATA
 from components.data.paired import is_paired
 from components.data.parquet import parquet_files
 from components.data.texts import PLAIN, RECORDS, suffix, text_files
