@@ -89,7 +89,7 @@ def add_data(
     seconds: Annotated[float | None, typer.Option("--seconds", help="How long recordings become.")] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Have the product draw by class.")] = False,
 ) -> None:
-    """Look at your own pictures, text or recordings and write them into params.yaml, with a product, runs and a stage."""
+    """Look at your own data and write them into params.yaml, with a product, runs and a DVC stage."""
     from components.data.add import add, describe, goal
     from components.project import open_project
 
