@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from components.audio_rows import PlucksRow, RecordingsRow
 from components.errors import UserError, unknown
 from components.image_rows import (
     ArchiveRow,
@@ -212,7 +213,7 @@ def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     tables: dict[str, list[type[BaseModel]]] = {
         "datasets": [
             *(DigitsRow, IdxRow, FolderRow, ParquetRow, ArchiveRow, UnpairedRow),
-            *(StdlibRow, TextFilesRow),
+            *(StdlibRow, TextFilesRow, PlucksRow, RecordingsRow),
         ],
         "products": [ProductRow],
         "runs": [RunRow],

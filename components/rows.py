@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from components.audio_rows import PlucksRow, RecordingsRow
 from components.image_rows import (
     OF_PICTURES,
     ArchiveRow,
@@ -157,6 +158,17 @@ def filled(template: str, values: Mapping[str, Any]) -> str:
 
 
 AnyDataset = Annotated[
-    DigitsRow | IdxRow | FolderRow | ParquetRow | ArchiveRow | UnpairedRow | StdlibRow | TextFilesRow,
+    DigitsRow
+    | IdxRow
+    | FolderRow
+    | ParquetRow
+    | ArchiveRow
+    | UnpairedRow
+    | StdlibRow
+    | TextFilesRow
+    | PlucksRow
+    | RecordingsRow,
     Field(discriminator="source"),
 ]
+OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow
+"""The rows of a person's own data, which may lie at a `path`."""

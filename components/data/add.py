@@ -13,30 +13,39 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from components import files
-from components.data.describe import describe_pictures, describe_text, is_text
+from components.audio_rows import RecordingsRow
+from components.data.describe import (
+    describe_pictures,
+    describe_recordings,
+    describe_text,
+    is_sound,
+    is_text,
+)
 from components.data.documents import is_empty
-from components.data.example import Dropped, silent
+from components.data.example import Dropped, NotARecording, Source, silent
+from components.data.recordings import open_recordings
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
 from components.data.texts import open_texts
 from components.errors import UserError
 from components.families.family import names
-from components.image_rows import FolderRow, ParquetRow, PicturesRow
 from components.modalities.decoding import NotAPicture
 from components.project import NAME, Project, open_project, read_tables
-from components.rows import TextFilesRow
+from components.rows import OwnRow, TextFilesRow
 from components.settings import expanded, writable_home
 
 OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label", "caption"})
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})
-"""The options that only the one or the other modality has."""
+OF_SOUND = frozenset({"rate", "seconds"})
+OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND}
+"""The options that only one modality has, by what it holds."""
 
 
 @dataclass(frozen=True)
 class Survey:
     """What a source holds at first sight: entries of each class, what is left out and why, unused columns.
 
-    Entries are not decoded, except the first ones, until one is a picture.
+    Entries are not decoded, except the first ones, until one is a picture or a recording.
     """
 
     entries: int
@@ -45,38 +54,39 @@ class Survey:
     ignored: tuple[str, ...]
 
 
-def describe(
-    project: Project, path: Path, options: Mapping[str, Any]
-) -> FolderRow | ParquetRow | TextFilesRow:
-    """The row for the data at `path`: text, Parquet if it is such a file or holds some, else a folder of images.
+def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow:
+    """The row for the data at `path`: recordings, text, Parquet if it is such a file or holds some, else pictures.
 
     `options` are other fields of the row; those of the other modality are refused. Raises `UserError` if there is
     no `path`, or it holds the project's data.
     """
     place = expanded(path, "The folder").resolve()
     if not place.exists():
-        raise UserError(f"There is no {place}; give the folder or file that holds your pictures or text.")
+        raise UserError(f"There is no {place}; give the folder or file that holds your data.")
     if project.prepared.is_relative_to(place):
         raise UserError(f"{place} holds the project's own prepared data; give the folder of your data alone.")
     inside = place.is_relative_to(project.root)
     where = place.relative_to(project.root).as_posix() if inside else place.as_posix()
     check_path(where)
-    text = is_text(place)
-    wrong = sorted(options.keys() & (OF_PICTURES if text else OF_TEXT))
+    holds = "recordings" if is_sound(place) else "text" if is_text(place) else "pictures"
+    others = frozenset().union(*(found for what, found in OPTIONS.items() if what != holds))
+    wrong = sorted(options.keys() & others)
     if wrong:
-        raise UserError(
-            f"{place} holds {'text' if text else 'pictures'}; leave out {' and '.join(f'--{x}' for x in wrong)}."
-        )
-    if text:
+        raise UserError(f"{place} holds {holds}; leave out {' and '.join(f'--{x}' for x in wrong)}.")
+    if holds == "recordings":
+        return describe_recordings(place, where, options)
+    if holds == "text":
         return describe_text(place, where, options)
     return describe_pictures(place, where, options)
 
 
-def survey(project: Project, name: str, row: PicturesRow | TextFilesRow) -> Survey:
-    """Look at a source without preparing it; raises `UserError` if it holds no picture, or no text."""
-    return (
-        survey_text(project, name, row) if isinstance(row, TextFilesRow) else _survey_pictures(project, row)
-    )
+def survey(project: Project, name: str, row: OwnRow) -> Survey:
+    """Look at a source without preparing it; raises `UserError` if it holds nothing that can be read."""
+    if isinstance(row, TextFilesRow):
+        return survey_text(project, name, row)
+    if isinstance(row, RecordingsRow):
+        return _survey_entries(open_recordings(project, row, silent, set()), row.path, "recording")
+    return _survey_entries(open_source(project, row, silent), row.path, "picture")
 
 
 def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:
@@ -99,9 +109,7 @@ def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:
     return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(files.ignored)))
 
 
-def _survey_pictures(project: Project, row: PicturesRow) -> Survey:
-    assert isinstance(row, FolderRow | ParquetRow)
-    source = open_source(project, row, silent)
+def _survey_entries(source: Source, path: str | None, noun: str) -> Survey:
     classes: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     entries, proved = 0, False
@@ -113,7 +121,7 @@ def _survey_pictures(project: Project, row: PicturesRow) -> Survey:
             if not proved:
                 entry.load()
                 proved = True
-        except NotAPicture as reason:
+        except (NotAPicture, NotARecording) as reason:
             dropped[str(reason)] += 1
             continue
         entries += 1
@@ -121,24 +129,23 @@ def _survey_pictures(project: Project, row: PicturesRow) -> Survey:
     if not proved:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
         raise UserError(
-            f"{row.path} holds no picture that can be read ({reasons or 'no rows'}); put pictures there."
+            f"{path} holds no {noun} that can be read ({reasons or 'no rows'}); put {noun}s there."
         )
     return Survey(entries, dict(sorted(classes.items())), dict(dropped.most_common()), source.ignored)
 
 
-def add(
-    project: Project, name: str, row: FolderRow | ParquetRow | TextFilesRow, by_class: bool = False
-) -> Survey:
+def add(project: Project, name: str, row: OwnRow, by_class: bool = False) -> Survey:
     """Survey the row's source, write the row with a product and runs, and the DVC stage; all or nothing.
 
     Raises `UserError` if the name is taken, if the source holds nothing to be read, or no classes where the product is
     to draw `by_class`; `params.yaml` is then as it was.
     """
-    task, families = goal(row, by_class)
+    goal(row, by_class)
     found = survey(project, name, row)
+    task, families = goal(row, by_class, len(found.classes))
     if task == "label" and len(found.classes) < 2:
         raise UserError(
-            f"{row.path} holds {len(found.classes)} classes, and --by-class needs two; put the pictures into a folder "
+            f"{row.path} holds {len(found.classes)} classes, and --by-class needs two; put the files into a folder "
             "for each class, name the column of classes with --label, or leave --by-class out."
         )
     entered = _enter(project, name, _written(row), task, families)
@@ -151,12 +158,18 @@ def add(
     return found
 
 
-def goal(row: FolderRow | ParquetRow | TextFilesRow, by_class: bool = False) -> tuple[str, tuple[str, ...]]:
-    """The task of a product of this dataset, and the families that get a run. Raises `UserError`."""
+def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tuple[str, ...]]:
+    """The task of a product of this dataset, and the families that get a run. Raises `UserError`.
+
+    Recordings of several `classes` are made by class, whether that is asked for or not.
+    """
+    if isinstance(row, RecordingsRow):
+        return ("label" if by_class or classes > 1 else "free"), _known("vqvae")
     if by_class:
         if isinstance(row, TextFilesRow) or row.gives_source or row.gives_prompt:
             raise UserError(
-                "--by-class is for pictures with classes alone, without captions or pairs; leave it out."
+                "--by-class is for pictures with classes alone, without captions or pairs, and for recordings; "
+                "leave it out."
             )
         return "label", _known("cvae", "diffusion")
     if isinstance(row, TextFilesRow):
@@ -171,7 +184,7 @@ def _known(*families: str) -> tuple[str, ...]:
     return tuple(name for name in families if name in names())
 
 
-def _written(row: FolderRow | ParquetRow | TextFilesRow) -> dict[str, Any]:
+def _written(row: OwnRow) -> dict[str, Any]:
     """The row as it is written for people: the source first, the size on one line."""
     content = row.model_dump(mode="json", exclude_unset=True)
     if "size" in content:

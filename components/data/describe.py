@@ -1,22 +1,26 @@
-"""What a person's files look like: text of which form, or pictures with captions or in pairs."""
+"""What a person's files look like: text of which form, pictures with captions or in pairs, or recordings."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from components.data.example import legible
-from components.data.folder import METADATA
+from components.audio_rows import RecordingsRow
+from components.data.example import NotARecording, legible
+from components.data.layout import METADATA
 from components.data.paired import is_paired
 from components.data.parquet import parquet_files
+from components.data.sound import seconds_of
 from components.data.texts import PLAIN, RECORDS, suffix, text_files
 from components.data.trees import Folder
 from components.errors import UserError
@@ -27,6 +31,46 @@ CAPTIONS = ("caption", "text")
 """What captions are called where nobody says it; Hugging Face's imagefolder calls them text."""
 SINGLE = 2**16
 """Bytes from which on a lone file of text is taken for one text to be cut in order."""
+SOUNDS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+COVERED, MOST_SECONDS = 95, 10
+"""So many percent of the recordings are not cut where nobody says how long they are to be, if that is short enough."""
+
+
+def is_sound(place: Path) -> bool:
+    """Whether a file or a folder holds recordings: no Parquet, and no more pictures or texts than recordings."""
+    if place.is_file():
+        return place.suffix.lower() in SOUNDS
+    suffixes = [Path(name).suffix.lower() for name in Folder(place).files if Path(name).name != METADATA]
+    sounds = sum(found in SOUNDS for found in suffixes)
+    pictures = sum(found in Image.registered_extensions() for found in suffixes)
+    texts = sum(found in PLAIN | RECORDS for found in suffixes)
+    return sounds > 0 and ".parquet" not in suffixes and sounds >= max(pictures, texts)
+
+
+def describe_recordings(place: Path, where: str, options: Mapping[str, Any]) -> RecordingsRow:
+    """The row for the recordings at `place`, written as `where`; `UserError` if it is no folder.
+
+    Unless it is given, they become as long as the 95th percentile of them, at most 10 s.
+    """
+    files = Folder(place)
+    wanted = {"rate": 8000, **options}
+    if "seconds" not in wanted:
+        wanted["seconds"] = _covering([files.content(file) for file in files.files])
+    return RecordingsRow(source="recordings", path=where, modality="audio", **wanted)
+
+
+def _covering(files: Sequence[Path]) -> float:
+    """Seconds, to a tenth, that most of the recordings among `files` do not exceed; 1 if there are none."""
+    lengths = []
+    for file in files:
+        try:
+            lengths.append(seconds_of(file))
+        except NotARecording:
+            continue  # it is counted where the recordings are read
+    if not lengths:
+        return 1.0
+    tenths = math.ceil(10 * float(np.percentile(lengths, COVERED)) - 1e-6)
+    return min(MOST_SECONDS, max(1, tenths) / 10)
 
 
 def is_text(place: Path) -> bool:

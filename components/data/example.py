@@ -26,9 +26,13 @@ OFFICIAL: dict[str, Split] = {
 """The names of folders and files that mark an official split."""
 
 
+class NotARecording(Exception):  # noqa: N818 - it names a finding about one file, which is then left out
+    """This file holds no recording that can be used; the message is the reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture of a source before it is decoded; `load` raises `NotAPicture`.
+    """One picture or recording of a source before it is decoded; `load` raises `NotAPicture` or `NotARecording`.
 
     `label` is the name of its class, if the source has classes; `split` its official split, if it has one; `caption`
     says what is to be seen, if the source has captions.

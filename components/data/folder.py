@@ -1,24 +1,17 @@
-"""Pictures in folders or archives: class folders, or files with a `metadata.jsonl` as in Hugging Face's imagefolder."""
+"""Pictures in folders or archives: class folders, files with a `metadata.jsonl`, or pairs."""
 
 from __future__ import annotations
 
-import json
-import posixpath
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from components.data.dataset import Split
-from components.data.example import OFFICIAL, Dropped, Entry, Pixels, Source, legible
+from components.data.example import Dropped, Entry, Pixels, Source, legible
 from components.data.images import read_picture
+from components.data.layout import Found, is_official, named_files, sort_files
 from components.data.paired import find_pairs
 from components.data.trees import Folder, Tree
-from components.errors import UserError, unknown
 from components.image_rows import FolderRow, TreeRow
-
-METADATA = "metadata.jsonl"
 
 
 def open_folder(root: Path, row: FolderRow) -> Source:
@@ -29,141 +22,21 @@ def open_folder(root: Path, row: FolderRow) -> Source:
 def open_tree(tree: Tree, row: TreeRow, split: Split | None = None) -> Source:
     """The pictures of a tree, all of the official `split` if one is given; raises `UserError`."""
     shape = (row.channels, *row.size)
-    described = _read_metadata(tree, row.caption)
-    pictures = [file for file in tree.files if posixpath.basename(file) != METADATA]
-    if not pictures:
-        raise UserError(f"The folder {tree.where} is empty; put pictures into it, one folder a class.")
-    official = split is None and _is_official(pictures)
+    pictures = named_files(tree, "picture")
     if row.paired:
-        pairs = find_pairs(tree, pictures, row, official, split)
+        pairs = find_pairs(tree, pictures, row, split is None and is_official(pictures), split)
         return Source(shape=shape, total=len(pairs), entries=pairs, paired=True)
-    classes = any(len(_below_split(file, official)) > 1 for file in pictures)
-    layout = _Layout(official, split, classes, described)
-    found = [_found(tree, file, layout, row) for file in pictures]
-    missing = [] if described is None else sorted(described.labels.keys() - set(pictures))
-    found += [Dropped(legible(file), f"named in {METADATA}, but not there") for file in missing]
-    ignored = () if described is None else described.ignored
-    return Source(shape=shape, total=len(found), entries=found, ignored=ignored)
+    found = sort_files(tree, pictures, split, row.caption)
+    entries = [_entry(tree, file, row) for file in found.files]
+    return Source(shape=shape, total=len(entries), entries=entries, ignored=found.ignored)
 
 
-@dataclass(frozen=True)
-class _Described:
-    """What the metadata files say: label and caption of each path, and the columns that are not used."""
-
-    labels: Mapping[str, str | None]
-    captions: Mapping[str, str | None]
-    ignored: tuple[str, ...]
-
-    @property
-    def labelled(self) -> bool:
-        return any(label is not None for label in self.labels.values())
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How the tree is to be read: are its top folders official splits, has it class folders, metadata?"""
-
-    official: bool
-    split: Split | None
-    classes: bool
-    described: _Described | None
-
-
-def _is_official(files: list[str]) -> bool:
-    """Whether the top folders are train and other official splits, and nothing else."""
-    top = {file.split("/")[0].lower() for file in files if "/" in file}
-    return "train" in top and top <= OFFICIAL.keys()
-
-
-def _below_split(file: str, official: bool) -> list[str]:
-    parts = file.split("/")
-    return parts[1:] if official and len(parts) > 1 else parts
-
-
-def _found(tree: Tree, file: str, layout: _Layout, row: TreeRow) -> Entry | Dropped:
-    """One file as an entry, or why it is left out."""
-    top, _, rest = file.partition("/")
-    name = legible(file)
-    if layout.official and not rest:
-        return Dropped(name, "beside the folders of the splits, so in none of them")
-    split = OFFICIAL[top.lower()] if layout.official else layout.split
-    label = caption = None
-    if layout.described is not None:
-        if file not in layout.described.labels:
-            return Dropped(name, f"not named in {METADATA}")
-        label, caption = layout.described.labels[file], layout.described.captions[file]
-        if label is None and layout.described.labelled:
-            return Dropped(name, f"without a label in {METADATA}")
-        if caption is None and row.caption is not None:
-            return Dropped(name, f"without a caption in {METADATA}")
-    elif layout.classes:
-        parts = _below_split(file, layout.official)
-        if len(parts) == 1:
-            return Dropped(name, "beside the folders of the classes, so in none of them")
-        label = legible(parts[0])
-    load = partial(_read, tree, file, row)
-    return Entry(name, load, label, split, caption)
+def _entry(tree: Tree, found: Found | Dropped, row: TreeRow) -> Entry | Dropped:
+    if isinstance(found, Dropped):
+        return found
+    load = partial(_read, tree, found.file, row)
+    return Entry(legible(found.file), load, found.label, found.split, found.caption)
 
 
 def _read(tree: Tree, file: str, row: TreeRow) -> Pixels:
     return read_picture(tree.content(file), row.size, row.channels, row.fit)
-
-
-def _read_metadata(tree: Tree, caption: str | None) -> _Described | None:
-    """What all `metadata.jsonl` of the tree say, or None if there is none; raises `UserError`.
-
-    `caption` is the key of the captions, if they are wanted.
-    """
-    tables = [file for file in tree.files if posixpath.basename(file) == METADATA]
-    if not tables:
-        if caption is not None:
-            raise UserError(
-                f"There is no {METADATA} in {tree.where} that could hold the captions “{caption}”; write one as "
-                "docs/data.md shows, or leave caption out of the row."
-            )
-        return None
-    labels: dict[str, str | None] = {}
-    captions: dict[str, str | None] = {}
-    columns: set[str] = set()
-    for table in tables:
-        for number, line in enumerate(tree.lines(table), start=1):
-            if line.strip():
-                where = f"{tree.place(table)}, line {number}"
-                content = _line(line, where)
-                path = posixpath.normpath(posixpath.join(posixpath.dirname(table), content["file_name"]))
-                labels[path] = _label(content, where)
-                captions[path] = _caption(content, caption, where)
-                columns |= content.keys()
-    if caption is not None and caption not in columns:
-        raise unknown(f"key in {tree.place(tables[0])}", caption, sorted(map(legible, columns)))
-    return _Described(
-        labels, captions, tuple(map(legible, sorted(columns - {"file_name", "label", caption})))
-    )
-
-
-def _line(text: bytes, where: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not valid JSON ({error}); mend or remove the line.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("file_name"), str):
-        raise UserError(f"{where} has no “file_name”; write an object such as {{“file_name”: “a.png”}}.")
-    return content
-
-
-def _label(content: Mapping[str, Any], where: str) -> str | None:
-    label = content.get("label")
-    if label is None:
-        return None
-    if isinstance(label, bool) or not isinstance(label, str | int):
-        raise UserError(f"{where} has the label {label!r}; a label is a text or a whole number.")
-    return legible(str(label))
-
-
-def _caption(content: Mapping[str, Any], key: str | None, where: str) -> str | None:
-    found = content.get(key) if key is not None else None
-    if found is None:
-        return None
-    if not isinstance(found, str):
-        raise UserError(f"{where} has the caption {found!r}; a caption is a text.")
-    return legible(found).strip() or None

@@ -8,18 +8,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.audio_rows import AudioRow
 from components.data.dataset import Dataset, open_dataset
 from components.data.example import Progress, silent
 from components.data.pictures import write_pictures
+from components.data.recordings import write_audio
 from components.data.report import Written
 from components.data.sources import source_path
 from components.data.stages import Lines, ensure_stage, ensure_workspace, repro, rows_of
 from components.data.text import write_text
 from components.data.unpaired import write_unpaired
 from components.errors import UserError
-from components.image_rows import FolderRow, ParquetRow, UnpairedRow
+from components.image_rows import UnpairedRow
 from components.project import Project, open_project
-from components.rows import TextFilesRow, TextRow
+from components.rows import OwnRow, TextRow
 
 
 def prepare(project: Project, name: str, target: Path, progress: Progress | None = None) -> Dataset:
@@ -52,7 +54,7 @@ def reproduce(
     """
     for name in (found for one in names for found in rows_of(project, one)):
         row = project.dataset(name)
-        if isinstance(row, FolderRow | ParquetRow | TextFilesRow) and row.path is not None:
+        if isinstance(row, OwnRow) and row.path is not None:
             source_path(project, row.path)
     ensure_workspace(project)
     for name in names:
@@ -68,6 +70,8 @@ def _write(project: Project, name: str, folder: Path, progress: Progress) -> Wri
         return write_text(project, name, row, folder, progress)
     if isinstance(row, UnpairedRow):
         return write_unpaired(project, name, row, folder, progress)
+    if isinstance(row, AudioRow):
+        return write_audio(project, name, row, folder, progress)
     return write_pictures(project, name, row, folder, progress)
 
 

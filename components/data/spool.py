@@ -45,12 +45,14 @@ class Spool:
     """Pictures of one `shape` [C, H, W] in one flat file at `path`, with an index by content in memory.
 
     Of pairs, the first `target` channels are what is wanted: pairs of one target stand in one split, whatever
-    they are made of. Used as a context; a row costs its bytes on disk and about 300 bytes of memory.
+    they are made of. Of recordings, `noun` says so, and a row is their bytes, [1, 1, 2·samples]. Used as a context; a
+    row costs its bytes on disk and about 300 bytes of memory.
     """
 
     path: Path
     shape: tuple[int, int, int]
     target: int | None = None
+    noun: str = "picture"
     _places: dict[str, _Place] = field(default_factory=dict)
 
     def __enter__(self) -> Spool:
@@ -80,7 +82,8 @@ class Spool:
         same = place.label == label
         if HELD_OUT[split] > HELD_OUT[place.split]:
             place.label, place.split, place.caption = label, split, caption
-        return "the same picture as another" if same else "the same picture as another in a different class"
+        reason = f"the same {self.noun} as another"
+        return reason if same else f"{reason} in a different class"
 
     def classes(self) -> list[str]:
         """The names of the classes that pictures have, numbers in order of size before texts."""

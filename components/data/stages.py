@@ -20,19 +20,31 @@ from pydantic import BaseModel
 from components.data.dataset import Dataset, open_dataset
 from components.data.example import Progress, legible
 from components.errors import FailedError, UserError
-from components.image_rows import FolderRow, ParquetRow, UnpairedRow
+from components.image_rows import UnpairedRow
 from components.project import Project
-from components.rows import TextFilesRow
+from components.rows import OwnRow
 from components.settings import expanded, writable_home
 from components.tables import read_yaml, validate
 
 CODE = {
-    "digits": ("pictures", "conditioned", "sources"),
-    "idx": ("pictures", "conditioned", "sources"),
-    "folder": ("pictures", "conditioned", "folder", "images", "paired", "trees"),
-    "archive": ("pictures", "conditioned", "archive", "folder", "images", "paired", "trees"),
-    "parquet": ("pictures", "conditioned", "parquet", "images"),
-    "unpaired": ("pictures", "conditioned", "unpaired", "images"),
+    "digits": ("pictures", "reading", "conditioned", "sources"),
+    "idx": ("pictures", "reading", "conditioned", "sources"),
+    "folder": ("pictures", "reading", "conditioned", "folder", "layout", "images", "paired", "trees"),
+    "archive": (
+        "pictures",
+        "reading",
+        "conditioned",
+        "archive",
+        "folder",
+        "layout",
+        "images",
+        "paired",
+        "trees",
+    ),
+    "parquet": ("pictures", "reading", "conditioned", "parquet", "images"),
+    "unpaired": ("pictures", "reading", "conditioned", "unpaired", "images"),
+    "plucks": ("recordings", "reading", "plucks", "sound"),
+    "recordings": ("recordings", "reading", "archive", "layout", "sound", "trees"),
     "stdlib": ("text", "documents", "encoding", "packing", "records", "stdlib", "texts"),
     "text": ("text", "documents", "encoding", "packing", "records", "single", "texts"),
 }
@@ -237,7 +249,7 @@ def _dependencies(project: Project, name: str) -> set[str]:
     code |= {"components/modalities/decoding.py"} if "images" in modules else set()
     found = {path for path in code if (project.root / path).is_file()}
     for row in rows:
-        if isinstance(row, FolderRow | ParquetRow | TextFilesRow) and row.path is not None:
+        if isinstance(row, OwnRow) and row.path is not None:
             check_path(row.path)
             place = expanded(row.path, "A path in params.yaml")  # DVC knows no ~
             _check_names(project.root / place)

@@ -56,7 +56,7 @@ class Folder(Tree):
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            raise UserError(f"{root} is no folder; give the folder that holds the pictures.")
+            raise UserError(f"{root} is no folder; give the folder that holds the files.")
         self.root, self.where = root, str(root)
 
     @cached_property

@@ -15,7 +15,8 @@ from components.data.conditioned import Beside, conditions
 from components.data.dataset import SPLITS, Split
 from components.data.example import Dropped, Entry, Pixels, Progress, Source
 from components.data.images import Fit, fitted, stacked
-from components.data.pictures import Draft, check_shape, check_splits, read, write
+from components.data.pictures import Draft, check_shape, write
+from components.data.reading import check_splits, read
 from components.data.report import Tally, Written
 from components.data.sources import open_source
 from components.data.spool import Spool
@@ -91,7 +92,7 @@ def _read(
 ) -> tuple[Tally, dict[Split, list[str]]]:
     tally = read(name, source, spool, progress)
     splits = spool.splits(row.split)
-    check_splits(name, row, splits, tally)
+    check_splits(name, row.split, splits, tally, spool.noun)
     return tally, splits
 
 

@@ -1,4 +1,4 @@
-"""`genloom data`: the datasets of the project, your own pictures and text, and what preparing made of them."""
+"""`genloom data`: the datasets of the project, your own data, and what preparing made of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ CHOICES = {
 
 def attach(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
-    data = typer.Typer(help="Datasets: your own pictures or text, preparing, looking.", no_args_is_help=True)
+    data = typer.Typer(
+        help="Datasets: your own pictures, text or sound, preparing, looking.", no_args_is_help=True
+    )
     data.command("list")(list_datasets)
     data.command("add")(add_data)
     data.command("prepare")(prepare_datasets)
@@ -62,12 +64,17 @@ def list_datasets(as_json: AsJson = False) -> None:
                 "licence": row.licence,
             }
         )
-    listing(rows, as_json, "No datasets yet; add your pictures or text with genloom data add NAME PATH.")
+    listing(rows, as_json, "No datasets yet; add your own data with genloom data add NAME PATH.")
 
 
 def add_data(
     name: Annotated[str, typer.Argument(help="What the dataset is to be called.", show_default=False)],
-    path: Annotated[Path, typer.Argument(help="A folder or file of pictures or text.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder or file of pictures or text, a folder of recordings.", show_default=False
+        ),
+    ],
     licence: Annotated[str, typer.Option("--licence", help="The licence of the data.")] = "unknown",
     size: Size = None,
     channels: Channels = None,
@@ -78,9 +85,11 @@ def add_data(
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="characters, bytes or bpe.")] = None,
     context: Annotated[int | None, typer.Option("--context", help="Tokens a row of text.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="document, line, or whole: one text.")] = None,
+    rate: Annotated[int | None, typer.Option("--rate", help="Samples a second of recordings.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="How long recordings become.")] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Have the product draw by class.")] = False,
 ) -> None:
-    """Look at your own pictures or text and write them into params.yaml, with a product, runs and a DVC stage."""
+    """Look at your own data and write them into params.yaml, with a product, runs and a DVC stage."""
     from components.data.add import add, describe, goal
     from components.project import open_project
 
@@ -88,18 +97,19 @@ def add_data(
     given: dict[str, Any] = {"channels": channels, "fit": fit, "image": image, "label": label}
     given |= {"caption": caption, "size": None if size is None else _size(size)}
     given |= {"tokenizer": tokenizer, "context": context, "unit": unit}
+    given |= {"rate": rate, "seconds": seconds}
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
     row = describe(project, path, {**options, "licence": licence})
     found = add(project, name, row, by_class)
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
-    what = "documents" if row.modality == "text" else "pictures"
+    what = {"text": "documents", "audio": "recordings"}.get(row.modality, "pictures")
     print(f"{found.entries} {what}" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
     for reason, count in found.dropped.items():
         print(f"{count} left out: {reason}")
     if found.ignored:
         print(f"columns not used: {', '.join(found.ignored)}")
-    task, families = goal(row, by_class)
+    task, families = goal(row, by_class, len(found.classes))
     runs = " and ".join(f"{name}-{family}" for family in families)
     drawn = "" if task == "free" else f" (task {task})"
     beside = f" with the run{'s' if ' and ' in runs else ''} {runs}" if runs else ""
@@ -115,6 +125,10 @@ def _check_options(options: dict[str, Any]) -> None:
         raise UserError(f"--channels is {options['channels']}; take 3 for colour or 1 for grey.")
     if not 8 <= options.get("context", 8) <= 65_536:
         raise UserError(f"--context is {options['context']}; take a number of tokens from 8 to 65536.")
+    if not 4000 <= options.get("rate", 4000) <= 48_000:
+        raise UserError(f"--rate is {options['rate']}; take samples a second from 4000 to 48000.")
+    if not 0.05 <= options.get("seconds", 1) <= 30:
+        raise UserError(f"--seconds is {options['seconds']:g}; take a length from 0.05 to 30.")
     for option, values in CHOICES.items():
         if options.get(option, values[0]) not in values:
             raise UserError(
@@ -152,6 +166,7 @@ def show_dataset(name: Name, as_json: AsJson = False) -> None:
         found = {key: manifest[key] for key in ("revision", "shape", "classes")}
     with whole(folder / "report.json"):
         found |= {key: report[key] for key in ("read", "kept", "dropped", "ignored_columns", "splits")}
+        found |= {key: report[key] for key in ("cut",) if key in report}
     content: dict[str, Any] = {
         "name": name,
         "source": row.source,
@@ -171,7 +186,9 @@ def show_dataset(name: Name, as_json: AsJson = False) -> None:
 
 
 def _size_of(split: dict[str, Any]) -> str | int:
-    """The rows of a split; of text also what they hold."""
+    """The rows of a split; of text and recordings also what they hold."""
+    if "minutes" in split:
+        return f"{split['rows']} rows, {split['minutes']} minutes"
     if "documents" not in split:
         return int(split["rows"])
     return f"{split['rows']} rows, {split['documents']} documents, {split['tokens']} tokens"
