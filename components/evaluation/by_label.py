@@ -1,4 +1,4 @@
-"""Pictures that are asked for by class: does the judge recognise them?"""
+"""Rows that are asked for by class: does the judge recognise them?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from components.evaluation.condition import Condition, Values
-from components.evaluation.image import eight_bit
 from components.evaluation.judge import Features, labels
 from components.evaluation.measurement import Subject
 from components.evaluation.sheet import sheet
@@ -26,6 +25,7 @@ class ByLabel(Condition):
 
     def __init__(self, features: Features, classes: Sequence[str], width: int) -> None:
         self.features, self.classes, self.width = features, classes, width
+        self.view = features.view
 
     def requests(self, asked: Batch, seed: Tensor) -> Requests:
         """Each with its row's label."""
@@ -42,5 +42,6 @@ class ByLabel(Condition):
         names = list(self.classes[:DOWN])
         seed = torch.arange(ACROSS).repeat(len(names))
         label = torch.arange(len(names)).repeat_interleave(ACROSS)
-        drawn = subject.sample(Requests(seed=seed, label=label), self.width)
-        return {"samples.png": sheet(eight_bit(drawn).view(len(names), ACROSS, *drawn.shape[1:]), names)}
+        drawn = self.view.rounded(subject.sample(Requests(seed=seed, label=label), self.width))
+        lines = torch.stack(self.view.shown(drawn).split(ACROSS))
+        return {"samples.png": sheet(lines, names, target=self.view.target)}

@@ -13,6 +13,7 @@ from components.evaluation.asked import Asked
 from components.evaluation.intervals import average, share
 from components.evaluation.measurement import Say, Subject
 from components.evaluation.report import Metric
+from components.evaluation.view import View
 from components.families.family import Requests
 from components.modalities.image import Image, grid
 
@@ -29,11 +30,12 @@ class Condition(ABC):
     """What the requests of samples carry, taken from held-out rows in turn.
 
     `protocol` is what decides the numbers besides the model and the data; `leads` says that the condition's own
-    metrics come before those of the features.
+    metrics come before those of the features; `view` is how people see the rows.
     """
 
     protocol: Mapping[str, Any]
     leads: ClassVar[bool] = False
+    view: View = View()
 
     @abstractmethod
     def requests(self, asked: Asked, seed: Tensor) -> Requests:
@@ -64,14 +66,17 @@ class Condition(ABC):
         return {}
 
     def pictures(self, subject: Subject, samples: Tensor) -> Mapping[str, bytes]:
-        """Files for people to look at, by name; `samples` [N, C, H, W] are the first that were drawn."""
-        return {"samples.png": grid(samples, columns=8)}
+        """Files for people to look at, by name; `samples` [N, …] are the first that were drawn."""
+        return {"samples.png": grid(self.view.shown(samples), columns=8, target=self.view.target)}
 
 
 class Free(Condition):
     """Nothing is asked for."""
 
     protocol: Mapping[str, Any] = {"asked": "nothing"}
+
+    def __init__(self, view: View | None = None) -> None:
+        self.view = view or self.view
 
     def requests(self, asked: Asked, seed: Tensor) -> Requests:
         """Seeds alone."""

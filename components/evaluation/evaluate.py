@@ -21,6 +21,7 @@ from components.evaluation.subject import subject_of
 from components.evaluation.withheld import Checked
 from components.families.family import Shape, Task
 from components.filtering import open_filter
+from components.modalities.audio import Audio
 from components.terms import USUAL, Terms
 
 
@@ -102,7 +103,7 @@ def check_fit(model: Model, dataset: Dataset) -> None:
 
 
 def _read_otherwise(model: Model, dataset: Dataset) -> str:
-    """How the model reads tokens, captions or sources otherwise than the dataset does; nothing if it uses none."""
+    """How the model reads what it uses otherwise than the dataset does; nothing if that does not matter to it."""
     shape = _carried(model)
     if shape.vocabulary:
         return (
@@ -112,6 +113,9 @@ def _read_otherwise(model: Model, dataset: Dataset) -> str:
     if shape.prompt or shape.source:
         what = "reads captions" if shape.prompt else "was given sources"
         return f"The model {what} that the dataset “{dataset.name}” now makes in another way"
+    if isinstance(model.modality, Audio) and isinstance(dataset.tensors, Audio):
+        ours, theirs = model.modality.rate, dataset.tensors.rate
+        return f"The model makes {ours} samples a second and the dataset “{dataset.name}” has {theirs}"
     return ""
 
 

@@ -1,8 +1,8 @@
-"""Metrics of images on feature vectors: Fréchet distance, precision, recall, density and coverage."""
+"""Metrics on feature vectors, of images and of sound: Fréchet distance, precision, recall, density and coverage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -146,8 +146,10 @@ def eight_bit(data: Tensor) -> Tensor:
     return data.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().mul(2.0 / 255.0).sub(1.0)
 
 
-def independent_pixels(train: Iterable[Batch], sizes: Iterable[int], seed: int) -> Iterator[Tensor]:
-    """The trivial model: parts of `sizes` pictures [n, C, H, W], each value normal by itself, then clipped."""
+def independent_pixels(
+    train: Iterable[Batch], sizes: Iterable[int], seed: int, rounded: Callable[[Tensor], Tensor] = eight_bit
+) -> Iterator[Tensor]:
+    """The trivial model: parts of `sizes` rows [n, …], each value normal by itself, then clipped and `rounded`."""
     rows, total, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in train:
         values = batch.data.double()
@@ -157,4 +159,4 @@ def independent_pixels(train: Iterable[Batch], sizes: Iterable[int], seed: int) 
     generator = torch.Generator().manual_seed(seed)
     for size in sizes:
         noise = torch.randn(size, *mean.shape, generator=generator)
-        yield eight_bit(noise.mul(deviation.float()).add(mean.float()))
+        yield rounded(noise.mul(deviation.float()).add(mean.float()))

@@ -1,4 +1,4 @@
-"""The features on which images are compared: a small classifier's, or principal components of the pixels.
+"""The features on which rows are compared: a small classifier's, or principal components of the pixels.
 
 Either is fitted on a dataset's train split, once for each revision, and kept in a cache folder.
 """
@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from components.data.dataset import Batches, Dataset, Position, Split, check_same
 from components.evaluation.kept import About, kept
+from components.evaluation.view import View
 from components.families.family import Batch, select
 
 VERSION = 1
@@ -37,6 +38,7 @@ SMALL_SIDE = 32
 """Pixels a side above which pictures are made smaller before their principal components are taken."""
 
 Progress = Callable[[str], None]
+PICTURES = View()
 
 
 class Extractor(nn.Module, ABC):
@@ -115,7 +117,8 @@ class Projection(Extractor):
 class Features:
     """Features that are ready: `name` is judge or pca, `digest` that of the cached file.
 
-    `accuracy` is the judge's on the test split, None for principal components.
+    `accuracy` is the judge's on the test split, None for principal components. `view` makes of rows the pictures
+    [N, C, H, W] that the network takes.
     """
 
     name: str
@@ -123,47 +126,52 @@ class Features:
     accuracy: float | None
     digest: str
     network: Extractor
+    view: View = PICTURES
 
     def of(self, data: Tensor) -> Tensor:
-        """[N, C, H, W] in [−1, 1] → features [N, D] in float64."""
+        """Rows [N, …] in [−1, 1] → features [N, D] in float64."""
         with torch.inference_mode():
-            return self.network.raw(data).double() * self.network.scale.double()
+            return self.network.raw(self.view.of(data)).double() * self.network.scale.double()
 
     def recognised(self, data: Tensor) -> Tensor:
-        """[N, C, H, W] in [−1, 1] → the class that the judge sees in each, int64 [N]; only a judge can say."""
+        """Rows [N, …] in [−1, 1] → the class that the judge sees in each, int64 [N]; only a judge can say."""
         assert isinstance(self.network, Classifier), "principal components know no classes"
         with torch.inference_mode():
-            found: Tensor = self.network(data).argmax(1)
+            found: Tensor = self.network(self.view.of(data)).argmax(1)
         return found
 
 
-def features_for(dataset: Dataset, cache: Path, progress: Progress) -> Features:
-    """The features for `dataset`: read from `cache`, or fitted and written there; one process fits them."""
+def features_for(dataset: Dataset, cache: Path, progress: Progress, view: View = PICTURES) -> Features:
+    """The features of what `view` makes of the rows of `dataset`: read from `cache`, or fitted and written there.
+
+    One process fits them.
+    """
     name = "judge" if len(dataset.classes) > 1 else "pca"
-    path = cache / f"{name}-{VERSION}-{dataset.revision}.safetensors"
-    found = kept(path, lambda: _fit(name, dataset, progress))
+    kind = f"{name}-{view.name}" if view.name else name
+    path = cache / f"{kind}-{VERSION}-{dataset.revision}.safetensors"
+    found = kept(path, lambda: _fit(name, dataset, progress, view))
     dimension = DIMENSION if name == "judge" else found.weights["components"].shape[1]
     network: Extractor
+    shape = view.shape(dataset.shape.data)
     with torch.device("meta"):  # no random numbers are drawn for weights that are replaced
-        if name == "judge":
-            network = Classifier(dataset.shape.data, len(dataset.classes))
-        else:
-            network = Projection(dataset.shape.data, dimension)
+        network = Classifier(shape, len(dataset.classes)) if name == "judge" else Projection(shape, dimension)
     network.load_state_dict(found.weights, assign=True)
     network.eval().requires_grad_(False)
-    return Features(name, dimension, found.about.get("accuracy"), found.digest, network)
+    return Features(name, dimension, found.about.get("accuracy"), found.digest, network, view)
 
 
-def _fit(name: str, dataset: Dataset, progress: Progress) -> tuple[Extractor, About]:
+def _fit(name: str, dataset: Dataset, progress: Progress, view: View) -> tuple[Extractor, About]:
     """Fit the features and say what they are."""
     about: dict[str, Any] = {"version": VERSION, "name": name, "revision": dataset.revision}
+    if view.name:
+        about["features_of"] = view.name
     network: Extractor
     if name == "judge":
-        network, about["accuracy"] = _train(dataset, progress)
+        network, about["accuracy"] = _train(dataset, progress, view)
     else:
-        progress("taking the principal components of the pixels")
-        network = _project(dataset)
-    network.scale = _scale(network, dataset)
+        progress(f"taking the principal components of the {view.name or 'pixel'}s")
+        network = _project(dataset, view)
+    network.scale = _scale(network, dataset, view)
     check_same(dataset)  # nothing is kept that was fitted on rows of two revisions
     return network, about
 
@@ -179,24 +187,24 @@ def rows(dataset: Dataset, split: Split, count: int, seed: int, plain: bool = Fa
         yield select(part, slice(0, count - number * PART))
 
 
-def _train(dataset: Dataset, progress: Progress) -> tuple[Classifier, float]:
+def _train(dataset: Dataset, progress: Progress, view: View) -> tuple[Classifier, float]:
     """A classifier trained on the train split, and its accuracy on the test split."""
     steps = EPOCHS * dataset.rows("train") // BATCH
     steps = min(MOST_STEPS, max(FEWEST_STEPS, steps))
     stream = Batches(dataset, "train", BATCH, SEED).from_position(Position())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        network = Classifier(dataset.shape.data, len(dataset.classes))
+        network = Classifier(view.shape(dataset.shape.data), len(dataset.classes))
     optimizer = AdamW(network.parameters(), lr=LR, weight_decay=1e-2, fused=True)
     schedule = OneCycleLR(optimizer, LR, total_steps=steps)
     for step, (batch, _) in enumerate(islice(stream, steps)):
         if step % (steps // 20) == 0:
             progress(f"training the judge … {round(100 * step / steps)}%")
         optimizer.zero_grad()
-        torch.autograd.backward(cross_entropy(network(batch.data), labels(batch)))
+        torch.autograd.backward(cross_entropy(network(view.of(batch.data)), labels(batch)))
         optimizer.step()
         schedule.step()
-    return network, _accuracy(network.eval(), dataset)
+    return network, _accuracy(network.eval(), dataset, view)
 
 
 def labels(batch: Batch) -> Tensor:
@@ -205,19 +213,20 @@ def labels(batch: Batch) -> Tensor:
     return batch.label
 
 
-def _accuracy(network: Classifier, dataset: Dataset) -> float:
+def _accuracy(network: Classifier, dataset: Dataset, view: View) -> float:
     right = seen = 0
     with torch.inference_mode():
         for batch in rows(dataset, "test", FITTED_ROWS, SEED):
-            right += int((network(batch.data).argmax(1) == labels(batch)).sum())
+            right += int((network(view.of(batch.data)).argmax(1) == labels(batch)).sum())
             seen += len(batch)
     return right / seen
 
 
-def _project(dataset: Dataset) -> Projection:
+def _project(dataset: Dataset, view: View) -> Projection:
     """The first principal components of train rows, by randomized subspace iteration (Halko et al. 2011)."""
-    network = Projection(dataset.shape.data, 0)
-    table = torch.cat([network.small(batch.data) for batch in rows(dataset, "train", FITTED_ROWS, SEED)])
+    network = Projection(view.shape(dataset.shape.data), 0)
+    fitted = rows(dataset, "train", FITTED_ROWS, SEED)
+    table = torch.cat([network.small(view.of(batch.data)) for batch in fitted])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         _, _, components = torch.pca_lowrank(table, q=min(DIMENSION, *table.shape), niter=4)
@@ -225,8 +234,9 @@ def _project(dataset: Dataset) -> Projection:
     return network
 
 
-def _scale(network: Extractor, dataset: Dataset) -> Tensor:
+def _scale(network: Extractor, dataset: Dataset, view: View) -> Tensor:
     """One over the root of the features' mean variance, so that distances are alike between datasets."""
     with torch.inference_mode():
-        parts = [network.raw(batch.data) for batch in rows(dataset, "train", FITTED_ROWS, SEED)]
+        fitted = rows(dataset, "train", FITTED_ROWS, SEED)
+        parts = [network.raw(view.of(batch.data)) for batch in fitted]
     return torch.cat(parts).double().var(0).mean().rsqrt().float().clone()

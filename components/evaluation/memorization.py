@@ -29,9 +29,12 @@ def nearest(samples: Tensor, train: Iterable[Batch]) -> Tensor:
     return kept
 
 
-def nearest_picture(samples: Tensor, train: Iterable[Batch]) -> bytes:
-    """A PNG: a line for each of the first 8 samples, which stands left of its nearest train rows."""
+def nearest_picture(samples: Tensor, train: Iterable[Batch], target: int = 56) -> bytes:
+    """A PNG: a line for each of the first 8 samples, which stands left of its nearest train rows.
+
+    Each side is enlarged to about `target` pixels.
+    """
     shown = samples[:SHOWN]
     gap = torch.zeros_like(shown).unsqueeze(1)
     lines = torch.cat([shown.unsqueeze(1), gap, nearest(shown, train)], 1)
-    return grid(lines.flatten(0, 1), columns=lines.shape[1])
+    return grid(lines.flatten(0, 1), columns=lines.shape[1], target=target)

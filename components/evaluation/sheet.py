@@ -16,12 +16,13 @@ LETTERS, SPACE, LONGEST = 14, 8, 48
 """Pixels: the size of letters and the space around them; the most characters of a name."""
 
 
-def sheet(data: Tensor, names: Sequence[str], heads: Sequence[str] = ()) -> bytes:
+def sheet(data: Tensor, names: Sequence[str], heads: Sequence[str] = (), target: int = 56) -> bytes:
     """A PNG of pictures [R, K, C, H, W]: row r is named `names[r]` at its left, column k `heads[k]` above it.
 
-    Pictures that are narrower than what stands above them are enlarged by whole pixels.
+    Pictures are enlarged by whole pixels: to about `target` a side, and if they are narrower than what stands above
+    them.
     """
-    plain: Pillow.Image = Pillow.open(io.BytesIO(grid(data.flatten(0, 1), columns=data.shape[1])))
+    plain: Pillow.Image = Pillow.open(io.BytesIO(grid(data.flatten(0, 1), data.shape[1], target)))
     font = ImageFont.load_default(LETTERS)
     wanted = max((font.getlength(head) for head in heads), default=0) + (SPACE if heads else 0)
     if (times := math.ceil(wanted * data.shape[1] / plain.width)) > 1:

@@ -71,11 +71,11 @@ def the_next_run_can_start_from_it(project: Path) -> None:
 
 def other_judgement_means_evaluating_again(project: Path) -> None:
     """A champion whose report is of another protocol is measured again instead of blocking everything."""
-    from components.evaluation import measure_image
+    from components.evaluation import featured
     from flows.retrain import retrain
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure_image, "FEWEST", 2_000)
+        patch.setattr(featured, "FEWEST", 2_000)
         outcome = retrain(project, "digits-vae", ["train.steps=2", *TINY[1:]], 0)
     assert outcome.champion == 3
     assert "comparable" not in " ".join(outcome.reasons)
