@@ -88,13 +88,27 @@ def _read(data: Path | bytes, row: AudioRow) -> tuple[Levels, int]:
     return frames.mean(axis=1), rate
 
 
+class _Bytes(BytesIO):
+    """Bytes that stay where they are when a damaged header leads before their beginning."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place, if it is one."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 @contextmanager
 def _opened(data: Path | bytes) -> Iterator[soundfile.SoundFile]:
     """The file, if it is one that may be read; raises `NotARecording`."""
     try:
         with (
-            BytesIO(data) if isinstance(data, bytes) else data.open("rb") as stream,
-            soundfile.SoundFile(stream) as sound,
+            _Bytes(data) if isinstance(data, bytes) else data.open("rb") as stream,
+            # by its number, libsndfile reads a file itself, whatever it is called
+            soundfile.SoundFile(
+                stream if isinstance(stream, _Bytes) else stream.fileno(), closefd=False
+            ) as sound,
         ):
             reason = _refused(sound)
             if reason:
@@ -107,8 +121,6 @@ def _opened(data: Path | bytes) -> Iterator[soundfile.SoundFile]:
         ) from error
     except OSError as error:
         raise NotARecording(f"a broken recording: {error.strerror or type(error).__name__}") from error
-    except TypeError as error:  # levels without a header, by the file's name
-        raise NotARecording("a recording that does not say its rate") from error
 
 
 def _refused(sound: soundfile.SoundFile) -> str | None:
