@@ -43,5 +43,5 @@ class ByLabel(Condition):
         seed = torch.arange(ACROSS).repeat(len(names))
         label = torch.arange(len(names)).repeat_interleave(ACROSS)
         drawn = self.view.rounded(subject.sample(Requests(seed=seed, label=label), self.width))
-        lines = torch.stack(self.view.shown(drawn).split(ACROSS))
+        lines = torch.stack(torch.split(self.view.shown(drawn), ACROSS))
         return {"samples.png": sheet(lines, names, target=self.view.target)}

@@ -1,4 +1,4 @@
-"""How likely a model finds held-out pictures: the negative ELBO, and the tighter importance-weighted bound."""
+"""How likely a model finds held-out rows: the negative ELBO, and the tighter importance-weighted bound."""
 
 from __future__ import annotations
 

@@ -67,14 +67,17 @@ def _run(project: Project, name: str) -> tuple[Report, Path]:
 
 
 def _show(settings: Settings, record: RunRecord) -> None:
-    """Keep the report's pictures beside the training's own in MLflow, unless it has them; what fails is only said."""
+    """Keep the report's pictures and sounds beside the training's own in MLflow, unless it has them.
+
+    What fails is only said.
+    """
     from components.tracking import Tracker
 
     try:
         tracker = Tracker(settings)
         there = tracker.sizes(record.tracking_run, "evaluation")
-        for path in sorted(record.evaluation.glob("*.png")):
-            if there.get(path.name) != path.stat().st_size:
+        for path in sorted(record.evaluation.glob("*")):
+            if path.suffix in (".png", ".wav") and there.get(path.name) != path.stat().st_size:
                 tracker.picture(record.tracking_run, path, "evaluation")
     except UserError as error:
         print(f"MLflow has not got the pictures. {error}", file=sys.stderr)
@@ -104,4 +107,4 @@ def _print(report: Report, folder: Path, as_json: bool) -> None:
         return
     listing(table(report), False)
     print(f"\n{sentence(report)}")
-    print("\n".join(f"picture: {path}" for path in pictures))
+    print("\n".join(f"{'sound' if path.endswith('.wav') else 'picture'}: {path}" for path in pictures))

@@ -199,9 +199,9 @@ def _metrics(record: RunRecord) -> dict[str, str]:
 
 
 def _pictures(record: RunRecord) -> list[Path]:
-    """The latest picture of samples, and those of the evaluation; of text, files of text."""
+    """The latest picture of samples, and those of the evaluation; of text, files of text, and sounds of sound."""
     drawn, evaluated = (
-        sorted(path for path in folder.glob("*") if path.suffix in (".png", ".txt"))
+        sorted(path for path in folder.glob("*") if path.suffix in (".png", ".txt", ".wav"))
         for folder in (record.folder / "samples", record.evaluation)
     )
     return [*drawn[-1:], *evaluated]

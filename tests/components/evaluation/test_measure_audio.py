@@ -12,7 +12,8 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from components.artifact import save
+from components.api import sample
+from components.artifact import load, save
 from components.data.dataset import Batches, Dataset, Position
 from components.errors import UserError
 from components.evaluation.evaluate import evaluate
@@ -204,6 +205,13 @@ def test_the_measurement_and_its_judge_are_those_of_sound(dataset: Dataset, cach
     assert features.of(dataset.whole("test").data).shape == (120, 64)
     names = {path.name for path in cache.glob("judge*.safetensors")}
     assert names == {f"judge-spectrogram-1-{dataset.revision}.safetensors"}
+
+
+def test_a_notebook_draws_classes_by_seeds(artifact: Path) -> None:
+    model = load(artifact)
+    drawn = sample(model, 3, seed=5)
+    assert drawn.shape == (3, SAMPLES)
+    assert torch.equal(sample(model, 1, seed=6), drawn[1:2])
 
 
 def test_a_model_of_another_rate_is_refused(
