@@ -1,15 +1,24 @@
-"""What tests ask a real server beside their requests, and how a client leaves."""
+"""What tests ask a server beside their requests, how a client leaves, and a small server of models that are loaded."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+import uvicorn
 
+from components.serving.catalog import Catalog, Loaded
+from components.serving.routes.application import create_app
+from components.serving.server import Server
 from tests.until import until
 
 
@@ -32,3 +41,24 @@ def hang_up(url: str, body: dict[str, Any], when: Callable[[], Any]) -> None:
     connection.request("POST", place.path, json.dumps(body), {"content-type": "application/json"})
     until(when)
     connection.close()
+
+
+@contextmanager
+def a_server(project: Path, loaded: Mapping[str, Loaded]) -> Iterator[str]:
+    """A server in a thread of this process that the commands in `project` take for theirs."""
+    # without a log_config of its own: setting that up closes all handlers there are, and absl's the stream of the tests
+    server = uvicorn.Server(uvicorn.Config(create_app(Catalog(loaded)), port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started or not thread.is_alive())
+    assert server.started
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    process = psutil.Process()
+    record = project / ".genloom" / "serve" / "server.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(asdict(Server(url, process.pid, process.create_time()))))
+    try:
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join()

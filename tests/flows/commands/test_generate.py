@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import uvicorn
 
 from components.errors import UserError
 from components.families.family import Shape
 from components.filtering import ContentFilter
 from components.serving import draw
-from components.serving.catalog import Catalog, Loaded
+from components.serving.catalog import Loaded
 from components.serving.place import Place
-from components.serving.routes.application import create_app
-from components.serving.server import Server
 from components.terms import Terms
+from tests.components.serving.asking import a_server
 from tests.components.serving.painter import Painter, served
 
 Genloom = Callable[..., Any]
@@ -45,23 +40,8 @@ def loaded(tmp_path: Path) -> Iterator[Loaded]:
 
 @pytest.fixture
 def url(project: Path, loaded: Loaded) -> Iterator[str]:
-    """A server that the project's commands take for theirs."""
-    # without a log_config of its own: setting that up closes all handlers there are, and absl's the stream of the tests
-    config = uvicorn.Config(create_app(Catalog({"digits": loaded})), port=0, log_config=None)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    process = psutil.Process()
-    record = project / ".genloom" / "serve" / "server.json"
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(asdict(Server(url, process.pid, process.create_time()))))
-    yield url
-    server.should_exit = True
-    thread.join()
+    with a_server(project, {"digits": loaded}) as url:
+        yield url
 
 
 def test_what_is_withheld_is_said_and_listed(project: Path, genloom: Genloom, url: str) -> None:
