@@ -64,7 +64,9 @@ class Codec(nn.Module):
         rows = data.view(len(data), self.channels, *self.sides)
         amounts = [(0, whole - side) for side, whole in zip(self.sides, self.whole, strict=True)]
         padded = nn.functional.pad(
-            rows, [amount for pair in reversed(amounts) for amount in pair], value=-1.0
+            rows,
+            [amount for pair in reversed(amounts) for amount in pair],
+            value=-1.0 if len(self.sides) > 1 else 0.0,
         )
         vectors: Tensor = self.encoder(padded).flatten(2).transpose(1, 2)
         return vectors

@@ -14,6 +14,7 @@ from torch import nn
 
 from components import compiler
 from components.artifact import WEIGHTS, About, read_manifest
+from components.audio_rows import AudioRow
 from components.data.dataset import Dataset
 from components.errors import UserError, unknown
 from components.families.family import Family, Shape, Task, kind_of, names
@@ -60,12 +61,17 @@ def family_of(name: str, row: RunRow) -> Family:
 def check_product(project: Project, name: str) -> None:
     """Refuse a product whose `primary` or guards name a metric that no report of its modality has.
 
-    Of pictures, also a task that the row of its dataset gives nothing for.
+    Of pictures and sound, also a task that the row of its dataset gives nothing for.
     """
     product = project.product(name)
     row = project.dataset(product.dataset)
     if isinstance(row, ImageRow):
         _check_pictures(name, product, row)
+    if isinstance(row, AudioRow) and product.task not in ("free", "label"):
+        raise UserError(
+            f"In products.{name}, recordings can be drawn freely or by class and the task is {product.task}; set task "
+            "to free or label."
+        )
     known = (*modality_kind(row.modality).reported(), *([WITHHELD] if project.terms(name).filters else []))
     for metric in [*([product.primary] if product.primary else []), *product.guards]:
         if metric not in known:

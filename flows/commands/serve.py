@@ -210,6 +210,9 @@ def _lines(product: str, url: str) -> list[str]:
     if routes == ["/v1/images/edits"]:
         mask = " --mask MASK.png" if about["source"]["kind"] == "mask" else ""
         return [f"genloom edit {product} PICTURE.png{mask} -o out.png"]
+    if about.get("modality") == "audio":
+        words = f' --prompt "{" ".join(about["classes"][:3])}"' if about["classes"] else ""
+        return [f"genloom generate {product}{words} -o out.wav"]
     if "/v1/completions" not in routes:
         label = f" --label {shlex.quote(about['classes'][0])}" if about.get("classes") else ""
         prompt = ' --prompt "…"' if about.get("task") == "prompt" else ""
