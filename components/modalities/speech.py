@@ -11,7 +11,7 @@ import soundfile
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.errors import UserError
+from components.errors import UserError, unknown
 from components.families.family import Requests
 from components.families.sampling import mix
 from components.modalities.drawing import Label, labels_of, options_for
@@ -35,6 +35,7 @@ FILES: Mapping[Format, Mapping[str, str]] = {
 """What libsndfile calls them."""
 WORDS = 64
 """The most words of a request for speech."""
+MARKS = ".,!?;:"
 QUIET = FULL // 100
 """Levels below are silence where words are put together: 40 dB under full scale."""
 PAUSE = 0.1
@@ -91,18 +92,17 @@ def sounded(body: SoundRequest, model: Maker, seeds: Sequence[int]) -> Requests:
 
 def spoken(body: SpeechRequest, model: Maker, rate: int, seeds: Sequence[int]) -> Order:
     """A row for each word of the input, together one file. Raises `UserError` for a word that is no class."""
-    words = body.input.replace(",", " ").split()
     if not model.shape.classes:
         raise UserError("This model knows no words; ask it at /v1/generations.")
+    words = spelled(body.input, model.classes)
     if not words:
         raise UserError("“input” holds no word; send some that are classes of the model.")
     if len(words) > WORDS:
         raise UserError(f"“input” has {len(words)} words and may have {WORDS}; send it in parts.")
     (seed,) = seeds
-    labels = [labels_of(word.strip(".!?;:"), "", model, [seed]) for word in words]
     requests = Requests(
         seed=torch.tensor([mix(seed, place) for place in range(len(words))], dtype=torch.int64),
-        label=torch.cat([label for label in labels if label is not None]),
+        label=torch.tensor(words, dtype=torch.int64),
         options=options_for(body, model, len(words)),
     )
     return Order(
@@ -113,6 +113,33 @@ def spoken(body: SpeechRequest, model: Maker, rate: int, seeds: Sequence[int]) -
         labels=[None],
         media_type=MEDIA[body.response_format],
     )
+
+
+def spelled(text: str, classes: Sequence[str]) -> list[int]:
+    """The classes whose names `text` says, in order; of several that fit, the longest. Raises `UserError`.
+
+    Names are found as they are, or else in any case and without the marks between words.
+    """
+    exact = {tuple(name.split()): place for place, name in enumerate(classes)}
+    plain = {_plain(name.split()): place for place, name in enumerate(classes) if name.strip(MARKS)}
+    longest, found, parts = max(map(len, exact)), list[int](), text.split()
+    while parts:
+        for size in range(min(longest, len(parts)), 0, -1):
+            some = tuple(parts[:size])
+            place = exact.get(some, plain.get(_plain(some)))
+            if place is not None:
+                found.append(place)
+                parts = parts[size:]
+                break
+        else:
+            if parts[0].strip(MARKS):
+                raise unknown("class", parts[0].strip(MARKS), classes)
+            parts = parts[1:]
+    return found
+
+
+def _plain(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word.strip(MARKS).casefold() for word in words)
 
 
 def together(words: Pcm, rate: int) -> Pcm:

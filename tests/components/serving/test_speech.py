@@ -14,6 +14,8 @@ import pytest
 import soundfile
 from fastapi.testclient import TestClient
 
+from components.errors import UserError
+from components.modalities.speech import spelled
 from components.serving.catalog import Catalog
 from components.serving.routes.application import create_app
 from tests.components.serving.hum import RATE, TONES, WORDS, hum
@@ -72,6 +74,16 @@ def test_the_same_seed_says_the_same_and_each_word_is_drawn_anew(client: TestCli
     levels = np.frombuffer(first, "<i2")
     third = len(levels) // 3
     assert len({int(np.abs(levels[turn * third : (turn + 1) * third]).max()) for turn in range(3)}) == 3
+
+
+def test_names_of_several_words_and_marks_are_found() -> None:
+    classes = ("good", "good morning", "Sam", "b.", "7", "all right, then")
+    assert spelled("Good morning, sam!", classes) == [1, 2]
+    assert spelled("good Good, morning b. 7 7.", classes) == [0, 1, 3, 4, 4]
+    assert spelled("All right, then . good", classes) == [5, 0]
+    assert spelled(" , ... ", classes) == []
+    with pytest.raises(UserError, match="no class “morning”"):
+        spelled("Sam morning", classes)
 
 
 def test_recordings_by_the_general_route(client: TestClient) -> None:
