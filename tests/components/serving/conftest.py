@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -27,6 +26,8 @@ from components.modalities.corruption import Corruption
 from components.modalities.tokenizer import train_tokenizer
 from components.modalities.views import View
 from components.project import open_project
+from components.promotion.registry import Registry
+from components.promotion.version import Version
 from components.serving import server
 from components.serving.catalog import Catalog, Served, open_version
 from components.serving.routes.application import create_app
@@ -122,7 +123,7 @@ class Site:
     settings: Settings
 
 
-def register(registry: Any, folder: Path, product: str, family: str) -> None:
+def register(registry: Registry, folder: Path, product: str, family: str) -> Version:
     """Make the artifact in `folder` the product's next version, with a report of one metric."""
     evaluation = folder.with_name(f"evaluation-{folder.name}")
     evaluation.mkdir()
@@ -135,7 +136,7 @@ def register(registry: Any, folder: Path, product: str, family: str) -> None:
         metrics={"distance": Metric(1.0, 0.9, 1.1, "lower")},
     )
     write_report(evaluation, report)
-    registry.register(folder, evaluation, f"{product}-{family}-{folder.name}", "")
+    return registry.register(folder, evaluation, f"{product}-{family}-{folder.name}", "")
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +149,6 @@ def site(
 def a_site(root: Path, artifact: Callable[..., Path], talker: Callable[[Path], Path]) -> Site:
     """Make a site in the empty folder `root`."""
     from components.promotion.promote import promote
-    from components.promotion.registry import Registry
 
     tables = (ROOT / "params.yaml").read_text(encoding="utf-8")
     # what the product's versions were trained on does not matter to who serves them
@@ -199,6 +199,8 @@ def genloom(
 MORE = f"""
 from components import cluster
 from components.project import open_project
+from components.promotion.registry import Registry
+from components.promotion.version import Version
 from components.promotion.registry import Registry
 from components.serving import app
 from components.serving.catalog import Served

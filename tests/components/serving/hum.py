@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.artifact import About, Model
+from components.artifact import About, Model, save
 from components.families.family import Batch, Family, Kind, Losses, Networks, Requests, Shape, State, Task
 from components.families.sampling import blank, finish
+from components.families.vqvae import VQVAE
 from components.modalities.audio import Audio, save_rate
 from components.modalities.waveform import compand
 from components.serving.catalog import Loaded, Served
@@ -66,7 +67,14 @@ def hum(folder: Path, name: str = "hum", words: tuple[str, ...] = WORDS) -> Load
     save_rate(folder, RATE)
     family, shape = Hum(), Shape(data=(SAMPLES,), classes=len(words))
     networks = family.networks(shape)
-    about = About(
+    model = Model(family, networks, shape, about(name, words), "d" * 64, 4, Audio(folder))
+    loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
+    loaded.generate(model.modality.warm(shape))
+    return loaded
+
+
+def about(name: str, words: tuple[str, ...]) -> About:
+    return About(
         product=name,
         run=f"{name}-hum",
         dataset=name,
@@ -81,7 +89,14 @@ def hum(folder: Path, name: str = "hum", words: tuple[str, ...] = WORDS) -> Load
         dirty=False,
         steps=0,
     )
-    model = Model(family, networks, shape, about, "d" * 64, 4, Audio(folder))
-    loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
-    loaded.generate(model.modality.warm(shape))
-    return loaded
+
+
+def speaker(folder: Path) -> Path:
+    """An artifact of an untrained `vqvae` that knows the words."""
+    torch.manual_seed(0)
+    assets = folder / "assets"
+    assets.mkdir()
+    save_rate(assets, RATE)
+    family, shape = VQVAE(**VQVAE.small), Shape(data=(400,), classes=len(WORDS))
+    save(folder / "notes", family, family.networks(shape), shape, about("notes", WORDS), assets)
+    return folder / "notes"

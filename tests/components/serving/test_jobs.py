@@ -29,6 +29,7 @@ from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.serving.shards import StoppedError, open_job, write_shard
 from components.settings import Settings
+from tests.components.serving.hum import hum
 from tests.components.serving.painter import Painter, mirrors, picture, saved, served
 
 JOBS, GENERATE = "/v1/jobs", "/v1/generations"
@@ -44,7 +45,9 @@ def catalog(text_catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> 
     """The parrots, the digits, a painter of three classes and mirrors."""
     root = tmp_path_factory.mktemp("jobs")
     animals = served(root, "beasts", Painter(), Shape(data=(1, 8, 8), classes=3))
-    return Catalog({**text_catalog.loaded, "beasts": animals, "noise": mirrors(root)["noise"]})
+    return Catalog(
+        {**text_catalog.loaded, "beasts": animals, "noise": mirrors(root)["noise"], "hum": hum(root)}
+    )
 
 
 @pytest.fixture
@@ -93,6 +96,17 @@ def test_generations_answer_for_every_modality(client: TestClient) -> None:
     (seen,) = client.post(GENERATE, json={"model": "noise", "image": image}).json()["data"]
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(seen["b64"]))))
     assert np.array_equal(drawn, picture(16, 16, 1))
+
+
+def test_a_job_of_sound_writes_what_the_route_answers(
+    client: TestClient, jobs: Jobs, catalog: Catalog
+) -> None:
+    job = ordered(client, model="hum", n=6, seed=4, request={"label": "mid"})
+    found = rows(jobs, catalog, job["id"])
+    answer = client.post(GENERATE, json={"model": "hum", "n": 6, "seed": 4, "label": "mid"}).json()["data"]
+    assert found["content"] == [base64.b64decode(one["b64"]) for one in answer]
+    assert found["label"] == ["mid"] * 6
+    assert client.get(f"{JOBS}/{job['id']}").json()["media_type"] == "audio/wav"
 
 
 def test_generations_are_those_of_the_models_own_routes(client: TestClient) -> None:

@@ -21,10 +21,12 @@ from components.promotion.registry import Registry
 from components.serving.catalog import Served, open_catalog
 from components.serving.keys import Keyring
 from components.serving.records import HELD, Record, Recorder, folder_of, prune, read
+from components.serving.replay import replay
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.terms import Policy, Terms
-from tests.components.serving.conftest import Said, Site
+from tests.components.serving.conftest import Said, Site, register
+from tests.components.serving.hum import speaker
 
 GENERATE = "/v1/generations"
 DRAW, EDIT, COMPLETE = "/v1/images/generations", "/v1/images/edits", "/v1/completions"
@@ -123,6 +125,25 @@ def test_a_recorded_request_gives_the_same_again(
     said = genloom("records", "replay", "digits", "request-nobody")
     assert said.code == 2
     assert "There is no record of a request 'request-nobody'" in said.err
+
+
+def test_recorded_speech_gives_the_same_again(site: Site, tmp_path: Path) -> None:
+    registry = Registry(site.settings)
+    version = register(registry, speaker(tmp_path), "notes", "vqvae")
+    served = Served("notes", version.number, registry.fetch(version), 0, terms=Terms("full"))
+    recorder = Recorder(tmp_path / "records", days=30)
+    app = create_app(open_catalog([served], site.settings), recorder=recorder)
+    body = {"model": "notes", "input": "low high low", "voice": "alloy", "response_format": "flac"}
+    with TestClient(app) as client:
+        answer = client.post("/v1/audio/speech", json=body)
+    assert answer.status_code == 200, answer.text
+    (record,) = read(tmp_path / "records" / "notes")
+    assert (record.route, record.rows, record.seed) == (
+        "/v1/audio/speech",
+        3,
+        int(answer.headers["x-genloom-seed"]),
+    )
+    assert replay(site.settings, record, Terms()).same
 
 
 def test_of_an_uploaded_picture_only_the_hash_is_kept(
