@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from components.row import DatasetRow, Part, RemoteFile, Split, check_place
 
@@ -42,6 +42,12 @@ class PlucksRow(AudioRow):
     count: int = Field(default=320, ge=8, le=100_000)
 
 
+def _said(word: str) -> str:
+    if not word.strip():
+        raise ValueError("a class needs a name; write one, or leave the line out")
+    return word.strip()
+
+
 class RecordingsRow(AudioRow):
     """A person's recordings at `path`, or archives of them in `files` by URL: `all`, or official splits.
 
@@ -55,7 +61,7 @@ class RecordingsRow(AudioRow):
     files: Mapping[Part, RemoteFile] = {}
     names: str | None = None
     held_out: str | None = None
-    words: Mapping[str, Annotated[str, Field(min_length=1)]] = {}
+    words: Mapping[str, Annotated[str, AfterValidator(_said)]] = {}
 
     @field_validator("names", "held_out")
     @classmethod
@@ -65,6 +71,15 @@ class RecordingsRow(AudioRow):
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"this regular expression does not compile ({error}); mend it") from error
         return expression
+
+    @field_validator("held_out")
+    @classmethod
+    def _holds_out_some(cls, held_out: str | None) -> str | None:
+        if held_out is not None and re.search(held_out, ""):
+            raise ValueError(
+                "it is found in every name, so all would be held out; write one such as _[0-4][.]wav$"
+            )
+        return held_out
 
     @field_validator("names")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from components.rows import OwnRow, TextFilesRow
 from components.settings import expanded, writable_home
 
 OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label", "caption"})
+CODES, MOST_HALVINGS = 500, 10
+"""The most codes of a recording that a run begins with, and how often `vqvae` halves at most."""
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})
 OF_SOUND = frozenset({"rate", "seconds"})
 OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND}
@@ -148,7 +151,7 @@ def add(project: Project, name: str, row: OwnRow, by_class: bool = False) -> Sur
             f"{row.path} holds {len(found.classes)} classes, and --by-class needs two; put the files into a folder "
             "for each class, name the column of classes with --label, or leave --by-class out."
         )
-    entered = _enter(project, name, _written(row), task, families)
+    entered = _enter(project, name, _written(row), task, families, fitted(row))
     try:
         ensure_workspace(project)
         ensure_stage(open_project(project.root), name)
@@ -179,6 +182,14 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
     return ("prompt", _known("diffusion")) if row.gives_prompt else ("free", ("vae", "gan"))
 
 
+def fitted(row: OwnRow) -> dict[str, Any]:
+    """What the runs of a dataset need beside their families' defaults: of recordings, codes that stand for more."""
+    if not isinstance(row, RecordingsRow):
+        return {}
+    halvings = min(MOST_HALVINGS, max(2, math.ceil(math.log2(row.samples / CODES))))
+    return {"model": {"halvings": halvings}, "train": {"batch": 16}}
+
+
 def _known(*families: str) -> tuple[str, ...]:
     """Those of the families that this installation has."""
     return tuple(name for name in families if name in names())
@@ -203,11 +214,17 @@ class Entered:
 
 
 def _enter(
-    project: Project, name: str, content: Mapping[str, Any], task: str, families: Iterable[str]
+    project: Project,
+    name: str,
+    content: Mapping[str, Any],
+    task: str,
+    families: Iterable[str],
+    fitting: Mapping[str, Any],
 ) -> Entered:
     """Write a dataset's row, a product of the same name and a run a family into `params.yaml`, with its comments.
 
-    The file is replaced atomically; the tables are checked before. Raises `UserError` if the name is taken.
+    Runs have what is `fitting` for the data. The file is replaced atomically; the tables are checked before. Raises
+    `UserError` if the name is taken.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"“{name}” is no good name; use small letters, digits, - and _, at most 63.")
@@ -223,7 +240,7 @@ def _enter(
                 raise UserError(f"There is already a {what} “{name}” in params.yaml; choose another name.")
         tables["datasets"][name] = dict(content)
         tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
-        runs = {f"{name}-{family}": {"product": name, "family": family} for family in families}
+        runs = {f"{name}-{family}": {"product": name, "family": family, **fitting} for family in families}
         for run in runs:
             if run in tables["runs"]:
                 raise UserError(f"There is already a run “{run}” in params.yaml; choose another name.")

@@ -25,6 +25,8 @@ LONGEST = 600
 RATES = (1_000, 384_000)
 CHANNELS = 8
 """The most channels that are read. With `RATES` it bounds the memory that a file can ask for."""
+BLOCK = 2**18
+"""Frames of all channels that are held at once."""
 UNRECOGNISED = (1, 4)
 """libsndfile's codes for a format, or an encoding in it, that it does not know."""
 UNKNOWN = 2**62
@@ -82,10 +84,11 @@ def _read(data: Path | bytes, row: AudioRow) -> tuple[Levels, int]:
         rate = sound.samplerate
         beyond = TAPS * max(rate, row.rate) / row.rate + 1
         needed = math.ceil(row.samples * rate / row.rate + beyond)
-        frames = sound.read(needed, dtype="float32", always_2d=True)
-    if not len(frames):
+        blocks = sound.blocks(BLOCK, frames=needed, dtype="float32", always_2d=True)
+        parts = [block.mean(axis=1) for block in blocks]
+    if not sum(map(len, parts)):
         raise NotARecording("an empty recording")
-    return frames.mean(axis=1), rate
+    return np.concatenate(parts), rate
 
 
 class _Bytes(BytesIO):

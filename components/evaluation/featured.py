@@ -38,7 +38,7 @@ from components.evaluation.memorization import nearest_picture
 from components.evaluation.nats import DRAWS, likelihoods
 from components.evaluation.report import Metric
 from components.evaluation.view import View
-from components.families.family import Batch
+from components.families.family import Batch, select
 from components.families.sampling import mix
 
 VERSION = 4
@@ -112,6 +112,11 @@ class FeatureMeasurement(Measurement):
     def at_once(self) -> int:
         """The rows that the model computes at once, the same for all models."""
 
+    @property
+    def measured_at_once(self) -> int:
+        """The rows whose likelihood is computed at once, which decides the random numbers of a bound."""
+        return PART
+
     def comparable(self) -> bool:
         """Whether the features of samples say something about them."""
         return True
@@ -143,8 +148,7 @@ class FeatureMeasurement(Measurement):
         metrics, baseline = self._metrics(real, drawn), self._metrics(real, trivial)
         reference = self._metrics(real, Column(train, test.values))
         say("measuring the likelihood of the test split")
-        binned = (replace(asked, data=self.view.binned(asked.data)) for asked, _ in self.test.parts())
-        metrics |= likelihoods(subject, binned, self.weighed, SEED)
+        metrics |= likelihoods(subject, self._binned(), self.weighed, SEED)
         facts = self.condition.facts(subject, say)
         inside = self.inside(subject, say)
         say("looking for the nearest training rows")
@@ -153,6 +157,13 @@ class FeatureMeasurement(Measurement):
         book = {f"codebook_{name}": {"model": value} for name, value in subject.book().items()}
         chance = self.condition.chance()
         return Measured(metrics, {**baseline, **chance}, reference, files, {**facts, **inside.facts, **book})
+
+    def _binned(self) -> Iterator[Batch]:
+        """The held-out rows of which the likelihood is measured, so many at a time as are computed at once."""
+        for asked, _ in self.test.parts():
+            rows = replace(asked, data=self.view.binned(asked.data))
+            for first in range(0, len(rows), self.measured_at_once):
+                yield select(rows, slice(first, first + self.measured_at_once))
 
     def _drawn(self, subject: Subject, say: Say) -> Column:
         """Samples as clients get them, from the seeds 0, 1, …, asked for by held-out rows in turn."""

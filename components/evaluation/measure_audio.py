@@ -65,6 +65,11 @@ class AudioMeasurement(FeatureMeasurement):
         (samples,) = self.dataset.shape.data
         return max(1, min(WIDEST, LEVELS // samples))
 
+    @property
+    def measured_at_once(self) -> int:
+        """As many as are drawn at once."""
+        return self.width
+
     def files(self, subject: Subject, shown: Tensor) -> Mapping[str, bytes]:
         """Spectrograms to look at, and the first samples to hear, one after the other."""
         heard = written(together(to_pcm(shown[:HEARD]), self.rate), self.rate, "wav")

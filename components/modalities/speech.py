@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -35,6 +36,8 @@ FILES: Mapping[Format, Mapping[str, str]] = {
 """What libsndfile calls them."""
 WORDS = 64
 """The most words of a request for speech."""
+LEVELS = 2**25
+"""The most samples of all answers of a request together."""
 MARKS = ".,!?;:"
 QUIET = FULL // 100
 """Levels below are silence where words are put together: 40 dB under full scale."""
@@ -83,6 +86,7 @@ class SpeechRequest(BaseModel):
 
 def sounded(body: SoundRequest, model: Maker, seeds: Sequence[int]) -> Requests:
     """One row a seed, with the class and the options that the model takes. Raises `UserError`."""
+    check_levels(len(seeds), model)
     return Requests(
         seed=torch.tensor(list(seeds), dtype=torch.int64),
         label=labels_of(body.label, body.prompt, model, seeds),
@@ -99,6 +103,10 @@ def spoken(body: SpeechRequest, model: Maker, rate: int, seeds: Sequence[int]) -
         raise UserError("“input” holds no word; send some that are classes of the model.")
     if len(words) > WORDS:
         raise UserError(f"“input” has {len(words)} words and may have {WORDS}; send it in parts.")
+    check_levels(len(words), model)
+    written(
+        np.zeros(rate, dtype=np.int16), rate, body.response_format
+    )  # a format without this rate is told now
     (seed,) = seeds
     requests = Requests(
         seed=torch.tensor([mix(seed, place) for place in range(len(words))], dtype=torch.int64),
@@ -115,31 +123,59 @@ def spoken(body: SpeechRequest, model: Maker, rate: int, seeds: Sequence[int]) -
     )
 
 
+def check_levels(rows: int, model: Maker) -> None:
+    """Raise `UserError` if `rows` recordings are too much for one request."""
+    levels = rows * model.shape.data[0]
+    if levels > LEVELS:
+        raise UserError(
+            f"The answers would have {levels:,} samples ({rows} of {model.shape.data[0]:,}) and may have {LEVELS:,} "
+            "together; ask for fewer."
+        )
+
+
 def spelled(text: str, classes: Sequence[str]) -> list[int]:
     """The classes whose names `text` says, in order; of several that fit, the longest. Raises `UserError`.
 
-    Names are found as they are, or else in any case and without the marks between words.
+    Names are found as they are, or else without the marks around words, or else in any case.
     """
-    exact = {tuple(name.split()): place for place, name in enumerate(classes)}
-    plain = {_plain(name.split()): place for place, name in enumerate(classes) if name.strip(MARKS)}
-    longest, found, parts = max(map(len, exact)), list[int](), text.split()
+    names = [
+        {how(name.split()): place for place, name in reversed([*enumerate(classes)])} for how in READINGS
+    ]
+    longest, found, parts = max(map(len, names[0])), list[int](), text.split()
     while parts:
-        for size in range(min(longest, len(parts)), 0, -1):
-            some = tuple(parts[:size])
-            place = exact.get(some, plain.get(_plain(some)))
-            if place is not None:
-                found.append(place)
-                parts = parts[size:]
-                break
-        else:
-            if parts[0].strip(MARKS):
-                raise unknown("class", parts[0].strip(MARKS), classes)
-            parts = parts[1:]
+        size, place = _first_of(parts, names, longest)
+        if place is not None:
+            found.append(place)
+        elif len(apart := re.sub(f"[{MARKS}]", " ", parts[0]).split()) > 1:
+            parts[:1], size = apart, 0  # as in one,two
+        elif parts[0].strip(MARKS):
+            raise unknown("class", parts[0].strip(MARKS), classes)
+        parts = parts[size:]
     return found
 
 
+def _first_of(
+    parts: Sequence[str], names: Sequence[Mapping[tuple[str, ...], int]], longest: int
+) -> tuple[int, int | None]:
+    """How many of the first `parts` are the name of a class, and of which; one and None where none are."""
+    for size in range(min(longest, len(parts)), 0, -1):
+        for known, how in zip(names, READINGS, strict=True):
+            said = how(parts[:size])
+            if any(said) and said in known:
+                return size, known[said]
+    return 1, None
+
+
+def _bare(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word.strip(MARKS) for word in words)
+
+
 def _plain(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word.strip(MARKS).casefold() for word in words)
+    return tuple(word.casefold() for word in _bare(words))
+
+
+READINGS: Sequence[Callable[[Sequence[str]], tuple[str, ...]]] = (tuple, _bare, _plain)
+"""How words are read, the nearest to what was sent first."""
 
 
 def together(words: Pcm, rate: int) -> Pcm:
@@ -148,8 +184,8 @@ def together(words: Pcm, rate: int) -> Pcm:
     pause = np.zeros(round(PAUSE * rate), dtype=np.int16)
     for row in words:
         loud = np.flatnonzero(np.abs(row.astype(np.int32)) >= QUIET)
-        parts += [row[loud[0] : loud[-1] + 1], pause] if len(loud) else [pause]
-    return np.concatenate(parts)
+        parts += [pause, row[loud[0] : loud[-1] + 1]] if len(loud) else [pause]
+    return np.concatenate(parts[1:] or [pause])
 
 
 def written(levels: Pcm, rate: int, kind: Format) -> bytes:

@@ -44,7 +44,8 @@ def to_pcm(companded: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]
 def spectrogram(companded: Tensor, rate: int) -> Tensor:
     """Companded floats [N, T] at `rate` Hz → mel power in decibels from −1 (silence) to 1, [N, 1, 40, frames].
 
-    Frames of 32 ms by a Hann window, 80 a second; the mel scale is O'Shaughnessy's, 2595 log₁₀(1 + f/700).
+    Frames of about 32 ms (23 to 43, by the rate) by a Hann window, about 80 a second; the mel scale is
+    O'Shaughnessy's, 2595 log₁₀(1 + f/700).
     """
     window, hop = _window(rate), max(1, rate // FRAMES_A_SECOND)
     found = torch.stft(

@@ -54,7 +54,8 @@ class Target:
 class Drawing:
     """Files with the name that each has in a folder, and its seed; `where` says who computed them.
 
-    `seed` is the first that was asked for; `withheld` has those whose files the content filter held back, and why.
+    `seed` is the first that was asked for; `withheld` has those whose files the content filter held back, and why;
+    `what` is what one file is.
     """
 
     product: str
@@ -66,6 +67,7 @@ class Drawing:
     seeds: list[int]
     labels: list[str | None]
     withheld: dict[int, str]
+    what: str
 
 
 def check_target(path: Path, kinds: Sequence[str] = (".png",), what: str = "pictures") -> Target:
@@ -169,7 +171,9 @@ def _nothing(place: Place, given: Mapping[str, Any], reason: str) -> client.Answ
 def _together(place: Place, first: int, answers: Sequence[client.Answer]) -> Drawing:
     withheld = {seed: reason for answer in answers for seed, reason in answer.withheld.items()}
     if not any(answer.files for answer in answers):
-        raise FailedError(f"{held_back(place.product, withheld, 0)}; ask with another --seed.")
+        raise FailedError(
+            f"{held_back(place.product, withheld, 0, what_of(place))}; ask with another --seed."
+        )
     return Drawing(
         product=place.product,
         version=place.version,
@@ -180,10 +184,16 @@ def _together(place: Place, first: int, answers: Sequence[client.Answer]) -> Dra
         seeds=[own for answer in answers for own in answer.seeds],
         labels=[label for answer in answers for label in answer.labels],
         withheld=withheld,
+        what=what_of(place),
     )
 
 
-def held_back(product: str, withheld: Mapping[int, str], rest: int, what: str = "picture") -> str:
+def what_of(place: Place) -> str:
+    """What one file of the model at `place` is."""
+    return "recording" if place.modality == "audio" else "picture"
+
+
+def held_back(product: str, withheld: Mapping[int, str], rest: int, what: str) -> str:
     """How many files the content filter withheld and why, for a person; `rest` were let out."""
     reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(withheld.values()).most_common())
     of = f"{len(withheld)} of {len(withheld) + rest} {what}s" if rest else f"every {what}"

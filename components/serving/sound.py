@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from components.errors import FailedError, UserError
 from components.modalities.speech import SpeechRequest, together, written
 from components.serving import client
 from components.serving.catalog import SEEDS, Withheld
-from components.serving.draw import RECORD, Drawing, body_of, check_version, draw, held_back
+from components.serving.draw import RECORD, Drawing, Target, body_of, check_version, draw, held_back, what_of
 from components.serving.place import Place
 from components.serving.routes.models import SPEAK
 
@@ -43,7 +42,16 @@ def speak(place: Place, text: str, seed: int | None, kind: str, guidance: float 
     body = body_of(SpeechRequest, given if guidance is None else {**given, "guidance": guidance})
     name = f"{place.product}-{place.version}-{first}{kind}"
     return Drawing(
-        place.product, place.version, place.where, first, [_spoken(place, body)], [name], [first], [None], {}
+        product=place.product,
+        version=place.version,
+        where=place.where,
+        seed=first,
+        files=[_spoken(place, body)],
+        names=[name],
+        seeds=[first],
+        labels=[None],
+        withheld={},
+        what=what_of(place),
     )
 
 
@@ -58,12 +66,12 @@ def _spoken(place: Place, body: SpeechRequest) -> bytes:
             place.url, SPEAK, {"model": place.asked, **body.model_dump(exclude_none=True)}
         )
     except client.WithheldError as error:
-        told = held_back(place.product, {0: Withheld.of(str(error)).reason}, 0, "recording")
+        told = held_back(place.product, {0: Withheld.of(str(error)).reason}, 0, what_of(place))
         raise FailedError(f"{told}; ask with another --seed.") from error
     check_version(place, version)
     return content
 
 
-def target_kind(path: Path) -> str:
-    """What kind of file `path` names, WAV where it names a folder."""
-    return path.suffix.lower() if path.suffix else ".wav"
+def target_kind(target: Target) -> str:
+    """What kind of file is asked for, WAV for a folder."""
+    return ".wav" if target.folder else target.path.suffix.lower()

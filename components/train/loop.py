@@ -29,7 +29,7 @@ from components.train.schedule import factor
 from components.train.step import Trainee, advance, build, networks_for
 
 PREVIEW, PIXELS = 64, 2**19
-"""Samples in a picture of progress, and the most pixels, or levels of a recording, that they have together."""
+"""Samples in a picture of progress, and the most pixels that they have together."""
 
 
 def train(plan: Plan, place: Place) -> RunState:
@@ -210,10 +210,10 @@ def preview(dataset: Dataset) -> Requests:
 
 
 def _at_once(dataset: Dataset) -> int:
-    """How many samples progress shows: fewer of large pictures and of long recordings."""
+    """How many samples progress shows: fewer of large pictures."""
     if dataset.shape.vocabulary:
         return PREVIEW
-    return max(4, min(PREVIEW, PIXELS // math.prod(dataset.shape.data[1:] or dataset.shape.data)))
+    return max(4, min(PREVIEW, PIXELS // math.prod(dataset.shape.data[1:])))
 
 
 def forget_after(path: Path, step: int) -> float:

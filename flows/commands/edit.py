@@ -76,7 +76,9 @@ def edit(
 def check(place: Place) -> None:
     """Raise `UserError` unless the model at `place` takes pictures."""
     if place.modality != "image":
-        raise UserError(f"{place.product} writes text and edits no pictures; ask it with genloom generate.")
+        raise UserError(
+            f"{place.product} makes {place.modality} and edits no pictures; ask it with genloom generate."
+        )
     if place.about["routes"] == ["/v1/images/generations"]:
         raise UserError(
             f"{place.product} draws anew and has no way back from a picture; ask it with genloom generate "

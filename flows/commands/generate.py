@@ -147,7 +147,7 @@ def _sound(
     else:
         _without({"label": label, "number": number}, "With --prompt all words are in one file, without")
         target = draw.check_target(out, sound.KINDS, "recordings")
-        made = sound.speak(place, prompt, seed, sound.target_kind(out), guidance)
+        made = sound.speak(place, prompt, seed, sound.target_kind(target), guidance)
     say_drawn(made, draw.write(target, made, joined=sound.joined), as_json)
 
 
@@ -159,7 +159,7 @@ def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:
     if drawn.withheld:
         from components.serving.draw import held_back
 
-        typer.echo(f"{held_back(drawn.product, drawn.withheld, len(drawn.files))}.", err=True)
+        typer.echo(f"{held_back(drawn.product, drawn.withheld, len(drawn.files), drawn.what)}.", err=True)
     if as_json:
         content = {
             "product": drawn.product,

@@ -211,7 +211,7 @@ def _lines(product: str, url: str) -> list[str]:
         mask = " --mask MASK.png" if about["source"]["kind"] == "mask" else ""
         return [f"genloom edit {product} PICTURE.png{mask} -o out.png"]
     if about.get("modality") == "audio":
-        words = f' --prompt "{" ".join(about["classes"][:3])}"' if about["classes"] else ""
+        words = f" --prompt {shlex.quote(' '.join(about['classes'][:3]))}" if about["classes"] else ""
         return [f"genloom generate {product}{words} -o out.wav"]
     if "/v1/completions" not in routes:
         label = f" --label {shlex.quote(about['classes'][0])}" if about.get("classes") else ""

@@ -106,7 +106,9 @@ def _ordered(catalog: Catalog, content: bytes, sent: str, key: Key | None) -> Jo
     body = validated({**asked.request, "model": loaded.served.product, "n": 1}, kind, under="request")
     check_whole(body)
     if modality.answers(body) != 1:
-        raise UserError("The “request” of a job has one prompt or picture, of which “n” answers are made.")
+        raise UserError(
+            "The “request” of a job has one prompt, picture or class, of which “n” answers are made."
+        )
     return Job(
         id=new_id(),
         created=time.time(),

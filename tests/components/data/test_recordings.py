@@ -440,7 +440,8 @@ def test_a_pluck_is_in_tune(rate: int, step: int) -> None:
         ({"names": "(["}, "recordings.names is .*: this regular expression does not compile .*; mend it"),
         ({"names": "[a-z]+"}, "it has no group “label”; write one such as"),
         ({"held_out": "(["}, "recordings.held_out is .*: this regular expression does not compile"),
-        ({"words": {"7": ""}}, "recordings.words.7 is '': String should have at least 1 character"),
+        ({"words": {"7": " "}}, "recordings.words.7 is ' ': a class needs a name; write one"),
+        ({"held_out": ""}, "recordings.held_out is '': it is found in every name"),
         ({"words": "seven"}, "recordings.words is 'seven': Input should be a valid"),
         ({"path": None}, "give either its path or its files, one of the two"),
         (

@@ -15,10 +15,11 @@ import soundfile
 from fastapi.testclient import TestClient
 
 from components.errors import UserError
+from components.modalities import speech
 from components.modalities.speech import spelled
 from components.serving.catalog import Catalog
 from components.serving.routes.application import create_app
-from tests.components.serving.hum import RATE, TONES, WORDS, hum
+from tests.components.serving.hum import RATE, SAMPLES, TONES, WORDS, hum
 from tests.components.serving.parrot import parrot
 
 SPEAK, GENERATE = "/v1/audio/speech", "/v1/generations"
@@ -82,8 +83,26 @@ def test_names_of_several_words_and_marks_are_found() -> None:
     assert spelled("good Good, morning b. 7 7.", classes) == [0, 1, 3, 4, 4]
     assert spelled("All right, then . good", classes) == [5, 0]
     assert spelled(" , ... ", classes) == []
+    assert spelled("good,sam;7", classes) == [0, 2, 4]
+    assert spelled("b, B. b", ("b", "b.", "B.")) == [0, 2, 0]
     with pytest.raises(UserError, match="no class “morning”"):
         spelled("Sam morning", classes)
+
+
+def test_what_would_be_too_much_or_of_no_format_is_told_before_it_is_made(
+    client: TestClient, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = catalog.loaded["hum"].engine.tally.rows
+    monkeypatch.setattr(speech, "LEVELS", 3 * SAMPLES)
+    for answer in (speak(client, input="low " * 4), client.post(GENERATE, json={"model": "hum", "n": 4})):
+        assert answer.status_code == 400
+        assert "would have 8,000 samples (4 of 2,000) and may have 6,000" in answer.json()["error"]["message"]
+    monkeypatch.setitem(vars(catalog.loaded["hum"].model.modality), "rate", 7000)
+    for kind in ("mp3", "opus"):
+        answer = speak(client, input="low", response_format=kind)
+        assert answer.status_code == 400
+        assert f"A file of “{kind}” cannot have 7000 samples a second" in answer.json()["error"]["message"]
+    assert catalog.loaded["hum"].engine.tally.rows == before
 
 
 def test_recordings_by_the_general_route(client: TestClient) -> None:

@@ -42,7 +42,9 @@ def test_own_recordings_from_folder_to_report(project: Path, genloom: Genloom) -
     assert (row.path, row.rate, row.seconds, row.licence) == ("raw", 8000, 0.4, "CC0")
     assert "    rate: 8000\n    seconds: 0.4\n" in (project / "params.yaml").read_text()
     check_product(where, "tones")
-    check_run(where, "tones-vqvae", where.run("tones-vqvae"))
+    run = where.run("tones-vqvae")
+    assert (run.model, run.train.batch) == ({"halvings": 3}, 16), "400 codes for 3,200 samples"
+    check_run(where, "tones-vqvae", run)
 
     said = genloom("data", "prepare", "tones")
     assert said.code == 0, said.err

@@ -95,7 +95,7 @@ def test_an_answer_never_takes_the_place_of_a_picture_that_was_given(tmp_path: P
     for path in given:
         path.write_bytes(b"mine")
     drawing = draw.Drawing(
-        "digits", 1, "here", 0, [b"one", b"two"], ["c.png", "b.png"], [0, 1], [None] * 2, {}
+        "digits", 1, "here", 0, [b"one", b"two"], ["c.png", "b.png"], [0, 1], [None] * 2, {}, "picture"
     )
     for target in (
         draw.Target(tmp_path, folder=True),
