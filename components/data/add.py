@@ -36,12 +36,12 @@ from components.rows import OwnRow, TextFilesRow
 from components.settings import expanded, writable_home
 
 OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label", "caption"})
-CODES, MOST_HALVINGS = 500, 10
-"""The most codes of a recording that a run begins with, and how often `vqvae` halves at most."""
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})
 OF_SOUND = frozenset({"rate", "seconds"})
 OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND}
 """The options that only one modality has, by what it holds."""
+CODES, MOST_HALVINGS = 500, 10
+"""The most codes of a recording that a run begins with, and how often `vqvae` halves at most."""
 
 
 @dataclass(frozen=True)
