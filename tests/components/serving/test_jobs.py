@@ -201,7 +201,12 @@ def test_a_shard_that_is_there_is_kept_and_one_that_was_stopped_leaves_nothing(
         ({"n": 5, "request": {"size": "9x9"}}, 400, None, "The size 9x9 is no whole multiple"),
         ({"n": 5, "request": {"seed": 1}}, 400, None, "“seed” stands in “request”"),
         ({"n": 5, "request": {"stream": True}}, 400, None, "“stream” is for the model's own route"),
-        ({"n": 5, "model": "tales", "request": {"prompt": ["a", "b"]}}, 400, None, "one prompt or picture"),
+        (
+            {"n": 5, "model": "tales", "request": {"prompt": ["a", "b"]}},
+            400,
+            None,
+            "one prompt, picture or class",
+        ),
         ({"n": 5, "model": "tales", "request": {"prompt": "a" * 99}}, 400, "prompt", "tokens"),
         ({"n": 5, "request": {"label": "cat"}}, 400, None, "knows no classes"),
         ({"n": 5, "request": {"user": deep(70)}}, 400, None, "lists are too deep"),

@@ -208,10 +208,10 @@ def test_options_of_the_other_modality_are_refused(
         (("generate", "tales", "--label", "cat"), "writes text, without --label; leave it out"),
         (("generate", "digits", "--prompt", "a cat"), "draws without a prompt"),
         (("generate", "digits", "--top-p", "0.5"), "draws pictures, without --top-p"),
-        (("edit", "tales", "a.png"), "writes text and edits no pictures"),
+        (("edit", "tales", "a.png"), "makes text and edits no pictures"),
         (
             ("augment", "tales", "-o", tmp_path / "many"),
-            "writes text; genloom augment draws labelled pictures",
+            "makes text; genloom augment draws labelled pictures",
         ),
         (("chat", "digits", "--once", "Hello"), "does not talk; ask it with genloom generate digits"),
     ):

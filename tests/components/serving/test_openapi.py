@@ -19,6 +19,7 @@ from components.serving.jobs import Jobs
 from components.serving.routes.application import create_app
 from tests.components.serving.hum import hum
 from tests.components.serving.painter import Painter, masked, mirrors, picture, saved, served
+from tests.components.serving.parrot import HI
 
 UNFIT = ("positive_data_acceptance",)
 """A schema cannot say what a model knows: its classes, its sizes, what is a picture."""
@@ -33,6 +34,8 @@ BODIES = {
     "JobRequest": ["tales", "beasts"],
 }
 """What is asked of which models."""
+ALONE = ("ImageEditRequest", "ImageVariationRequest")
+"""What only one model can do, which is asked where none is named."""
 
 
 class Kept(Catalog):
@@ -53,13 +56,16 @@ def narrow(description: dict[str, Any], models: list[str], jobs: list[str]) -> N
         **{"best_of": [None], "truncation": ["auto"], "logprobs": [None], "top_logprobs": [None]},
     }
     for name, fitting in BODIES.items():
-        body = description["components"]["schemas"][name]
-        own = {**few, "model": fitting, **({"prompt": ["", "cat"]} if name.startswith("Image") else {})}
-        own |= {"truncation": [None]} if name.startswith("Image") else {}
+        body, alone = description["components"]["schemas"][name], name in ALONE
+        own = {**few, "model": [*fitting, *[None] * alone]}
+        if name.startswith("Image"):
+            own |= {"prompt": ["", "cat"], "truncation": [None]}
         body["properties"] |= {
             field: {"enum": own[field]} for field in own.keys() & body["properties"].keys()
         }
-        body["required"] = [*body.get("required", []), "model"]
+        if "messages" in body["properties"]:
+            body["properties"]["messages"] = {"anyOf": [{"enum": [HI]}, body["properties"]["messages"]]}
+        body["required"] = [*body.get("required", []), *["model"] * (not alone)]
     for path, operations in description["paths"].items():
         named = {"enum": models if "models" in path else jobs}
         for operation in operations.values():

@@ -14,7 +14,6 @@ from components.families.family import Shape, Task
 from components.modalities.corruption import Corruption
 from components.train.loop import preview
 from tests.components.evaluation.pictures import shapes
-from tests.components.evaluation.tones import tones
 
 SIZES = {"train": 8, "val": 4, "test": 24}
 
@@ -58,12 +57,3 @@ def test_large_pictures_are_fewer(tmp_path: Path) -> None:
     dataset = shapes(tmp_path / "plain", sizes=SIZES)
     large = dataclasses.replace(dataset, shape=Shape(data=(3, 256, 256)))
     assert len(preview(large)) == 8
-
-
-def test_long_recordings_are_fewer(tmp_path: Path) -> None:
-    dataset = tones(tmp_path / "tones", SIZES)
-    assert len(preview(narrowed(dataset, Task.FREE))) == 64
-    long = dataclasses.replace(dataset, shape=Shape(data=(2**16,)))
-    requests = preview(long)
-    assert len(requests) == 8
-    assert dataset.tensors.progress(torch.zeros(8, 1024), requests).startswith(b"\x89PNG")
