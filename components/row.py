@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Part = Literal["all", "train", "val", "test"]
 """What a file of a dataset holds: everything, or an official split."""
@@ -15,6 +16,18 @@ class Row(BaseModel):
     """A row of a table: frozen, and a field it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def _compiles(expression: str) -> str:
+    try:
+        re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"this regular expression does not compile ({error}); mend it") from error
+    return expression
+
+
+Expression = Annotated[str, AfterValidator(_compiles)]
+"""A regular expression."""
 
 
 class RemoteFile(Row):

@@ -19,7 +19,7 @@ from components.image_rows import (
     ParquetRow,
     UnpairedRow,
 )
-from components.row import DatasetRow, Part, RemoteFile, Split, check_place
+from components.row import DatasetRow, Expression, Part, RemoteFile, Split, check_place
 
 
 class TextSplit(Split):
@@ -48,7 +48,7 @@ class TextRow(DatasetRow):
     context: Length = 256
     source_length: Length = 256
     split: TextSplit = TextSplit()
-    keep: str | None = None
+    keep: Expression | None = None
     limit: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
@@ -57,15 +57,6 @@ class TextRow(DatasetRow):
         for field in sorted(OF_PICTURES & content.keys()) if isinstance(content, Mapping) else ():
             raise ValueError(f"“{field}” is for pictures and this dataset holds text; leave it out")
         return content
-
-    @field_validator("keep")
-    @classmethod
-    def _compiles(cls, keep: str | None) -> str | None:
-        try:
-            re.compile(keep or "")
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"this regular expression does not compile ({error}); mend it") from error
-        return keep
 
     @field_validator("vocabulary")
     @classmethod

@@ -81,22 +81,14 @@ class Audio(Modality):
         )
 
     def requests(self, body: Any, model: Maker, seeds: Sequence[int]) -> Requests:
-        """The rows of `order`."""
-        return self.order(body, model, seeds).requests
+        """The rows of recordings. Raises `UserError`."""
+        return sounded(body, model, seeds)
 
     def order(self, body: Any, model: Maker, seeds: Sequence[int]) -> Order:
         """Recordings, or one file of several words, as `body` says. Raises `UserError`."""
         if isinstance(body, SpeechRequest):
             return spoken(body, model, self.rate, seeds)
-        requests = sounded(body, model, seeds)
-        label = requests.label
-        return Order(
-            requests=requests,
-            seeds=seeds,
-            parts=[slice(place, place + 1) for place in range(len(seeds))],
-            encode=lambda _, rows: self.encode(rows, body)[0],
-            labels=[None] * len(seeds) if label is None else [model.classes[own] for own in label.tolist()],
-        )
+        return super().order(body, model, seeds)
 
     def probe(self, shape: Shape, seed: int) -> BaseModel:
         """Eight recordings."""

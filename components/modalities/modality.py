@@ -118,14 +118,14 @@ class Modality(ABC):
 
     def order(self, body: Any, model: Maker, seeds: Sequence[int]) -> Order:
         """An answer a seed to a validated request `body`, by default one row each. Raises `UserError`."""
-        parts = [slice(place, place + 1) for place in range(len(seeds))]
-
+        requests = self.requests(body, model, seeds)
+        label = requests.label
         return Order(
-            requests=self.requests(body, model, seeds),
+            requests=requests,
             seeds=seeds,
-            parts=parts,
+            parts=[slice(place, place + 1) for place in range(len(seeds))],
             encode=lambda _, rows: self.encode(rows, body)[0],
-            labels=[None] * len(seeds),
+            labels=[None] * len(seeds) if label is None else [model.classes[own] for own in label.tolist()],
         )
 
     def asked(self, shape: Shape) -> type[BaseModel]:
