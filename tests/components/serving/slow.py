@@ -11,6 +11,8 @@ from torch import Tensor
 from components.families.family import Networks, Requests, State
 from components.families.sampling import blank, noise
 from components.families.vae import VAE
+from components.serving.engine import Engine
+from tests.until import until
 
 WIDTH = 4
 LAST = 77
@@ -50,6 +52,11 @@ class Slow(VAE):
 @dataclasses.dataclass(kw_only=True)
 class Counting(State):
     todo: Tensor
+
+
+def until_asleep(engine: Engine) -> None:
+    """Wait until the engine's thread, which may just have answered, sleeps."""
+    until(lambda: not engine.busy and engine._change._waiters)  # type: ignore[attr-defined]
 
 
 def ask(seeds: list[int], steps: int) -> Requests:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from components.artifact import Model, load
 from components.errors import FailedError
-from components.families.family import Requests
+from components.families.family import Networks, Requests, State
 from components.families.sampling import sample
 from components.serving.engine import Engine, QueueFullError
 from components.serving.pace import Pace
-from tests.components.serving.slow import LAST, WIDTH, Slow, ask
+from tests.components.serving.slow import LAST, WIDTH, Slow, ask, until_asleep
 from tests.until import until
 
 
@@ -174,6 +173,7 @@ def test_a_request_that_cannot_start_fails_alone(start: Callable[..., Engine]) -
 def test_what_a_loop_hands_over_in_one_turn_starts_together(start: Callable[..., Engine]) -> None:
     engine = start()
     alone = torch.cat([engine.submit(ask([seed], 3)).result(30) for seed in range(WIDTH)])
+    until_asleep(engine)
     before = engine.tally.steps
 
     async def together() -> list[Tensor]:
@@ -256,14 +256,24 @@ def test_a_thread_that_ends_tells_who_waits_and_takes_nothing_more(start: Callab
 def test_who_closes_an_engine_that_hangs_does_not_wait_for_ever(
     start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    over = threading.Event()
+
+    def hang(family: Slow, networks: Networks, state: State) -> State:
+        over.wait(60)
+        return state
+
     monkeypatch.setattr("components.serving.engine.ENDING", 0.1)
-    engine = start(pause=10.0)
+    monkeypatch.setattr(Slow, "advance", hang)
+    engine = start()
     hangs = engine.submit(ask([1], 5))
     until(lambda: engine.stalled > 0.1)
     assert engine.healthy
     engine.close()
     assert engine.stalled > 0.1, "the step is still under way"
     assert not hangs.done()
+    over.set()
+    with pytest.raises(FailedError, match="closed"):
+        hangs.result(30)
 
 
 def test_a_step_that_never_ends_makes_an_engine_unhealthy(
@@ -271,9 +281,8 @@ def test_a_step_that_never_ends_makes_an_engine_unhealthy(
 ) -> None:
     monkeypatch.setattr("components.serving.engine.HANGS", 0.1)
     engine = start(pause=0.5)
-    work = engine.submit(ask([1], 1))
-    time.sleep(0.25)
-    assert not engine.healthy
+    work = engine.submit(ask([1], 4))
+    until(lambda: not engine.healthy)
     work.result(30)
     assert engine.healthy
     assert engine.stalled == 0.0

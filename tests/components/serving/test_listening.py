@@ -112,11 +112,11 @@ def test_a_cancelled_request_is_not_heard_of_again(engine: Engine) -> None:
         heard.append(news)
         return False
 
-    future = engine.submit(ask(8 * WIDTH), listen)
+    future = engine.submit(ask(100 * WIDTH), listen)
     until(lambda: heard)
     assert future.cancel()
     until(lambda: not engine.busy)
-    assert engine.tally.steps < 4 * 20, "of the 8 * 20 that all rows would have taken"
+    assert engine.tally.steps < 50 * 20, "of the 100 * 20 that all rows would have taken"
     count = len(heard)
     time.sleep(0.02)
     assert len(heard) == count

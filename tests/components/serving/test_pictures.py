@@ -13,10 +13,11 @@ import numpy as np
 import openai
 import pytest
 
+from components.artifact import WIDTH
 from components.data.folder import open_folder
 from components.image_rows import FolderRow
 from components.serving import server
-from tests.components.serving.asking import hang_up, waiting
+from tests.components.serving.asking import hang_up, steps, waiting
 from tests.components.serving.painter import CLASSES, opened, saved
 from tests.until import until
 
@@ -97,12 +98,16 @@ def test_who_hangs_up_frees_the_rows(url: str) -> None:
     body = {"model": "kinds", "n": 128, "steps": 400, "stream": True, "partial_images": 3}
     for stream in (True, False):
         asked = {**body, "stream": stream, "partial_images": 3 * stream}
+        before = steps(url, "kinds")
         if stream:
             with httpx.stream("POST", f"{url}/v1/images/generations", json=asked, timeout=60) as reply:
                 assert next(reply.iter_bytes())
         else:
             hang_up(f"{url}/v1/images/generations", asked, lambda: waiting(url, "kinds"))
-        until(lambda: not waiting(url, "kinds"), patience=20)
+        until(lambda: not waiting(url, "kinds"))
+        assert steps(url, "kinds") - before < 128 // WIDTH * 400 / 2, (
+            "not the half of what all rows would take"
+        )
 
 
 def test_the_command_draws_the_same_by_the_server_and_here(

@@ -19,13 +19,7 @@ from components.errors import FailedError
 from components.families.family import Networks, Requests, State
 from components.serving.engine import Engine
 from components.serving.pace import KNOWN, RECENT
-from tests.components.serving.slow import LAST, WIDTH, Slow, ask
-from tests.until import until
-
-
-def until_asleep(engine: Engine) -> None:
-    """Wait until the engine's thread, which may just have answered, sleeps."""
-    until(lambda: not engine.busy and engine._change._waiters)  # type: ignore[attr-defined]
+from tests.components.serving.slow import LAST, WIDTH, Slow, ask, until_asleep
 
 
 @pytest.fixture
