@@ -54,9 +54,17 @@ def find(settings: Settings) -> Scheduler | None:
 
 
 def url_of(settings: Settings) -> str | None:
-    """The Prefect API that knows the project's schedules; None if there is none to ask."""
+    """The Prefect API that knows the project's schedules; None if none runs. Raises `UserError` if it is silent."""
     running = find(settings)
-    return running.url if running is not None else os.environ.get("PREFECT_API_URL")
+    return running.url if running is not None else named_server(settings)
+
+
+def named_server(settings: Settings) -> str | None:
+    """The API of `PREFECT_API_URL`, if it is set. Raises `UserError` if nobody answers there."""
+    os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
+    if named := os.environ.get("PREFECT_API_URL"):
+        knock(named)
+    return named or None
 
 
 def log_of(settings: Settings) -> Path:
@@ -65,10 +73,10 @@ def log_of(settings: Settings) -> Path:
 
 
 def choose_port(settings: Settings, asked: int | None) -> int:
-    """The port of the project's Prefect server: as asked, as before, or a free one; `UserError` if it is in use."""
+    """The port of the project's Prefect server: as asked, as before, or a free one; 0 if there is another server."""
     from components.serving.server import check_port
 
-    if os.environ.get("PREFECT_API_URL"):
+    if named_server(settings):
         return 0
     port = asked or _kept(settings)
     if port is None:
@@ -216,10 +224,7 @@ class Server:
 @contextlib.contextmanager
 def _server(settings: Settings, port: int) -> Iterator[Server]:
     """The server of `PREFECT_API_URL`, or one of our own at `port`, which is kept for the next time."""
-    os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
-    named = os.environ.get("PREFECT_API_URL")
-    if named:
-        knock(named)
+    named = named_server(settings)
     server = Server(settings, port, named)
     try:
         if not named:

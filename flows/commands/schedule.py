@@ -139,16 +139,13 @@ def remove(name: Name) -> None:
 def run_now(name: Name) -> None:
     """Have the schedule retrain now, paused or not, and follow it; it ends as genloom retrain would."""
     from components.project import open_project
-    from components.schedules import named, read_schedules
-    from flows.deployments import Deployments, asking
+    from components.schedules import read_schedules
 
     project = open_project()
-    schedules = read_schedules(project.root)
-    row = schedules.row(name)
-    url = _url(project)
-    with _reachable(url), asking(url) as client:
-        deployments = Deployments(client, named(project.root, schedules))
-        raise typer.Exit(_followed(deployments, _order(deployments, name, row)))
+    row = read_schedules(project.root).row(name)
+    with _deployments(project) as deployments:
+        code = _followed(deployments, _order(deployments, name, row))
+    raise typer.Exit(code)
 
 
 def start(detach: Detach = False, port: Port = None) -> None:
@@ -202,25 +199,24 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _url(project: Project) -> str:
-    """The Prefect API that executes the project's schedules. Raises `UserError` if nothing does."""
-    from flows import scheduler
-
-    if (url := scheduler.url_of(project.settings)) is None:
-        raise UserError(f"Nothing executes the schedules now; type {START}, then the same again.")
-    return url
-
-
 @contextmanager
-def _reachable(url: str) -> Iterator[None]:
-    """Turn the silence of a Prefect server into one sentence."""
+def _deployments(project: Project) -> Iterator[Deployments]:
+    """The project's schedules as Prefect knows them. Raises `UserError` if there is no server that does."""
     import httpx
 
+    from components.schedules import named, read_schedules
+    from flows import scheduler
+    from flows.deployments import Deployments, asking
+
+    url = scheduler.url_of(project.settings)
+    if url is None:
+        raise UserError(f"Nothing executes the schedules now; type {START}, then the same again.")
     try:
-        yield
-    except (httpx.HTTPError, RuntimeError) as error:
+        with asking(url) as client:
+            yield Deployments(client, named(project.root, read_schedules(project.root)))
+    except httpx.HTTPError as error:
         raise FailedError(
-            f"Prefect's server at {url} does not answer ({error}); see genloom schedule list."
+            f"Prefect's server at {url} does not answer ({error or type(error).__name__}); see genloom schedule list."
         ) from error
 
 
@@ -256,7 +252,7 @@ def _followed(deployments: Deployments, flow_run: UUID) -> int:
             time.sleep(LOOK)
     except KeyboardInterrupt:
         say("It goes on in the background; genloom schedule list says what came of it.")
-        raise typer.Exit(INTERRUPTED) from None
+        return INTERRUPTED
     result = result_of(state)
     if result.exit_code:
         raise (UserError if result.exit_code == UserError.exit_code else FailedError)(result.reason)
@@ -266,16 +262,13 @@ def _followed(deployments: Deployments, flow_run: UUID) -> int:
 
 def _told(project: Project) -> dict[str, tuple[bool, dict[str, Any] | None]]:
     """Of each schedule that Prefect knows: whether somebody is there to execute it, and what came of it last."""
-    from components.schedules import named, read_schedules
     from flows import scheduler
-    from flows.deployments import Deployments, asking, attended
+    from flows.deployments import attended
 
-    url = scheduler.url_of(project.settings)
-    if url is None:
+    if scheduler.url_of(project.settings) is None:
         return {}
     here = scheduler.find(project.settings) is not None
-    with _reachable(url), asking(url) as client:
-        deployments = Deployments(client, named(project.root, read_schedules(project.root)))
+    with _deployments(project) as deployments:
         return {
             name: (here or attended(one), _last(deployments.last(one.id)))
             for name, one in deployments.read().items()
