@@ -73,11 +73,15 @@ def log_of(settings: Settings) -> Path:
 
 
 def choose_port(settings: Settings, asked: int | None) -> int:
-    """The port of the project's Prefect server: as asked, as before, or a free one; 0 if there is another server."""
+    """The port of a Prefect server that is to be started: as asked, as before, or a free one; 0 if none is needed.
+
+    Raises `UserError` if it is in use, and if `PREFECT_API_URL` names a server that does not answer.
+    """
     from components.serving.server import check_port
 
     if named_server(settings):
         return 0
+    clear(settings)
     port = asked or _kept(settings)
     if port is None:
         with contextlib.suppress(UserError):
@@ -94,13 +98,11 @@ def start_detached(project: Project, port: int | None = None) -> Scheduler:
     Raises `UserError` if the port is in use, `FailedError` if it does not come up.
     """
     settings = project.settings
-    writable_home(settings)
-    _folder(settings).mkdir(exist_ok=True)
+    _make_folder(settings)
     with FileLock(_folder(settings) / "start.lock"):
         running = find(settings)
         if running is not None:
             return running
-        clear(settings)
         chosen = choose_port(settings, port)
         with log_of(settings).open("ab") as log:
             began = log.tell()
@@ -165,12 +167,9 @@ def clear(settings: Settings) -> None:
 
 def host(project: Project, port: int, over: threading.Event) -> None:
     """Be the project's schedule until `over` is set. Raises `UserError` if another process is."""
-    home = _folder(project.settings)
-    writable_home(project.settings)
-    home.mkdir(exist_ok=True)
+    _make_folder(project.settings)
     try:
-        with FileLock(home / "lock", blocking=False):
-            clear(project.settings)
+        with FileLock(_folder(project.settings) / "lock", blocking=False):
             with _server(project.settings, port) as server:
                 _run(project, server, over)
     except Timeout as error:
@@ -267,6 +266,11 @@ def _record(settings: Settings) -> Path:
 
 def _folder(settings: Settings) -> Path:
     return settings.home / "schedule"
+
+
+def _make_folder(settings: Settings) -> None:
+    writable_home(settings)
+    _folder(settings).mkdir(exist_ok=True)
 
 
 def until_signal() -> threading.Event:
