@@ -45,11 +45,12 @@ class Deployments:
     def read(self) -> dict[str, DeploymentResponse]:
         """What is there, by the names of the schedules."""
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+        from prefect.client.schemas.sorting import DeploymentSort
 
         wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[self.tag]))
         found: list[DeploymentResponse] = []
         while more := self.client.read_deployments(
-            deployment_filter=wanted, limit=MANY, offset=len(found), sort=None
+            deployment_filter=wanted, limit=MANY, offset=len(found), sort=DeploymentSort.NAME_ASC
         ):
             found += more
         return {one.name.removeprefix(self.prefix): one for one in found}

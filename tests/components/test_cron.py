@@ -27,10 +27,10 @@ BERLIN = ZoneInfo("Europe/Berlin")
     ],
 )
 def test_the_times_are_those_of_prefect(expression: str) -> None:
-    after = datetime(2026, 3, 10, 13, 5, tzinfo=BERLIN)  # clocks change on the 29th
+    after = datetime(2026, 3, 10, 13, 5)  # clocks change on the 29th, but not where Prefect reckons
     theirs = croniter(expression, after)
-    for ours in islice(read_cron(expression).times(BERLIN, after), 12):
-        assert ours == theirs.get_next(datetime)
+    for ours in islice(read_cron(expression).times(BERLIN, after.replace(tzinfo=BERLIN)), 12):
+        assert ours.replace(tzinfo=None) == theirs.get_next(datetime)
 
 
 @pytest.mark.parametrize(
