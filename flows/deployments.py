@@ -26,12 +26,13 @@ MANY = 200
 
 
 @contextmanager
-def asking(url: str) -> Iterator[SyncPrefectClient]:
-    """A client of the Prefect server at `url`."""
+def asking(url: str, retries: int = 3) -> Iterator[SyncPrefectClient]:
+    """A client of the Prefect server at `url`, which asks a silent one `retries` times more, 2, 4, 8 … seconds later."""
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    chosen = {PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: retries}
+    with temporary_settings(chosen), get_client(sync_client=True) as client:
         yield client
 
 

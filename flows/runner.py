@@ -113,6 +113,7 @@ class Runner:
             preexec_fn=functools.partial(die_with_parent, signal.SIGKILL),
             start_new_session=True,
         )
+        log(f"The flow run {flow_run} begins.")
         started = psutil.Process(self.process.pid).create_time()
         self._remember(Underway(str(flow_run), self.process.pid, started))
 
@@ -127,6 +128,7 @@ class Runner:
             self._settle(
                 underway, f"Its process ended with {process.returncode} before it was done; {GOES_ON}."
             )
+            log(f"The flow run {underway.flow_run} has ended.")
         elif (state := self._state(underway)) is not None and state.is_cancelling():
             self._end(process)
             message = f"Somebody cancelled it; {GOES_ON}."

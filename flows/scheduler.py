@@ -169,9 +169,9 @@ def host(project: Project, port: int, over: threading.Event) -> None:
     """Be the project's schedule until `over` is set. Raises `UserError` if another process is."""
     _make_folder(project.settings)
     try:
-        with FileLock(_folder(project.settings) / "lock", blocking=False):
-            with _server(project.settings, port) as server:
-                _run(project, server, over)
+        lock = FileLock(_folder(project.settings) / "lock", blocking=False)
+        with lock, _server(project.settings, port) as server:
+            _run(project, server, over)
     except Timeout as error:
         raise UserError(
             "The project's schedule runs already; see genloom schedule list, or end it with genloom schedule stop."
@@ -183,7 +183,7 @@ def _run(project: Project, server: Server, over: threading.Event) -> None:
     from flows.runner import Runner, log
 
     os.chdir(project.root)
-    with asking(server.url) as client:
+    with asking(server.url, retries=0) as client:
         runner = Runner(project, _folder(project.settings), client)
         runner.recover()
         runner.look()

@@ -155,12 +155,10 @@ def start(detach: Detach = False, port: Port = None) -> None:
     from flows import scheduler
 
     project = open_project()
-    known = read_schedules(project.root).schedules
+    read_schedules(project.root)  # what is wrong with it is said here, not in the log
     if detach:
         running = scheduler.start_detached(project, port)
-        typer.echo(
-            f"The schedule runs in the background with {len(known)} entries; Prefect is at {running.url}."
-        )
+        typer.echo(f"The schedule runs in the background; Prefect is at {running.url}.")
         typer.echo(f"Its log is {scheduler.log_of(project.settings)}; end it with genloom schedule stop.")
         return
     if (there := scheduler.find(project.settings)) is not None:
@@ -309,7 +307,8 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
     said = None
     if last is not None:
         what = " ".join(filter(None, (last["outcome"], last["version"])))
-        said = f"{what}, {last['began'][:16].replace('T', ' ')}{': ' if last['reason'] else ''}{last['reason'] or ''}"
+        why = last["reason"] if last["outcome"] != "promoted" else None
+        said = f"{last['began'][:16].replace('T', ' ')} {what}{f': {why}' if why else ''}"
     following = "paused" if row["paused"] else row["next"][:16].replace("T", " ")
     when = row["cron"] or f"every {row['every']}"
     return {
