@@ -50,8 +50,7 @@ class Runner:
 
     def __init__(self, project: Project, home: Path, client: SyncPrefectClient) -> None:
         self.root, self.record = project.root, home / "underway.json"
-        schedules = read_schedules(project.root)
-        self.deployments = Deployments(client, named(project.root, schedules))
+        self.deployments = Deployments(client, named(project.root, read_schedules(project.root)))
         self.client = client
         self.rows: Mapping[str, ScheduleRow] = {}
         self.content: bytes | None = None
@@ -87,13 +86,14 @@ class Runner:
         if content == self.content:
             return
         try:
-            rows = read_schedules(self.root).schedules
+            schedules = read_schedules(self.root)
         except UserError as error:
             log(f"{error} The schedules stay as they were.")
         else:
-            for sentence in self.deployments.apply(rows):
+            self.deployments = Deployments(self.client, named(self.root, schedules))
+            for sentence in self.deployments.apply(schedules.schedules):
                 log(sentence)
-            self.rows = rows
+            self.rows = schedules.schedules
         self.content = content
 
     def begin(self, flow_run: UUID) -> None:
