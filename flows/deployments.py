@@ -26,7 +26,7 @@ MANY = 200
 
 
 @contextmanager
-def asking(url: str, retries: int = 3) -> Iterator[SyncPrefectClient]:
+def asking(url: str, retries: int) -> Iterator[SyncPrefectClient]:
     """A client of the Prefect server at `url`, which asks a silent one `retries` times more, over some seconds."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings

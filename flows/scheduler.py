@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 from filelock import FileLock, Timeout
 
@@ -185,8 +186,12 @@ def _run(project: Project, server: Server, over: threading.Event) -> None:
     os.chdir(project.root)
     with asking(server.url, retries=0) as client:
         runner = Runner(project, _folder(project.settings), client)
-        runner.recover()
-        runner.look()
+        try:
+            runner.recover()
+            runner.look()
+        except httpx.HTTPError as error:
+            runner.stop()
+            raise FailedError(f"Prefect's server at {server.url} does not answer ({error}).") from error
         _write(project.settings, server)
         log(f"The schedule runs; Prefect's API is {server.url}.")
 

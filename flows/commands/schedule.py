@@ -144,7 +144,7 @@ def run_now(name: Name) -> None:
     project = open_project()
     row = read_schedules(project.root).row(name)
     with _deployments(project) as deployments:
-        code = _followed(deployments, _order(deployments, name, row))
+        code = _followed(project, deployments, _order(deployments, name, row))
     raise typer.Exit(code)
 
 
@@ -210,7 +210,7 @@ def _deployments(project: Project) -> Iterator[Deployments]:
     if url is None:
         raise UserError(f"Nothing executes the schedules now; type {START}, then the same again.")
     try:
-        with asking(url) as client:
+        with asking(url, retries=3 if scheduler.find(project.settings) is None else 0) as client:
             yield Deployments(client, named(project.root, read_schedules(project.root)))
     except httpx.HTTPError as error:
         raise FailedError(
@@ -232,22 +232,28 @@ def _order(deployments: Deployments, name: str, row: ScheduleRow) -> UUID:
         time.sleep(LOOK)
 
 
-def _followed(deployments: Deployments, flow_run: UUID) -> int:
+def _followed(project: Project, deployments: Deployments, flow_run: UUID) -> int:
     """Say what a flow run says until it is over; the exit code of genloom retrain."""
+    import httpx
+
+    from flows import scheduler
     from flows.progress import say
     from flows.scheduled import result_of
 
-    shown = 0
+    shown, state = 0, None
     try:
-        while True:
-            state = deployments.client.read_flow_run(flow_run).state
-            while lines := deployments.lines(flow_run, shown):
-                shown += len(lines)
-                for line in filter(None, lines):
-                    say(line)
-            if state is not None and state.is_final():
-                break
+        while state is None or not state.is_final():
             time.sleep(LOOK)
+            try:
+                state = deployments.client.read_flow_run(flow_run).state
+                while lines := deployments.lines(flow_run, shown):
+                    shown += len(lines)
+                    for line in filter(None, lines):
+                        say(line)
+            except httpx.HTTPError:
+                if scheduler.find(project.settings) is None:  # or else it starts its server again
+                    raise
+                state = None
     except KeyboardInterrupt:
         say("It goes on in the background; genloom schedule list says what came of it.")
         return INTERRUPTED

@@ -29,7 +29,7 @@ Genloom = Callable[..., Any]
 TINY = ("--workers", "0", "--set", "train.threads=1", "--set", "model.width=64")
 NEVER = ("--cron", "0 0 29 2 *", "--timezone", "Europe/Berlin")
 """A time that does not come while tests run (unless on a leap day at midnight)."""
-SLOW = 300.0
+SLOW = 60.0
 """Seconds of patience with a training and with a Prefect server that starts."""
 
 
