@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
+listeners: list[Callable[[str], object]] = []
+"""Who else is told each sentence, such as the log of a flow that nobody watches."""
 
 
 @contextmanager
@@ -60,6 +62,8 @@ def rate(line: Mapping[str, Any]) -> str:
 def say(sentence: str) -> None:
     """One line for the person in front of the terminal."""
     console.print(sentence, markup=False, soft_wrap=True)
+    for listen in listeners:
+        listen(sentence)
 
 
 class _Rate(ProgressColumn):

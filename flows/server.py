@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,13 +22,13 @@ PATIENCE = 120.0
 
 
 class PrefectServer:
-    """A Prefect server on loopback with its SQLite file in `GENLOOM_HOME`; ends with this process."""
+    """A Prefect server on loopback, its SQLite file in `home` (by default `GENLOOM_HOME`); ends with this process."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Start it without waiting, so that other things can start beside it."""
-        home = settings.home / "prefect"
+    def __init__(self, settings: Settings, home: Path | None = None, port: int | None = None) -> None:
+        """Start it without waiting, so that other things can start beside it; by default at any free port."""
+        home = home or settings.home / "prefect"
         home.mkdir(parents=True, exist_ok=True)
-        self.port = _free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.log = home / "server.log"
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
@@ -42,7 +43,7 @@ class PrefectServer:
                 },
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
                 start_new_session=True,  # Ctrl-C is ours: the flow still reports how it ended
             )
 
@@ -68,16 +69,16 @@ class PrefectServer:
             self.process.wait()
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this child when its parent dies, even by kill -9; other systems have no such call."""
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Ask Linux to send this child a signal when its parent dies, even by kill -9; other systems have no such call."""
     if sys.platform == "linux":
         import ctypes
-        import signal
 
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(1, number)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -90,7 +91,7 @@ def prefect_api(settings: Settings, started: PrefectServer | None = None) -> Ite
     home = settings.home / "prefect"
     os.environ.setdefault("PREFECT_HOME", str(home))
     if named := os.environ.get("PREFECT_API_URL"):
-        _knock(named)
+        knock(named)
         yield
         return
     server = started or PrefectServer(settings)
@@ -102,12 +103,12 @@ def prefect_api(settings: Settings, started: PrefectServer | None = None) -> Ite
             try:
                 yield
             finally:
-                _flush()
+                flush()
     finally:
         server.stop()
 
 
-def _knock(url: str) -> None:
+def knock(url: str) -> None:
     """Raise `UserError` unless a Prefect server answers at `url`."""
     from prefect.client.orchestration import get_client
 
@@ -123,8 +124,8 @@ def _knock(url: str) -> None:
         ) from error
 
 
-def _flush() -> None:
-    """Send what the flows logged before their server ends."""
+def flush() -> None:
+    """Send what the flows logged until now to their server."""
     import logging
 
     from prefect.logging.handlers import APILogHandler

@@ -33,6 +33,7 @@ ONE_AFTER_THE_OTHER = frozenset(
         "components/serving/test_server.py",
         "e2e/test_chain.py",
         "flows/test_retrain.py",
+        "flows/test_schedule.py",
         "test_notebook.py",
     }
 )

@@ -1,4 +1,4 @@
-"""`genloom check`: the whole of `params.yaml` and of `serve.yaml`, before anything is started."""
+"""`genloom check`: the whole of `params.yaml`, `serve.yaml` and `schedule.yaml`, before anything is started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def attach(app: typer.Typer) -> None:
 
 
 def check_project(as_json: AsJson = False) -> None:
-    """Check params.yaml and serve.yaml whole: every field, every reference. Exit code 2 if anything is wrong."""
+    """Check params.yaml, serve.yaml and schedule.yaml whole. Exit code 2 if anything is wrong."""
     from components.errors import UserError
     from components.project import open_project
 
@@ -44,6 +44,7 @@ def check_project(as_json: AsJson = False) -> None:
     if wrong:
         raise UserError(f"{len(wrong)} entries of params.yaml are wrong: {', '.join(wrong)}; see above.")
     _check_serving(project, as_json)
+    _check_schedules(project, as_json)
 
 
 def _finding(project: Project, product: str, run: str | None = None) -> str:
@@ -76,3 +77,19 @@ def _check_serving(project: Project, as_json: bool) -> None:
         declared.check_cpus(rows, have.cpus, str(path))
     if not as_json:
         typer.echo(f"{path}: ok, {len(rows)} applications")
+
+
+def _check_schedules(project: Project, as_json: bool) -> None:
+    from components.errors import UserError
+    from components.schedules import path_of, read_schedules
+    from flows.check import check_retraining
+
+    path = path_of(project.root)
+    rows = read_schedules(project.root).schedules
+    for name, row in rows.items():
+        try:
+            check_retraining(project, row.run, row.set, row.workers)
+        except UserError as error:
+            raise UserError(f"In {path}, schedules.{name}: {error}") from error
+    if rows and not as_json:
+        typer.echo(f"{path}: ok, {len(rows)} schedules")

@@ -18,6 +18,7 @@ MODULES = (
     "train",
     "evaluate",
     "retrain",
+    "schedule",
     "runs",
     "models",
     "trials",

@@ -25,23 +25,13 @@ def retrain_run(
     as_json: AsJson = False,
 ) -> None:
     """Prepare, train, evaluate, register and promote; what is up to date is not done again."""
-    from components.filtering import open_filter
     from components.project import open_project
-    from components.settings import writable_home
-    from components.train.fit import check_workers, workers_of
-    from components.train.plan import check_product, check_run
-    from components.train.wanted import check_init
+    from flows.check import check_retraining
     from flows.progress import say
     from flows.server import prefect_api
 
     project = open_project()
-    row = project.run(run, overrides or ())
-    check_run(project, run, row)
-    check_product(project, row.product)
-    open_filter(project.terms(row.product))
-    check_workers(workers_of(project.settings, row.train, workers), row.train.threads)
-    writable_home(project.settings)
-    check_init(project, row)
+    check_retraining(project, run, overrides or (), workers)
     with prefect_api(project.settings):
         from flows.retrain import retrain
 
