@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -87,7 +88,7 @@ class Log:
         """Close the search in the run log, and the trials that were interrupted."""
         for trial in self.sweep.trials:
             if not trial.over and trial.tracking_run:
-                self._tell(lambda run=trial.tracking_run: self.tracker.end(run, "KILLED"))
+                self._tell(functools.partial(self.tracker.end, trial.tracking_run, "KILLED"))
         best = self.sweep.best
         if best is not None and best.value is not None:
             found = {best.number: {f"val/{self.sweep.metric}": best.value}}

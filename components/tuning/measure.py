@@ -1,4 +1,4 @@
-"""How trials are compared: a metric of the evaluation, or the likelihood alone, on validation rows and never on test."""
+"""How trials are compared: by a metric of the evaluation, or by likelihood alone, on validation rows."""
 
 from __future__ import annotations
 

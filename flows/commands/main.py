@@ -18,6 +18,7 @@ MODULES = (
     "train",
     "evaluate",
     "retrain",
+    "tune",
     "runs",
     "models",
     "trials",
