@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 
 from flows.prepare import may_pass, prepare_dataset
-from flows.progress import say, SearchBar
+from flows.progress import SearchBar, say
 
 if TYPE_CHECKING:
     from components.tuning.sweep import Asked

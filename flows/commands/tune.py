@@ -64,7 +64,6 @@ def tune_run(
     from components.train.wanted import check_init
     from components.tuning.keep import check_name
     from components.tuning.sweep import Asked, check_asked
-    from flows.progress import say
     from flows.server import prefect_api
 
     project = open_project()
