@@ -37,7 +37,9 @@ def test_fields_can_be_picked_and_narrowed() -> None:
     found = space_of(VAE(), over=["lr=1e-4..1e-3, width", "beta=0.5..8"])
     assert found["lr"] == Range(1e-4, 1e-3, log=True, whole=False)
     assert found["width"] == Range(64, 1024, log=True, whole=True)
-    assert found["beta"] == Range(0.5, 8.0, log=True, whole=False), "so wide a range is searched by its logarithm"
+    assert found["beta"] == Range(0.5, 8.0, log=True, whole=False), (
+        "so wide a range is searched by its logarithm"
+    )
     assert not space_of(VAE(), over=["beta=0.5..2"])["beta"].log
     assert space_of(VAE(), over=["model.depth=1..2"])["depth"] == Range(1, 2, log=False, whole=True)
 
@@ -47,7 +49,11 @@ def test_fields_can_be_picked_and_narrowed() -> None:
     [
         (["lrr"], [], r"no field of the family vae “lrr”; did you mean lr"),
         (["lr=1e-2..1e-4"], [], r"range 1e-2\.\.1e-4 of lr is empty"),
-        (["lr=1..20"], [], r"1\.\.20 of lr leaves what the family vae allows \(at least 1e-09 and at most 10\)"),
+        (
+            ["lr=1..20"],
+            [],
+            r"1\.\.20 of lr leaves what the family vae allows \(at least 1e-09 and at most 10\)",
+        ),
         (["lr=low..high"], [], r"“low\.\.high” is no range for lr"),
         (["lr=0.1"], [], r"“0.1” is no range for lr"),
         (["lr=nan..1"], [], r"no range for lr"),
