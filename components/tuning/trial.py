@@ -90,14 +90,14 @@ def climb(job: Job, settings: Settings) -> Iterator[Rung]:
     """
     plan, dataset = trial_plan(job, settings)
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(plan.folder / "lock"):  # the same settings may be drawn twice
-        known = _known(plan.folder)
-        for step in job.rungs:
-            if step not in known:
+    for step in job.rungs:
+        with FileLock(plan.folder / "lock"):  # the same settings may be drawn twice
+            found = _known(plan.folder)
+            if step not in found:
                 _train_to(plan, step)
-                known[step] = _measured(job, plan, dataset, step)
-                files.write(plan.folder / "rungs.json", RUNGS.dump_json([*known.values()], indent=2))
-            yield known[step]
+                found[step] = _measured(job, plan, dataset, step)
+                files.write(plan.folder / "rungs.json", RUNGS.dump_json([*found.values()], indent=2))
+        yield found[step]
 
 
 def trial_plan(job: Job, settings: Settings) -> tuple[Plan, Dataset]:

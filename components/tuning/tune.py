@@ -81,7 +81,7 @@ def _fit(todo: Search, log: Log, told: Told | None, storage: str, name: str) -> 
             num_samples=todo.trials - log.sweep.over,
             max_concurrent_trials=todo.concurrent,
             time_budget_s=todo.seconds,
-            reuse_actors=False,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=name,
