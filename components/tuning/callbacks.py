@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from pydantic import TypeAdapter
+from ray import cloudpickle
+from ray.exceptions import RayActorError
 from ray.tune import Callback, Stopper
 from ray.tune.schedulers import ASHAScheduler
 
@@ -76,6 +79,10 @@ class Follower(Callback):  # type: ignore[misc]
         self.log, self.space, self.scheduler, self.halting, self.told = log, space, scheduler, halting, told
         self.numbers: dict[str, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune keeps a copy to go on from, which we never do."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process begins."""
         if trial.trial_id not in self.numbers:
@@ -101,8 +108,7 @@ class Follower(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed; the others go on, unless it failed for what would fail them all."""
-        error = trial.get_pickled_error()
-        cause = getattr(error, "cause", None) or error
+        cause = cause_of(trial)
         if isinstance(cause, UnmeasuredError):
             self.halting.reason = str(cause)
             return
@@ -114,10 +120,19 @@ class Follower(Callback):  # type: ignore[misc]
             self.told(self.log.sweep, trial)
 
 
+def cause_of(trial: Any) -> BaseException | None:
+    """What was raised in the trial's process; None if that was lost. Ray Tune's own getter looks where nothing is yet."""
+    path = trial.pickled_error_file
+    if path is None or not Path(path).is_file():
+        return None
+    error = cloudpickle.loads(Path(path).read_bytes())
+    return getattr(error, "cause", None) or error
+
+
 def said(cause: BaseException | None) -> str:
     """Why a trial failed, in one line."""
-    if cause is None:
-        return "Its process was lost, perhaps for want of memory."
     if isinstance(cause, UserError):
         return str(cause)
+    if cause is None or isinstance(cause, RayActorError):
+        return "Its process was lost, perhaps for want of memory."
     return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from components.tuning.records import Sweep, Trial
 
-SIDE, EDGE, LETTERS = 300, 46, 14
+SIDE, EDGE, LETTERS = 300, 64, 14
 """Pixels: the side of a panel's frame, the space around it, the size of letters."""
 COLUMNS = 3
 DONE, EARLY, BEST = "#1f5fa8", "#b9b9b9", "#d1392b"
@@ -64,8 +64,8 @@ def _panel(
     pen.text((left, top - LETTERS - 8), f"{sweep.metric} against {name}", "black", font)
     pen.text((left, top + SIDE + 6), f"{along.low:.3g}", "black", font)
     pen.text((left + SIDE, top + SIDE + 6), f"{along.high:.3g}", "black", font, anchor="ra")
-    pen.text((left + 4, top + 4), f"{upward.high:.4g}", "black", font)
-    pen.text((left + 4, top + SIDE - LETTERS - 6), f"{upward.low:.4g}", "black", font)
+    pen.text((left - 6, top), f"{upward.high:.4g}", "black", font, anchor="ra")
+    pen.text((left - 6, top + SIDE), f"{upward.low:.4g}", "black", font, anchor="rd")
     at = [
         (
             left + 8 + (SIDE - 16) * along.place(x),

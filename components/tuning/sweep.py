@@ -75,11 +75,8 @@ def check_asked(project: Project, run: str, asked: Asked) -> tuple[RunRow, dict[
     if asked.searcher not in SEARCHERS:
         raise unknown("searcher", asked.searcher, SEARCHERS)
     _check_metric(project, row, asked.metric)
-    have = cluster.foreseen()
-    if have is not None:
-        check_concurrent(asked.concurrent or 1, row.train.threads, have)
-    elif asked.concurrent is not None and asked.concurrent < 1:
-        raise UserError(f"--concurrent is {asked.concurrent}; ask for at least 1.")
+    if (have := cluster.foreseen()) is not None:
+        check_concurrent(1 if asked.concurrent is None else asked.concurrent, row.train.threads, have)
     return row, space
 
 
@@ -186,8 +183,9 @@ def _share(project: Project, wanted: Wanted, asked: Asked, left: int) -> tuple[i
     """(trials at once, whether each has a GPU, the CPUs of each), out of what the Ray that is joined has free."""
     cluster.connect(project.settings)
     have = cluster.capacity()
-    concurrent = min(left, asked.concurrent or max(1, int(have.gpus)))
+    concurrent = max(1, int(have.gpus)) if asked.concurrent is None else asked.concurrent
     check_concurrent(concurrent, wanted.row.train.threads, have)
+    concurrent = min(left, concurrent)
     return concurrent, *granted(concurrent, wanted.row.train.threads)
 
 

@@ -57,15 +57,18 @@ def search(settings: Settings, todo: Search, log: Log, told: Told | None) -> Non
         logging.getLogger(name).setLevel(logging.CRITICAL)
     storage, name = settings.shared / "ray", f"{log.folder.name}-{uuid.uuid4().hex[:8]}"
     try:
-        _fit(todo, log, told, str(storage), name)
+        reason = _fit(todo, log, told, str(storage), name)
     except BaseException:
         cluster.disconnect(settings)
         raise
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
+    if reason:
+        raise FailedError(reason)
 
 
-def _fit(todo: Search, log: Log, told: Told | None, storage: str, name: str) -> None:
+def _fit(todo: Search, log: Log, told: Told | None, storage: str, name: str) -> str:
+    """Let Ray Tune do the trials; returns why it was ended before, if it was."""
     from ray import tune
 
     from components.tuning.callbacks import Follower, Halting, Stopping
@@ -92,8 +95,7 @@ def _fit(todo: Search, log: Log, told: Told | None, storage: str, name: str) -> 
         ),
     )
     tuner.fit()
-    if halting.reason:
-        raise FailedError(halting.reason)
+    return halting.reason
 
 
 def _searcher(todo: Search, sweep: Sweep) -> Any:

@@ -84,10 +84,10 @@ def test_a_family_without_ranges_says_so() -> None:
 
 
 def test_values_are_tried_as_they_are_printed(project: object) -> None:
-    space = space_of(VAE(), over=["lr=1.23456e-4..1e-2", "width"])
+    space = space_of(VAE(), over=["lr=1.23446e-4..1e-2", "width"])
     found = rounded(space, {"lr": 0.00123456789, "width": 99.6})
     assert found == {"lr": 0.001235, "width": 100}
-    assert rounded(space, {"lr": 1.23456e-4, "width": 64})["lr"] == 1.23456e-4, "it stays inside the range"
+    assert rounded(space, {"lr": 1.23446e-4, "width": 64})["lr"] == 1.23446e-4, "it stays inside the range"
     assert rounded(space, found) == found
     small = rounded(space_of(VAE(), over=["lr"]), {"lr": 3.21e-5})
     row = open_project().run("digits-vae", assignments({**small, "width": 100}))
