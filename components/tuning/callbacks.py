@@ -93,15 +93,20 @@ class Follower(Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial was measured at a rung."""
-        if "rung" in result:
-            rung = RUNG.validate_python(result["rung"])
-            self._tell(self.log.measured(self.numbers[trial.trial_id], rung))
+        """A trial was measured at a rung, or failed for a reason that has a name."""
+        number = self.numbers[trial.trial_id]
+        if "failed" in result:
+            self._tell(self.log.ended(number, "failed", result["failed"]))
+        elif "rung" in result:
+            self._tell(self.log.measured(number, RUNG.validate_python(result["rung"])))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended: at its last rung, by the scheduler, or half done because the time was over."""
         number = self.numbers[trial.trial_id]
-        if self.log.trial(number).step >= self.scheduler.last:
+        now = self.log.trial(number)
+        if now.over:
+            return
+        if now.step >= self.scheduler.last:
             self._tell(self.log.ended(number, "done"))
         elif trial.trial_id in self.scheduler.stopped:
             self._tell(self.log.ended(number, "stopped"))
@@ -121,8 +126,8 @@ class Follower(Callback):  # type: ignore[misc]
 
 
 def cause_of(trial: Any) -> BaseException | None:
-    """What was raised in the trial's process; None if that was lost. Ray Tune's own getter looks where nothing is yet."""
-    path = trial.pickled_error_file
+    """What was raised in the trial's process; None if that was lost."""
+    path = trial.pickled_error_file  # Ray Tune's own getter looks where nothing is yet
     if path is None or not Path(path).is_file():
         return None
     error = cloudpickle.loads(Path(path).read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from components.train.meter import Place
 from components.train.plan import Plan, check_options, check_shape, check_start, family_of, key_of
 from components.train.runs import report_of
 from components.train.step import build, networks_for
-from components.tuning.measure import Score, measure
+from components.tuning.measure import Score, UnmeasuredError, measure
 from components.tuning.space import Range, Settings, rounded
 
 LOGGED = "loss/"
@@ -75,12 +76,21 @@ def folder_of(settings: Settings) -> str:
 
 
 def run_trial(config: dict[str, Any], job: Job) -> None:
-    """What Ray Tune runs: report each rung, from which on the scheduler may have seen enough."""
+    """What Ray Tune runs: report each rung, from which on the scheduler may have seen enough.
+
+    A failure with a name is reported, too, so that the process goes on with the next trial, and the searcher hears
+    that these settings are as bad as can be. Raises `UnmeasuredError`.
+    """
     from ray import tune
 
     torch.set_num_threads(job.threads)
-    for rung in climb(job, rounded(job.space, config)):
-        tune.report({"step": rung.step, "cost": rung.score.cost, "rung": dataclasses.asdict(rung)})
+    try:
+        for rung in climb(job, rounded(job.space, config)):
+            tune.report({"step": rung.step, "cost": rung.score.cost, "rung": dataclasses.asdict(rung)})
+    except UnmeasuredError:
+        raise
+    except UserError as error:
+        tune.report({"step": 0, "cost": math.inf, "failed": str(error)})
 
 
 def climb(job: Job, settings: Settings) -> Iterator[Rung]:

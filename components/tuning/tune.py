@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import shutil
 import uuid
@@ -16,7 +17,7 @@ from components.errors import FailedError
 from components.families.sampling import mix
 from components.settings import Settings
 from components.tuning.log import Log
-from components.tuning.records import Sweep, Told
+from components.tuning.records import Sweep, Told, Trial
 from components.tuning.space import Space
 from components.tuning.trial import Job, run_trial
 
@@ -117,8 +118,7 @@ def _searcher(todo: Search, sweep: Sweep) -> Any:
     )
     for trial in sweep.trials:
         if trial.over:
-            failed = trial.state == "failed" or trial.value is None
-            found.add_evaluated_point(dict(trial.settings), cost(sweep, trial.value or 0.0), error=failed)
+            found.add_evaluated_point(dict(trial.settings), _cost(sweep, trial))
     return found
 
 
@@ -134,6 +134,8 @@ def _distributions(space: Space) -> dict[str, Any]:
     }
 
 
-def cost(sweep: Sweep, value: float) -> float:
-    """The metric so that less is better."""
-    return -value if sweep.better == "higher" else value
+def _cost(sweep: Sweep, trial: Trial) -> float:
+    """The metric so that less is better; of a trial that failed as bad as can be."""
+    if trial.state == "failed" or trial.value is None:
+        return math.inf
+    return -trial.value if sweep.better == "higher" else trial.value

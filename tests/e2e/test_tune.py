@@ -15,13 +15,25 @@ from components.tuning.records import read_sweep
 from tests.e2e.processes import Command, line
 from tests.until import until
 
-TUNE = ["tune", "digits-vae", "--over", "lr", "--metric", "nats", "--set", "train.threads=1"]
+TUNE = [
+    "tune",
+    "digits-vae",
+    "--over",
+    "lr",
+    "--metric",
+    "nats",
+    "--set",
+    "train.threads=1",
+    "--set",
+    "model.width=64",
+]
 
 
 @pytest.mark.usefixtures("no_process_left")
+@pytest.mark.long  # Prefect and Ray are started twice
 def test_ctrl_c_ends_a_search_and_the_same_command_goes_on(project: Path, command: Command) -> None:
-    """The trial is far too long to come to its end before the signal."""
-    arguments = [*TUNE, "--steps", "900000", "--trials", "1", "--set", "model.width=64"]
+    """A trial that would take an hour is interrupted; of a short search the same command says what was found."""
+    arguments = [*TUNE, "--steps", "900000", "--trials", "1"]
     sweeps = open_project().settings.shared / "sweeps"
     process = subprocess.Popen(
         line(*arguments), cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -39,12 +51,11 @@ def test_ctrl_c_ends_a_search_and_the_same_command_goes_on(project: Path, comman
     assert left.trials[0].state == "running"
     assert (folder / "report.json").is_file()
 
-
-@pytest.mark.usefixtures("no_process_left")
-def test_a_search_by_the_products_own_metric(project: Path, command: Command) -> None:
-    done = command(*TUNE[:4], "--trials", "1", "--steps", "9", "--whole", "--json")
+    short = [*TUNE, "--steps", "9", "--trials", "2"]
+    done = command(*short)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["metric"], found["better"]) == ("judge_frechet_distance", "lower")
-    assert found["best"]["settings"] == {"lr": 0.001}
-    assert "best" in done.stderr
+    again = command(*short, "--json")
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert (found["metric"], len(found["trials"])) == ("nats", 2)
+    assert found["command"] in done.stdout

@@ -41,6 +41,7 @@ def test_the_best_settings_become_a_run(project: Path) -> None:
     assert found.best is not None
     sweep = read_sweep(found.folder)
     assert sweep is not None
+    assert (sweep.metric, sweep.better) == ("judge_frechet_distance", "lower"), "the product names none"
     assert [trial.state for trial in sweep.trials] == ["done", "done"], "none is stopped early"
     assert [sorted(trial.values) for trial in sweep.trials] == [[9], [9]]
 
@@ -62,7 +63,9 @@ def the_run_log_has_the_trials(parent: str) -> None:
     experiment = client.get_run(parent).info.experiment_id
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert {run.info.run_name for run in children} == {"digits-vae trial 1", "digits-vae trial 2"}
-    assert all(run.info.status == "FINISHED" and "val/nats" in run.data.metrics for run in children)
+    assert all(
+        run.info.status == "FINISHED" and "val/judge_frechet_distance" in run.data.metrics for run in children
+    )
 
 
 @pytest.mark.parametrize(

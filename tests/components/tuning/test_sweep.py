@@ -14,6 +14,7 @@ from components import cluster
 from components.artifact import read_manifest
 from components.errors import FailedError, UserError
 from components.project import open_project
+from components.settings import Settings
 from components.train.launch import train
 from components.tuning.records import Sweep, Trial, read_sweep, sweep_folder
 from components.tuning.space import assignments
@@ -26,11 +27,14 @@ QUICK = Asked(
 )
 
 
-@pytest.fixture(autouse=True)
-def ray_ends(project: Path) -> Iterator[None]:
-    """The Ray that a search starts ends with the test."""
+pytestmark = pytest.mark.usefixtures("project")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ray_ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The Ray that the first search starts ends with the file."""
     yield
-    cluster.disconnect(open_project().settings)
+    cluster.disconnect(Settings(home=tmp_path_factory.mktemp("home")))
 
 
 def again(asked: Asked, **changed: object) -> tuple[Sweep, list[Trial]]:
@@ -44,7 +48,30 @@ def again(asked: Asked, **changed: object) -> tuple[Sweep, list[Trial]]:
     return found, heard
 
 
-def test_a_search_tries_measures_and_goes_on(project: Path) -> None:
+def test_a_trial_that_fails_is_named_and_the_others_go_on(project: Path) -> None:
+    """The family refuses widths that its heads do not divide: all but the run's own."""
+    model = "{halvings: 1, codebook: 16, width: 16, layers: 1, prior_width: 32, heads: 8}"
+    row = f"  digits-vqvae: {{product: digits, family: vqvae, model: {model}, train: {{threads: 1}}}}\n"
+    with (project / "params.yaml").open("a", encoding="utf-8") as stream:
+        stream.write(row)
+    asked = Asked(over=("prior_width=25..39",), trials=3, steps=2, metric="nats", searcher="random")
+    found = tune(open_project(), "digits-vqvae", asked)
+    assert found.trials[0].state == "done", found.trials[0].reason
+    assert found.best == found.trials[0]
+    assert [trial.state for trial in found.trials[1:]] == ["failed", "failed"]
+    assert all("heads" in trial.reason and "Traceback" not in trial.reason for trial in found.trials[1:])
+
+
+def test_what_no_trial_can_give_ends_the_search_at_once() -> None:
+    asked = Asked(overrides=("train.threads=1",), over=("lr",), trials=3, steps=1, metric="nats")
+    with pytest.raises(FailedError, match=r"nats needs a family that says how likely data are"):
+        tune(open_project(), "digits-gan", asked)
+    found = read_sweep(sweep_folder(open_project().settings, tune_name(asked)))
+    assert found is not None
+    assert found.over == 0
+
+
+def test_a_search_tries_measures_and_goes_on() -> None:
     found, heard = again(QUICK)
     assert [trial.number for trial in found.trials] == [1, 2, 3]
     assert all(trial.over and trial.state != "failed" for trial in found.trials), found.trials
@@ -121,29 +148,6 @@ def tune_name(asked: Asked) -> str:
     """The name of the only search that there is."""
     (folder,) = (open_project().settings.shared / "sweeps").iterdir()
     return folder.name
-
-
-def test_a_trial_that_fails_is_named_and_the_others_go_on(project: Path) -> None:
-    """The family refuses widths that its heads do not divide: all but the run's own."""
-    model = "{halvings: 1, codebook: 16, width: 16, layers: 1, prior_width: 32, heads: 8}"
-    row = f"  digits-vqvae: {{product: digits, family: vqvae, model: {model}, train: {{threads: 1}}}}\n"
-    with (project / "params.yaml").open("a", encoding="utf-8") as stream:
-        stream.write(row)
-    asked = Asked(over=("prior_width=25..39",), trials=3, steps=2, metric="nats", searcher="random")
-    found = tune(open_project(), "digits-vqvae", asked)
-    assert found.trials[0].state == "done", found.trials[0].reason
-    assert found.best == found.trials[0]
-    assert [trial.state for trial in found.trials[1:]] == ["failed", "failed"]
-    assert all("heads" in trial.reason and "Traceback" not in trial.reason for trial in found.trials[1:])
-
-
-def test_what_no_trial_can_give_ends_the_search_at_once() -> None:
-    asked = Asked(overrides=("train.threads=1",), over=("lr",), trials=3, steps=1, metric="nats")
-    with pytest.raises(FailedError, match=r"nats needs a family that says how likely data are"):
-        tune(open_project(), "digits-gan", asked)
-    found = read_sweep(sweep_folder(open_project().settings, tune_name(asked)))
-    assert found is not None
-    assert found.over == 0
 
 
 @pytest.mark.parametrize(
