@@ -17,6 +17,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from components.errors import UserError
@@ -177,15 +178,24 @@ class Tracker:
         self.client = open_client(settings)
 
     @tells
-    def begin(self, run_id: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    def begin(
+        self,
+        run_id: str,
+        name: str,
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str = "",
+    ) -> str:
         """The id of the MLflow run for the training `run_id`: the unfinished one if there is, or a new one.
 
-        `tags` must hold `product`. Nested parameters are logged, once, as `model.latent`.
+        `tags` must hold `product`. Nested parameters are logged, once, as `model.latent`. A new run is shown below
+        the run `parent`.
         """
         experiment = experiment_of(self.client, self.settings, tags["product"])
         run = self._unfinished(experiment, run_id)
         if run is None:
             ours = {f"{TAG}{key}": value for key, value in tags.items()}
+            ours |= {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
             run = self.client.create_run(experiment, run_name=name, tags={**ours, f"{TAG}run_id": run_id})
         else:
             self.client.update_run(run.info.run_id, status="RUNNING")

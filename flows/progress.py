@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from components.tuning.records import Sweep, Trial
 
 console = Console(stderr=True, highlight=False)
 listeners: list[Callable[[str], object]] = []
@@ -96,3 +99,55 @@ class Bars(AbstractContextManager["Bars"]):
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)
+
+
+class SearchBar(AbstractContextManager["SearchBar"]):
+    """A bar over the trials of a search, with the best so far and the time left; a line for each trial that ends.
+
+    If the search ends by an error or by Ctrl-C, it says at last what was found until then.
+    """
+
+    def __init__(self, run: str, trials: int) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("trial {task.fields[now]} of {task.total:.0f}"),
+            TextColumn("{task.fields[best]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        self._bars = Progress(*columns, console=console)
+        self._bar = self._bars.add_task(run, total=trials, now=0, best="")
+        self._sweep: Sweep | None = None
+
+    def __enter__(self) -> SearchBar:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._bars.stop()
+        if kind is not None and self._sweep is not None:
+            from components.tuning.report import sentence
+
+            say(sentence(self._sweep))
+
+    def __call__(self, sweep: Sweep, trial: Trial) -> None:
+        """Take in what `trial` has just come to."""
+        self._sweep, best = sweep, sweep.best
+        running = sum(one.step / sweep.steps for one in sweep.trials if not one.over)
+        self._bars.update(
+            self._bar,
+            completed=sweep.over + running,
+            now=max(one.number for one in sweep.trials),
+            best="" if best is None or best.value is None else f"best {best.value:.4g} (trial {best.number})",
+        )
+        if trial.over:
+            say(_said(sweep, trial))
+
+
+def _said(sweep: Sweep, trial: Trial) -> str:
+    """How a trial ended, in one line."""
+    settings = "  ".join(f"{name}={value:g}" for name, value in trial.settings.items())
+    if trial.state == "failed":
+        return f"trial {trial.number:<4} failed ({settings}): {trial.reason}"
+    where = "" if trial.state == "done" else f" at step {trial.step} of {sweep.steps}"
+    return f"trial {trial.number:<4} {trial.state}{where}: {sweep.metric} {trial.value:.4g}  {settings}"

@@ -31,9 +31,12 @@ ONE_AFTER_THE_OTHER = frozenset(
         "components/serving/test_pictures.py",
         "components/serving/test_roll_over.py",
         "components/serving/test_server.py",
+        "components/tuning/test_sweep.py",
         "e2e/test_chain.py",
+        "e2e/test_tune.py",
         "flows/test_retrain.py",
         "flows/test_schedule.py",
+        "flows/test_tune.py",
         "test_notebook.py",
     }
 )

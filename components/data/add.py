@@ -229,7 +229,7 @@ def _enter(
     if not NAME.fullmatch(name):
         raise UserError(f"“{name}” is no good name; use small letters, digits, - and _, at most 63.")
     path = project.root / "params.yaml"
-    with _one_writer(project):
+    with one_writer(project):
         before = path.read_bytes()
         tables = YAML().load(before.decode("utf-8")) or {}
         for table in ("datasets", "products", "runs"):
@@ -249,14 +249,14 @@ def _enter(
                     f"“{name}” is too long for the name of its run, “{run}”, of at most 63 letters."
                 )
         tables["runs"].update(runs)
-        _replace(path, tables)
+        replace_tables(path, tables)
         return Entered(before, path.read_bytes(), tuple(runs))
 
 
 def _withdraw(project: Project, name: str, entered: Entered) -> None:
     """Undo `_enter`: the file is what it was, or without these rows, if somebody has written others since."""
     path = project.root / "params.yaml"
-    with _one_writer(project):
+    with one_writer(project):
         now = path.read_bytes()
         if now == entered.after:
             files.write(path, entered.before)
@@ -265,14 +265,15 @@ def _withdraw(project: Project, name: str, entered: Entered) -> None:
         for table, names in (("runs", entered.runs), ("products", (name,)), ("datasets", (name,))):
             for one in names:
                 tables[table].pop(one, None)
-        _replace(path, tables)
+        replace_tables(path, tables)
 
 
-def _one_writer(project: Project) -> FileLock:
+def one_writer(project: Project) -> FileLock:
+    """What a process holds while it writes the project's `params.yaml`."""
     return FileLock(writable_home(project.settings) / ".params-lock")
 
 
-def _replace(path: Path, tables: Any) -> None:
+def replace_tables(path: Path, tables: Any) -> None:
     """Put `tables` in the place of `params.yaml`; `UserError` if something in them is wrong."""
     yaml = YAML()
     yaml.width = 110

@@ -18,6 +18,7 @@ MODULES = (
     "train",
     "evaluate",
     "retrain",
+    "tune",
     "schedule",
     "runs",
     "models",
