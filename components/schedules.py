@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from ruamel.yaml import YAML
 
 from components import files
-from components.cron import local_zone, next_every, read_cron, read_every, zone_names
+from components.cron import cron_times, local_zone, next_every, read_every, zone_names
 from components.errors import UserError, shortened, unknown
 from components.project import NAME, Project
 from components.row import Row
@@ -47,7 +47,7 @@ class ScheduleRow(Row):
     @classmethod
     def _is_cron(cls, expression: str | None) -> str | None:
         if expression is not None:
-            read_cron(expression)
+            next(cron_times(expression, ZoneInfo("UTC"), datetime.now(UTC)))
         return expression
 
     @field_validator("every")
@@ -84,7 +84,7 @@ class ScheduleRow(Row):
         """The first of its times after `after`, paused or not."""
         zone = ZoneInfo(self.timezone)
         if self.cron is not None:
-            return next(read_cron(self.cron).times(zone, after))
+            return next(cron_times(self.cron, zone, after))
         return next_every(read_every(self.every or ""), zone, after)
 
 

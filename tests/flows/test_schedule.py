@@ -199,7 +199,7 @@ def test_of_the_times_that_were_missed_the_last_stands_for_all() -> None:
         (("digits-vea", "--cron", "0 3 * * *"), "no run “digits-vea”; did you mean digits-vae"),
         (("digits-vae",), 'Say when: --cron "0 3 * * *"'),
         (("digits-vae", "--cron", "0 3 * * *", "--every", "1d"), "one of the two"),
-        (("digits-vae", "--cron", "0 25 * * *"), "the hour is “25”; it goes from 0 to 23"),
+        (("digits-vae", "--cron", "0 25 * * *"), "bad hour; the fields are minute, hour"),
         (("digits-vae", "--every", "7 days"), "such as 30m, 6h or 1d"),
         (("digits-vae", "--every", "1d", "--timezone", "Berlin"), "did you mean Europe/Berlin"),
         (("digits-vae", "--every", "1d", "--set", "model.latnet=3"), "did you mean model.latent"),
