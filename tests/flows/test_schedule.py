@@ -72,7 +72,7 @@ def test_a_schedule_is_known_rests_goes_on_and_is_removed(here: Path, genloom: G
     assert (row["paused"], row["last"], row["workers"]) == (False, None, 0)
     url = scheduler.url_of(open_project().settings)
     assert url is not None
-    with asking(url) as client:
+    with asking(url, retries=3) as client:
         deployments = Deployments(client, named(here, read_schedules(here)))
         deployment = deployments.read()["leap"]
         assert deployment.schedules[0].active
