@@ -43,7 +43,10 @@ def test_the_best_settings_become_a_run_and_failures_are_named(project: Path) ->
     assert [trial.state for trial in sweep.trials] == ["done", "failed", "failed"]
     assert sorted(sweep.trials[0].values) == [2], "measured at the end alone"
     for trial in sweep.trials[1:]:
-        assert f"width = {trial.settings['prior_width']} is not a multiple of twice the heads" in trial.reason
+        assert (
+            f"model.width = {trial.settings['prior_width']} is not a multiple of twice the heads"
+            in trial.reason
+        )
 
     old, new = open_project().tables.runs["digits-vqvae"], open_project().tables.runs["digits-tuned"]
     assert new.model == {**old.model, "prior_width": 32}
