@@ -130,7 +130,7 @@ def cause_of(trial: Any) -> BaseException | None:
     path = trial.pickled_error_file  # Ray Tune's own getter looks where nothing is yet
     if path is None or not Path(path).is_file():
         return None
-    error = cloudpickle.loads(Path(path).read_bytes())
+    error: BaseException = cloudpickle.loads(Path(path).read_bytes())
     return getattr(error, "cause", None) or error
 
 

@@ -32,7 +32,9 @@ def write_row(project: Project, name: str, run: str, overrides: Sequence[str], s
     changed = _changed(project, run, overrides)
     changed["model"] |= dict(settings)
     with one_writer(project):
-        tables = YAML().load(path.read_text(encoding="utf-8"))
+        yaml = YAML()
+        yaml.preserve_quotes = True
+        tables = yaml.load(path.read_text(encoding="utf-8"))
         if name in tables["runs"]:
             raise UserError(f"There is already a run “{name}” in params.yaml; give --write another name.")
         if run not in tables["runs"]:

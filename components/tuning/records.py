@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 from components import files
 from components.errors import UserError
-from components.settings import Settings
+from components.settings import Settings as Environment
+from components.tuning.space import Settings
 
 TrialState = Literal["running", "done", "stopped", "failed"]
 """`stopped` says that the others were better at the same step; what was interrupted is still `running`."""
@@ -26,7 +27,7 @@ class Trial:
     """One trial: its settings, and the metric by the step at which it was measured."""
 
     number: int
-    settings: Mapping[str, float]
+    settings: Settings
     state: TrialState = "running"
     values: Mapping[int, float] = field(default_factory=dict)
     reason: str = ""
@@ -97,7 +98,7 @@ Told = Callable[[Sweep, Trial], None]
 """Hears of a search as it is now, and of the trial that has just changed."""
 
 
-def sweep_folder(settings: Settings, name: str) -> Path:
+def sweep_folder(settings: Environment, name: str) -> Path:
     """Where the search `name` keeps all that it has; every node of a cluster sees it."""
     return settings.shared / "sweeps" / name
 

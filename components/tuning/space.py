@@ -15,7 +15,8 @@ DIGITS = 4
 """Significant digits of a value that is tried: as many as a person copies, and more than a training can tell apart."""
 WIDE = 10.0
 """A range given by hand whose ends differ by this factor is searched by its logarithm."""
-Settings = Mapping[str, float]
+Settings = Mapping[str, int | float]
+"""The values of the fields that are searched; whole numbers stay such, also on disk."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Range:
     log: bool
     whole: bool
 
-    def rounded(self, value: float) -> float:
+    def rounded(self, value: float) -> int | float:
         """`value` as it is tried and printed, inside the range."""
         if self.whole:
             return int(min(max(round(value), self.low), self.high))
@@ -125,12 +126,12 @@ def _check_legal(kind: str, item: dataclasses.Field[Any], low: float, high: floa
     )
 
 
-def rounded(space: Space, settings: Settings) -> dict[str, float]:
+def rounded(space: Space, settings: Settings) -> dict[str, int | float]:
     """The settings as they are tried and printed."""
     return {name: field.rounded(settings[name]) for name, field in space.items()}
 
 
-def as_it_is(space: Space, family: Family) -> dict[str, float] | None:
+def as_it_is(space: Space, family: Family) -> dict[str, int | float] | None:
     """The settings that the run has now; None if one lies outside of its range."""
     values = {name: float(getattr(family, name)) for name in space}
     inside = all(space[name].low <= value <= space[name].high for name, value in values.items())

@@ -18,6 +18,7 @@ from components.families.sampling import mix
 from components.settings import Settings
 from components.tuning.log import Log
 from components.tuning.records import Sweep, Told, Trial
+from components.tuning.space import Settings as Trying
 from components.tuning.space import Space
 from components.tuning.trial import Job, run_trial
 
@@ -37,7 +38,7 @@ class Search:
     """
 
     job: Job
-    first: Mapping[str, float] | None
+    first: Trying | None
     trials: int
     concurrent: int
     resources: Mapping[str, float]

@@ -15,14 +15,9 @@ from components.tracking import Tracker
 from components.tuning.records import read_sweep
 from components.tuning.sweep import Asked
 
-ASKED = Asked(
-    overrides=("train.threads=1", "model.width=64"),
-    over=("lr",),
-    trials=2,
-    steps=9,
-    metric="nats",
-    early=False,
-)
+MODEL = "{halvings: 1, codebook: 16, width: 16, layers: 1, prior_width: 32, heads: 8}"
+ROW = f"  digits-vqvae:  # small\n    {{product: digits, family: vqvae, model: {MODEL}, train: {{threads: 1}}}}\n"
+ASKED = Asked(overrides=("train.ema=0.5",), over=("prior_width=25..39",), trials=3, steps=2, early=False)
 
 
 @pytest.fixture
@@ -33,39 +28,49 @@ def ray_ends(project: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("prefect_server", "ray_ends")
-def test_the_best_settings_become_a_run(project: Path) -> None:
+def test_the_best_settings_become_a_run_and_failures_are_named(project: Path) -> None:
+    """The family refuses each width that its heads do not divide: of the range all but the run's own."""
     from flows.tune import tune
 
+    with (project / "params.yaml").open("a", encoding="utf-8") as stream:
+        stream.write(ROW)
     before = (project / "params.yaml").read_text(encoding="utf-8")
-    found = tune(project, "digits-vae", ASKED, "digits-vae-tuned")
-    assert found.best is not None
+    found = tune(project, "digits-vqvae", ASKED, "digits-tuned")
+    assert found.best == 1
     sweep = read_sweep(found.folder)
     assert sweep is not None
     assert (sweep.metric, sweep.better) == ("judge_frechet_distance", "lower"), "the product names none"
-    assert [trial.state for trial in sweep.trials] == ["done", "done"], "none is stopped early"
-    assert [sorted(trial.values) for trial in sweep.trials] == [[9], [9]]
+    assert [trial.state for trial in sweep.trials] == ["done", "failed", "failed"]
+    assert sorted(sweep.trials[0].values) == [2], "measured at the end alone"
+    for trial in sweep.trials[1:]:
+        assert (
+            f"model.width = {trial.settings['prior_width']} is not a multiple of twice the heads"
+            in trial.reason
+        )
 
-    old, new = open_project().tables.runs["digits-vae"], open_project().tables.runs["digits-vae-tuned"]
-    assert sweep.best is not None
-    assert new.model == {**old.model, "width": 64, **sweep.best.settings}
-    assert (new.train.steps, new.train.threads) == (old.train.steps, 1)
+    old, new = open_project().tables.runs["digits-vqvae"], open_project().tables.runs["digits-tuned"]
+    assert new.model == {**old.model, "prior_width": 32}
+    assert (new.train.steps, new.train.ema, new.train.threads) == (old.train.steps, 0.5, 1)
     after = (project / "params.yaml").read_text(encoding="utf-8")
-    assert [line for line in before.splitlines() if "#" in line] == [
-        line for line in after.splitlines() if "#" in line
-    ]
+    assert comments(after) == comments(before)
     the_run_log_has_the_trials(sweep.tracking_run)
-    with pytest.raises(UserError, match=r"already a run “digits-vae-tuned”"):
-        tune(project, "digits-vae", ASKED, "digits-vae-tuned")
+    with pytest.raises(UserError, match=r"already a run “digits-tuned”"):
+        tune(project, "digits-vqvae", ASKED, "digits-tuned")
+
+
+def comments(text: str) -> list[str]:
+    return [line.partition("#")[2] for line in text.splitlines() if "#" in line]
 
 
 def the_run_log_has_the_trials(parent: str) -> None:
     client = Tracker(open_project().settings).client
     experiment = client.get_run(parent).info.experiment_id
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
-    assert {run.info.run_name for run in children} == {"digits-vae trial 1", "digits-vae trial 2"}
-    assert all(
-        run.info.status == "FINISHED" and "val/judge_frechet_distance" in run.data.metrics for run in children
-    )
+    states = {run.info.run_name: run.info.status for run in children}
+    assert states == {f"digits-vqvae trial {n}": "FINISHED" if n == 1 else "FAILED" for n in (1, 2, 3)}
+    first = next(run for run in children if run.info.run_name == "digits-vqvae trial 1")
+    assert first.data.params == {"model.prior_width": "32"}
+    assert {"val/judge_frechet_distance", "loss/autoencoder"} <= first.data.metrics.keys()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -46,20 +45,6 @@ def again(asked: Asked, **changed: object) -> tuple[Sweep, list[Trial]]:
         open_project(), "digits-vae", replace(asked, **changed), lambda _, trial: heard.append(trial)
     )
     return found, heard
-
-
-def test_a_trial_that_fails_is_named_and_the_others_go_on(project: Path) -> None:
-    """The family refuses widths that its heads do not divide: all but the run's own."""
-    model = "{halvings: 1, codebook: 16, width: 16, layers: 1, prior_width: 32, heads: 8}"
-    row = f"  digits-vqvae: {{product: digits, family: vqvae, model: {model}, train: {{threads: 1}}}}\n"
-    with (project / "params.yaml").open("a", encoding="utf-8") as stream:
-        stream.write(row)
-    asked = Asked(over=("prior_width=25..39",), trials=3, steps=2, metric="nats", searcher="random")
-    found = tune(open_project(), "digits-vqvae", asked)
-    assert found.trials[0].state == "done", found.trials[0].reason
-    assert found.best == found.trials[0]
-    assert [trial.state for trial in found.trials[1:]] == ["failed", "failed"]
-    assert all("heads" in trial.reason and "Traceback" not in trial.reason for trial in found.trials[1:])
 
 
 def test_what_no_trial_can_give_ends_the_search_at_once() -> None:
@@ -118,10 +103,6 @@ def nothing_is_done_twice(found: Sweep) -> None:
     same, heard = again(QUICK)
     assert same.trials == found.trials
     assert heard == []
-    more, heard = again(QUICK, trials=4)
-    assert more.name == found.name
-    assert more.trials[:3] == found.trials
-    assert {trial.number for trial in heard} == {4}
 
 
 def what_was_interrupted_goes_on() -> None:
@@ -129,19 +110,20 @@ def what_was_interrupted_goes_on() -> None:
         if trial.values:
             raise KeyboardInterrupt
 
-    asked = Asked(**{**vars(QUICK), "trials": 5})
+    asked = Asked(**{**vars(QUICK), "trials": 4})
     with pytest.raises(KeyboardInterrupt):
         tune(open_project(), "digits-vae", asked, interrupt)
     assert [child.name() for child in psutil.Process().children() if child.name() == "raylet"] == []
     name = tune_name(asked)
     left = read_sweep(sweep_folder(open_project().settings, name))
     assert left is not None
-    assert (left.trials[-1].number, left.trials[-1].state) == (5, "running")
+    assert (left.trials[-1].number, left.trials[-1].state) == (4, "running")
     found, heard = again(asked)
-    assert {trial.number for trial in heard} == {5}
-    assert found.trials[4].settings == left.trials[4].settings
-    assert found.trials[4].values[2] == left.trials[4].values[2]
-    assert found.trials[4].over
+    assert {trial.number for trial in heard} == {4}
+    assert found.trials[:3] == left.trials[:3]
+    assert found.trials[3].settings == left.trials[3].settings
+    assert found.trials[3].values[2] == left.trials[3].values[2]
+    assert found.trials[3].over
 
 
 def tune_name(asked: Asked) -> str:
