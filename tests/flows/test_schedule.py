@@ -22,6 +22,7 @@ from components.schedules import named, path_of, read_schedules
 from components.train.runs import read_runs
 from flows import scheduler
 from flows.deployments import superseded
+from flows.scheduled import concluded, result_of
 from tests.e2e.processes import line, processes_of
 from tests.until import until
 
@@ -86,26 +87,6 @@ def test_a_schedule_is_known_rests_goes_on_and_is_removed(here: Path, genloom: G
         until(lambda: "leap" not in deployments.read(), SLOW)
 
 
-def test_an_order_is_followed_to_a_promoted_version_and_a_refusal_is_a_success(
-    here: Path, genloom: Genloom
-) -> None:
-    add = genloom("schedule", "add", "digits-vae", *NEVER, "--name", "now", *TINY, "--set", "train.steps=40")
-    assert add.code == 0, add.err
-    first = genloom("schedule", "run", "now")
-    assert (first.code, first.out) == (0, "digits/1: promoted\n"), first.err
-    for word in ("prepared ", "trained ", "evaluated ", "registered digits/1", "gate "):
-        assert word in first.err
-    last = listed(genloom, "now")["last"]
-    assert (last["outcome"], last["version"]) == ("promoted", "digits/1")
-    again = genloom("schedule", "run", "now")
-    assert (again.code, again.out) == (0, "digits/1: refused\n")
-    last = listed(genloom, "now")["last"]
-    assert (last["outcome"], last["version"]) == ("refused", "digits/1")
-    assert "already champion" in last["reason"]
-    shown = genloom("schedule", "list").out
-    assert "refused digits/1" in " ".join(shown.split())
-
-
 def test_a_run_that_was_removed_fails_in_one_sentence_that_list_shows(here: Path, genloom: Genloom) -> None:
     assert genloom("schedule", "add", "digits-gan", *NEVER, "--name", "gone").code == 0
     params = here / "params.yaml"
@@ -139,23 +120,16 @@ def test_after_kill_9_nothing_runs_for_ever_and_the_next_goes_on_from_the_checkp
     )
     assert genloom("schedule", "add", "digits-vae", *NEVER, "--name", "long", *TINY, *steps).code == 0
     settings = open_project().settings
-    before = {run.id for run in read_runs(settings)}
+    running = scheduler.find(settings)
+    assert running is not None
     follower = subprocess.Popen(
         line("schedule", "run", "long"), cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until(
-        lambda: (
-            any(
-                path.parts[-4] not in before for path in settings.runs.glob("*/checkpoints/step-*/state.json")
-            )
-            or follower.poll() is not None
-        ),
+        lambda: any(settings.runs.glob("*/checkpoints/step-*/state.json")) or follower.poll() is not None,
         SLOW,
     )
     assert follower.poll() is None, follower.communicate()
-    assert listed(genloom, "long")["last"]["outcome"] == "running"
-    running = scheduler.find(settings)
-    assert running is not None
     os.kill(running.pid, signal.SIGKILL)
     _, said = follower.communicate(timeout=SLOW)
     assert follower.returncode == 1, said
@@ -174,8 +148,12 @@ def test_after_kill_9_nothing_runs_for_ever_and_the_next_goes_on_from_the_checkp
     assert last["outcome"] == "crashed"
     assert "Its runner ended while it was under way" in last["reason"]
     done = genloom("schedule", "run", "long")
-    assert done.code == 0, done.err
-    assert [run.state for run in read_runs(settings) if run.id == interrupted[0].id] == ["done"]
+    assert (done.code, done.out) == (0, "digits/1: promoted\n"), done.err
+    for word in ("prepared ", "trained ", "evaluated ", "registered digits/1", "gate "):
+        assert word in done.err
+    assert [(run.id, run.state) for run in read_runs(settings)] == [(interrupted[0].id, "done")]
+    last = listed(genloom, "long")["last"]
+    assert (last["outcome"], last["version"]) == ("promoted", "digits/1")
     assert genloom("schedule", "start", "--detach").code == 0, "twice is as once"
     assert scheduler.find(settings) == again
     twice = genloom("schedule", "start")
@@ -183,6 +161,22 @@ def test_after_kill_9_nothing_runs_for_ever_and_the_next_goes_on_from_the_checkp
     assert genloom("schedule", "stop").code == 0
     assert processes_of(here) == []
     assert genloom("schedule", "stop").out == "No schedule runs.\n"
+
+
+def test_what_came_of_a_retraining_is_told_by_its_state() -> None:
+    from prefect.states import Crashed, Failed
+
+    from flows.retrain import Outcome
+
+    refused = result_of(concluded(Outcome("digits", "digits-vae-1", 4, True, False, ("Worse.", "Much."), 3)))
+    assert (refused.outcome, refused.version, refused.reason) == ("Refused", "digits/4", "Worse. Much.")
+    assert refused.exit_code == 0, "a refusal is a success"
+    promoted = result_of(concluded(Outcome("digits", "digits-vae-1", 4, True, True, (), 4)))
+    assert (promoted.outcome, promoted.exit_code) == ("Promoted", 0)
+    wrong = result_of(Failed(name="Wrong use", message="There is no run."))
+    assert (wrong.version, wrong.reason, wrong.exit_code) == (None, "There is no run.", 2)
+    assert result_of(Failed(message="It broke.")).exit_code == 1
+    assert result_of(Crashed(message="It was killed.")).exit_code == 1
 
 
 def flow_run(deployment: object, minute: int, ordered: bool = False) -> SimpleNamespace:
