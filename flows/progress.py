@@ -15,6 +15,7 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -113,7 +114,9 @@ class SearchBar(AbstractContextManager["SearchBar"]):
             BarColumn(bar_width=30),
             TextColumn("trial {task.fields[now]} of {task.total:.0f}"),
             TextColumn("{task.fields[best]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
         )
         self._bars = Progress(*columns, console=console)
         self._bar = self._bars.add_task(run, total=trials, now=0, best="")
@@ -137,7 +140,7 @@ class SearchBar(AbstractContextManager["SearchBar"]):
         self._bars.update(
             self._bar,
             completed=sweep.over + running,
-            now=max(one.number for one in sweep.trials),
+            now=trial.number,
             best="" if best is None or best.value is None else f"best {best.value:.4g} (trial {best.number})",
         )
         if trial.over:

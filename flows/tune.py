@@ -52,8 +52,11 @@ def report_search(root: Path, name: str, write: str | None) -> Found:
     if found is None:
         raise FailedError(f"The search {name} is gone from {folder}; type the command again.")
     best = found.best
-    say(f"reported   {folder / 'report.json'} and {folder / 'trials.png'}")
-    if write is not None and best is not None:
+    picture = folder / "trials.png"
+    say(f"reported   {folder / 'report.json'}" + (f" and {picture}" if picture.is_file() else ""))
+    if write is not None and best is None:
+        say(f"written    nothing: no trial has gone all the way, so {write} has no settings yet")
+    elif write is not None and best is not None:
         write_row(project, write, found.run, found.overrides, best.settings)
         say(f"written    the run {write} into params.yaml, with the settings of trial {best.number}")
     return Found(

@@ -276,7 +276,7 @@ def one_writer(project: Project) -> FileLock:
 def replace_tables(path: Path, tables: Any) -> None:
     """Put `tables` in the place of `params.yaml`; `UserError` if something in them is wrong."""
     yaml = YAML()
-    yaml.width = 110
+    yaml.width = 4096  # no line of a person's is broken
     with files.draft(path) as draft:
         with draft.open("w", encoding="utf-8") as stream:
             yaml.dump(tables, stream)
