@@ -119,12 +119,11 @@ def tune(project: Project, run: str, asked: Asked, told: Told | None = None) -> 
     `told` hears of each trial that begins, is measured and ends. Raises `UserError` for what does not fit, and
     `FailedError` if what is asked for cannot be measured. What was found is on disk in any case, also after Ctrl-C.
     """
-    check_asked(project, run, asked)
+    _, space = check_asked(project, run, asked)
     writable_home(project.settings)
     wanted = plan_of(project, run, asked.assignments)
     check_rows(run, wanted.row, wanted.dataset, 1)
     validation(wanted.dataset)
-    _, space = check_asked(project, run, asked)
     new = _new(project, wanted, asked, space)
     folder = sweep_folder(project.settings, new.name)
     with alone(folder):
