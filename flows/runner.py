@@ -151,7 +151,7 @@ class Runner:
             log("Prefect's server does not answer; the next start tells it what was stopped.")
 
     def recover(self) -> None:
-        """Say of a flow run that was under way when its runner was killed, or could not begin it, that it has crashed."""
+        """Say of a flow run whose runner was killed, or could not begin it, that it has crashed."""
         underway = self.underway()
         if underway is None:
             return
