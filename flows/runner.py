@@ -59,19 +59,23 @@ class Runner:
 
     def run(self, over: threading.Event, before: Callable[[], object]) -> None:
         """Go on until `over` is set, with `before` before each look; a server that does not answer is waited for."""
+        from prefect.exceptions import ObjectNotFound
+
         while not over.is_set():
             try:
                 before()
                 self.look()
                 self.mute = False
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, ObjectNotFound) as error:  # or somebody deletes there what we look at
                 if not self.mute:
-                    log(f"Prefect's server does not answer ({error or type(error).__name__}); trying again.")
+                    log(f"Prefect's server does not answer as it should ({error}); trying again.")
                 self.mute = True
             over.wait(EVERY)
 
     def look(self) -> None:
         """Apply the file where it has changed, see to what is under way, begin what is due."""
+        if self.process is None:
+            self.recover()
         self.follow_file()
         due = self.deployments.due(self.rows)
         if self.process is not None:
@@ -98,12 +102,12 @@ class Runner:
 
     def begin(self, flow_run: UUID) -> None:
         """Execute a flow run in a process of its own, unless somebody else has taken it."""
+        from prefect.client.schemas.responses import SetStateStatus
         from prefect.states import Pending
-        from prefect.utilities.engine import propose_state_sync
 
         self._remember(Underway(str(flow_run)))
-        if not propose_state_sync(self.client, Pending(), flow_run_id=flow_run).is_pending():
-            self.record.unlink()
+        if self.client.set_flow_run_state(flow_run, Pending()).status is not SetStateStatus.ACCEPT:
+            self._forget()
             return
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.scheduled", str(flow_run)],
@@ -147,7 +151,7 @@ class Runner:
             log("Prefect's server does not answer; the next start tells it what was stopped.")
 
     def recover(self) -> None:
-        """Say of a flow run that was under way when its runner was killed that it has crashed."""
+        """Say of a flow run whose runner was killed, or could not begin it, that it has crashed."""
         underway = self.underway()
         if underway is None:
             return
@@ -167,7 +171,8 @@ class Runner:
         from prefect.states import Crashed
 
         state = self._state(underway)
-        if state is not None and (not state.is_final() or (anew and state.is_crashed())):
+        taken = state is not None and not state.is_scheduled()  # or else it is still due
+        if taken and (not state.is_final() or (anew and state.is_crashed())):
             self.client.set_flow_run_state(UUID(underway.flow_run), Crashed(message=message), force=True)
             log(message)
         self._forget()

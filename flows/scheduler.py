@@ -187,7 +187,6 @@ def _run(project: Project, server: Server, over: threading.Event) -> None:
     with asking(server.url, retries=0) as client:
         runner = Runner(project, _folder(project.settings), client)
         try:
-            runner.recover()
             runner.look()
         except httpx.HTTPError as error:
             runner.stop()

@@ -214,7 +214,7 @@ def _deployments(project: Project) -> Iterator[Deployments]:
             yield Deployments(client, named(project.root, read_schedules(project.root)))
     except httpx.HTTPError as error:
         raise FailedError(
-            f"Prefect's server at {url} does not answer ({error or type(error).__name__}); see genloom schedule list."
+            f"Prefect's server at {url} does not answer ({error}); see genloom schedule list."
         ) from error
 
 
