@@ -5,6 +5,7 @@ import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -64,8 +65,10 @@ class Settings(BaseSettings):
     @property
     def tracking(self) -> str:
         """MLflow's tracking URI: a server's, or the SQLite file in `home`."""
-        path = str(self.home / "mlflow.db").replace("%", "%25").replace("?", "%3F")
-        return self.tracking_uri or f"sqlite:///{path}"
+        path = self.home / "mlflow.db"
+        # SQLAlchemy takes what follows a ? for options, but hands a file's own URI on
+        local = f"file:{quote(str(path))}?uri=true" if "?" in str(path) else str(path)
+        return self.tracking_uri or f"sqlite:///{local}"
 
     @property
     def shared(self) -> Path:
