@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 
 from components.errors import FailedError, UserError
 from components.settings import Settings
@@ -51,13 +52,24 @@ class PrefectServer:
         """The server's API URL once it answers; raises `FailedError` if it does not come up."""
         ends = time.monotonic() + PATIENCE
         while time.monotonic() < ends and self.process.poll() is None:
-            try:
-                if httpx.get(f"{self.url}/health", timeout=2).is_success:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health", timeout=2).is_success and self._listens():
                     return self.url
-            except httpx.TransportError:
-                time.sleep(0.1)
+            time.sleep(0.1)
         self.stop()
         raise FailedError(f"Prefect's server did not start; its log is {self.log}.")
+
+    def _listens(self) -> bool:
+        """Whether it is this server that answers, and not another that took the port while this one started."""
+        with suppress(psutil.Error):
+            process = psutil.Process(self.process.pid)
+            for one in (process, *process.children(recursive=True)):
+                sockets = one.net_connections("tcp")
+                if any(
+                    found.laddr.port == self.port and found.status == psutil.CONN_LISTEN for found in sockets
+                ):
+                    return True
+        return False
 
     def stop(self) -> None:
         """End the server and wait until it is gone."""

@@ -8,8 +8,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +19,15 @@ from uuid import uuid4
 
 import pytest
 
+from components.errors import FailedError
 from components.project import open_project
 from components.schedules import named, path_of, read_schedules
+from components.settings import Settings
 from components.train.runs import read_runs
 from flows import scheduler
 from flows.deployments import superseded
 from flows.scheduled import concluded, result_of
+from flows.server import PrefectServer
 from tests.e2e.processes import line, processes_of
 from tests.until import until
 
@@ -177,6 +182,25 @@ def test_what_came_of_a_retraining_is_told_by_its_state() -> None:
     assert (wrong.version, wrong.reason, wrong.exit_code) == (None, "There is no run.", 2)
     assert result_of(Failed(message="It broke.")).exit_code == 1
     assert result_of(Crashed(message="It was killed.")).exit_code == 1
+
+
+def test_a_server_that_answers_at_the_port_of_ours_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """As when another Prefect server takes the port while ours starts."""
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    other = ThreadingHTTPServer(("127.0.0.1", 0), Healthy)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    ours = PrefectServer(Settings(home=tmp_path), tmp_path / "prefect", other.server_port)
+    try:
+        with pytest.raises(FailedError, match=r"did not start; its log is"):
+            ours.wait()
+    finally:
+        other.shutdown()
+        other.server_close()
 
 
 def flow_run(deployment: object, minute: int, ordered: bool = False) -> SimpleNamespace:
