@@ -39,13 +39,12 @@ class Stopping(ASHAScheduler):  # type: ignore[misc]  # Ray declares no types
 
     def replay(self, sweep: Sweep) -> None:
         """Take in what trials that are over had come to: Ray Tune keeps no scheduler's state."""
-        sign = -1.0 if sweep.better == "higher" else 1.0
         for trial in sweep.trials:
             if trial.over:
                 known = SimpleNamespace(trial_id=f"before-{trial.number}")
                 self.on_trial_add(None, known)
                 for step, value in sorted(trial.values.items()):
-                    super().on_trial_result(None, known, {"step": step, "cost": sign * value})
+                    super().on_trial_result(None, known, {"step": step, "cost": sweep.sign * value})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""

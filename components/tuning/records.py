@@ -78,8 +78,12 @@ class Sweep:
     def best(self) -> Trial | None:
         """The trial with the best metric among those that went all the way; None if none did."""
         whole = [trial for trial in self.trials if trial.state == "done" and trial.value is not None]
-        sign = -1.0 if self.better == "higher" else 1.0
-        return min(whole, key=lambda trial: sign * (trial.value or 0.0), default=None)
+        return min(whole, key=lambda trial: self.sign * (trial.value or 0.0), default=None)
+
+    @property
+    def sign(self) -> float:
+        """What the metric is multiplied by so that less is better."""
+        return -1.0 if self.better == "higher" else 1.0
 
     @property
     def over(self) -> int:

@@ -44,10 +44,9 @@ def command(sweep: Sweep, trial: Trial) -> str:
 
 def table(sweep: Sweep) -> list[dict[str, Any]]:
     """A row for each trial: the best one first, then as far as they came."""
-    sign = -1.0 if sweep.better == "higher" else 1.0
 
     def order(trial: Trial) -> tuple[bool, int, float]:
-        return (trial.state == "failed", -trial.step, sign * (trial.value or 0.0))
+        return (trial.state == "failed", -trial.step, sweep.sign * (trial.value or 0.0))
 
     return [
         {

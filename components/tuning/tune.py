@@ -139,4 +139,4 @@ def _cost(sweep: Sweep, trial: Trial) -> float:
     """The metric so that less is better; of a trial that failed as bad as can be."""
     if trial.state == "failed" or trial.value is None:
         return math.inf
-    return -trial.value if sweep.better == "higher" else trial.value
+    return sweep.sign * trial.value
