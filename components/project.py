@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from components.audio_rows import PlucksRow, RecordingsRow
-from components.errors import UserError, unknown
+from components.errors import UserError, shortened, unknown
 from components.image_rows import (
     ArchiveRow,
     Captions,
@@ -160,6 +160,14 @@ def find_root(start: Path | None = None) -> Path:
         if (folder / "params.yaml").is_file():
             return folder
     raise UserError(f"No params.yaml in {here} or any folder above it; change into your project's folder.")
+
+
+def check_name(name: str) -> None:
+    """Raise `UserError` unless a new row may have this name."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"“{shortened(name)}” is no good name; use small letters, digits, - and _, at most 63."
+        )
 
 
 def open_project(start: Path | None = None) -> Project:

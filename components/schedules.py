@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from components import files
 from components.cron import cron_times, local_zone, next_every, read_every, zone_names
 from components.errors import UserError, shortened, unknown
-from components.project import NAME, Project
+from components.project import NAME, Project, check_name
 from components.row import Row
 from components.settings import writable_home
 from components.tables import read_yaml, validate
@@ -138,14 +138,6 @@ def _checked(content: Any, where: str) -> Schedules:
 
 def _fields(depth: int) -> list[str]:
     return list((Schedules if depth == 1 else ScheduleRow).model_fields)
-
-
-def check_name(name: str) -> None:
-    """Raise `UserError` unless a schedule may have this name."""
-    if not NAME.fullmatch(name):
-        raise UserError(
-            f"The name “{shortened(name)}” must be small letters, digits, - and _, at most 63; choose another."
-        )
 
 
 def schedule_row(run: str, **fields: Any) -> ScheduleRow:

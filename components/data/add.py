@@ -31,7 +31,7 @@ from components.data.texts import open_texts
 from components.errors import UserError
 from components.families.family import names
 from components.modalities.decoding import NotAPicture
-from components.project import NAME, Project, open_project, read_tables
+from components.project import NAME, Project, check_name, open_project, read_tables
 from components.rows import OwnRow, TextFilesRow
 from components.settings import expanded, writable_home
 
@@ -226,8 +226,7 @@ def _enter(
     Runs have what is `fitting` for the data. The file is replaced atomically; the tables are checked before. Raises
     `UserError` if the name is taken.
     """
-    if not NAME.fullmatch(name):
-        raise UserError(f"“{name}” is no good name; use small letters, digits, - and _, at most 63.")
+    check_name(name)
     path = project.root / "params.yaml"
     with one_writer(project):
         before = path.read_bytes()

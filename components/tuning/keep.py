@@ -10,14 +10,13 @@ from ruamel.yaml.comments import CommentedMap
 
 from components.data.add import one_writer, replace_tables
 from components.errors import UserError
-from components.project import NAME, Project
+from components.project import Project, check_name
 from components.tuning.space import Settings
 
 
-def check_name(project: Project, name: str) -> None:
+def check_new(project: Project, name: str) -> None:
     """Raise `UserError` if a new run cannot have this name."""
-    if not NAME.fullmatch(name):
-        raise UserError(f"“{name}” is no good name; use small letters, digits, - and _, at most 63.")
+    check_name(name)
     if name in project.tables.runs:
         raise UserError(f"There is already a run “{name}” in params.yaml; give --write another name.")
 
@@ -28,7 +27,7 @@ def write_row(project: Project, name: str, run: str, overrides: Sequence[str], s
     The file is replaced atomically, and checked before. Raises `UserError` if the name is taken.
     """
     path = project.root / "params.yaml"
-    check_name(project, name)
+    check_new(project, name)
     changed = _changed(project, run, overrides)
     changed["model"] |= dict(settings)
     with one_writer(project):

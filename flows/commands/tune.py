@@ -62,7 +62,7 @@ def tune_run(
     from components.settings import writable_home
     from components.train.plan import check_product
     from components.train.wanted import check_init
-    from components.tuning.keep import check_name
+    from components.tuning.keep import check_new
     from components.tuning.sweep import Asked, check_asked
     from flows.server import prefect_api
 
@@ -82,7 +82,7 @@ def tune_run(
     row, _ = check_asked(project, run, asked)
     check_product(project, row.product)
     if write is not None:
-        check_name(project, write)
+        check_new(project, write)
     writable_home(project.settings)
     check_init(project, row)
     with prefect_api(project.settings):

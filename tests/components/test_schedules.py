@@ -44,7 +44,7 @@ def test_the_file_is_made_changed_and_read_back(project: Path) -> None:
         ("schedules: {n: {run: r}}", "give either cron or every"),
         ("schedules: {n: {run: r, cron: '0 3 * *'}}", "it has 4 fields instead of five"),
         ("schedules: {n: {run: r, every: 1d, timezone: Berlin}}", "did you mean Europe/Berlin"),
-        ("schedules: {N: {run: r, every: 1d}}", "“N” must be small letters"),
+        ("schedules: {N: {run: r, every: 1d}}", "“N” is no good name"),
         ("schedules: [", "is not valid YAML"),
     ],
 )

@@ -227,7 +227,7 @@ def test_of_the_times_that_were_missed_the_last_stands_for_all() -> None:
         (("digits-vae", "--every", "7 days"), "such as 30m, 6h or 1d"),
         (("digits-vae", "--every", "1d", "--timezone", "Berlin"), "did you mean Europe/Berlin"),
         (("digits-vae", "--every", "1d", "--set", "model.latnet=3"), "did you mean model.latent"),
-        (("digits-vae", "--every", "1d", "--name", "A b"), "“A b” must be small letters"),
+        (("digits-vae", "--every", "1d", "--name", "A b"), "“A b” is no good name"),
         (("digits-vae", "--every", "1d", "--workers", "999"), "999"),
     ],
 )
