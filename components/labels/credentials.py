@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -142,15 +142,14 @@ def keep(settings: Settings, chain: bytes, key: bytes) -> Credential:
 
     Raises `UserError` for a pair that C2PA refuses, before anything is written.
     """
-    own = _certificate(chain)
+    own, *_ = _certificates(chain)
     _prove(chain, key)
     writable_home(settings)
     folder = folder_of(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    leaf = _pem(own)
     before = known(settings)
-    if leaf not in before:
-        files.write(folder / KNOWN, before + leaf, sync=True)
+    if _pem(own) not in before:
+        files.write(folder / KNOWN, before + b"".join(map(_pem, _certificates(chain))), sync=True)
     files.write(folder / KEY, key, mode=0o600, sync=True)
     files.write(folder / CERTIFICATE, chain, sync=True)
     return described(own, folder)
@@ -177,25 +176,31 @@ def described(certificate: Certificate, folder: Path) -> Credential:
 
 
 def signature(file: bytes, media_type: str, trusted: bytes) -> Signature | None:
-    """What the Content Credential of `file` says, if it has one; `trusted` are certificates whose word is taken.
+    """What the Content Credential of `file` says, if it has one; `trusted` are the certificates that sign here.
+
+    Their issuers, which stand among them, vouch for others too, so the signer's own number counts as well.
 
     Nothing is asked of the network. Raises `UserError` for a file that cannot be read.
     """
     c2pa = _library()
+    own = _certificates(trusted) if trusted else []
+    anchors = b"".join(_pem(one) for one in own if _issues(one)).decode()
     settings = {
-        "trust": {"allowed_list": trusted.decode()} if trusted else {},
+        "trust": {"trust_anchors": anchors} if anchors else {},
         "verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False},
     }
     try:
         reader = c2pa.Reader.try_create(
             media_type, io.BytesIO(file), context=c2pa.Context.from_dict(settings)
         )
-        return None if reader is None else _read(json.loads(reader.json()))
+        return (
+            None if reader is None else _read(json.loads(reader.json()), {one.serial_number for one in own})
+        )
     except c2pa.C2paError as error:
         raise UserError(f"The file's Content Credential cannot be read ({_short(error)}).") from error
 
 
-def _read(store: Mapping[str, Any]) -> Signature:
+def _read(store: Mapping[str, Any], own: Collection[int]) -> Signature:
     states: Mapping[str, State] = {"Trusted": "trusted", "Valid": "unknown"}
     state: State = states.get(str(store.get("validation_state")), "broken")
     manifest = store.get("manifests", {}).get(store.get("active_manifest"), {})
@@ -203,6 +208,8 @@ def _read(store: Mapping[str, Any]) -> Signature:
     actions = assertions.get("c2pa.actions.v2") or assertions.get("c2pa.actions") or {}
     sources = [one.get("digitalSourceType") for one in actions.get("actions", ())]
     info = manifest.get("signature_info") or {}
+    if state == "trusted" and info.get("cert_serial_number") not in {str(number) for number in own}:
+        state = "unknown"
     return Signature(
         state,
         str(info.get("common_name") or info.get("issuer") or "nobody"),
@@ -225,14 +232,19 @@ def made(name: str) -> tuple[bytes, bytes]:
 
 
 def _issued(
-    common: str, organization: str, key: Any, issuer: Certificate | None, signing: Any
+    common: str,
+    organization: str,
+    key: Any,
+    issuer: Certificate | None,
+    signing: Any,
+    authority: bool = False,
 ) -> Certificate:
-    """A certificate for `key`, signed by `issuer`'s key; without an issuer, that of an authority."""
+    """A certificate for `key`, signed by `issuer`'s key; without an issuer, that of an `authority`."""
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    root = issuer is None
+    root = issuer is None or authority
     parts = [(NameOID.COMMON_NAME, common), (NameOID.ORGANIZATION_NAME, organization)]
     subject = x509.Name([x509.NameAttribute(oid, text[:64]) for oid, text in parts])
     flags = dict.fromkeys(NOT_FOR, False)
@@ -246,7 +258,7 @@ def _issued(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))
         .not_valid_after(now + timedelta(days=DAYS))
-        .add_extension(x509.BasicConstraints(ca=root, path_length=0 if root else None), True)
+        .add_extension(x509.BasicConstraints(ca=root, path_length=None), True)
         .add_extension(usage, True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), False)
@@ -262,12 +274,22 @@ def _pem(certificate: Certificate) -> bytes:
     return certificate.public_bytes(Encoding.PEM)
 
 
-def _certificate(chain: bytes) -> Certificate:
-    """The first certificate of a chain, which is the signer's own. Raises `UserError`."""
+def _issues(certificate: Certificate) -> bool:
+    """Whether it is that of an authority."""
     from cryptography import x509
 
     try:
-        return x509.load_pem_x509_certificates(chain)[0]
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _certificates(chain: bytes) -> list[Certificate]:
+    """The certificates of a chain, of which the first is the signer's own. Raises `UserError`."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificates(chain)
     except ValueError as error:
         raise UserError(
             "The certificate is none in PEM; give the signer's own first, then its issuers."
@@ -300,12 +322,14 @@ def _prove(chain: bytes, key: bytes) -> None:
 
     about = Statement("probe", 1, "0" * 64, generator=generator())
     try:
-        found = signature(Sealer(chain, key).seal(_point(), PNG, about), PNG, _pem(_certificate(chain)))
+        found = signature(Sealer(chain, key).seal(_point(), PNG, about), PNG, chain)
     except FailedError as error:
         raise UserError(f"{str(error).removesuffix('.')}; give a certificate as C2PA wants it.") from error
     if found is None or found.state != "trusted":
         why = (
-            ", ".join(found.problems) if found is not None and found.problems else "another key's certificate"
+            ", ".join(found.problems)
+            if found is not None and found.problems
+            else "its issuer is missing, or it is another key's"
         )
         raise UserError(
             f"C2PA refuses what this key signs by this certificate ({why}); give the key's own, with the purpose "

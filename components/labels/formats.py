@@ -63,10 +63,12 @@ def media_type_of(file: bytes) -> str | None:
     """The media type of a file by its first bytes; None for what is none of `FORMATS`."""
     if file[:4] == b"RIFF":
         return {b"WAVE": WAV, b"WEBP": WEBP}.get(file[8:12])
-    begins = {b"\x89PNG": PNG, b"\xff\xd8\xff": JPEG, b"fLaC": FLAC, b"OggS": OPUS, b"ID3": MP3}
+    begins = {b"\x89PNG": PNG, b"\xff\xd8\xff": JPEG, b"fLaC": FLAC, b"OggS": OPUS}
     for start, kind in begins.items():
         if file.startswith(start):
             return kind
+    if file[:3] == b"ID3":
+        return FLAC if file[sound.after_id3(file) :].startswith(b"fLaC") else MP3
     if len(file) > 1 and file[0] == 0xFF and file[1] & 0xE6 == 0xE2:  # MPEG audio, layer III
         return MP3
     try:

@@ -141,6 +141,7 @@ def put_flac(file: bytes, words: Words) -> bytes:
 
 def found_flac(file: bytes) -> Statement | None:
     """The statement of the comments."""
+    file = file[after_id3(file) :]
     blocks = [file[start + 4 : end] for kind, start, end, _ in _blocks(file) if kind == 4]
     return next((_said(_read(block)[1]) for block in blocks), None)
 
@@ -219,8 +220,8 @@ def _syncsafe(size: int) -> bytes:
     return bytes(size >> shift & 127 for shift in (21, 14, 7, 0))
 
 
-def _frames(file: bytes) -> int:
-    """Where the coded sound of an MP3 begins, behind its ID3v2 tag if it has one."""
+def after_id3(file: bytes) -> int:
+    """Where a file begins behind its ID3v2 tag, if it has one; C2PA puts such a tag before FLAC too."""
     if file[:3] != b"ID3":
         return 0
     size = sum((byte & 127) << shift for byte, shift in zip(file[6:10], (21, 14, 7, 0), strict=False))
@@ -242,12 +243,12 @@ def put_mp3(file: bytes, words: Words) -> bytes:
             _frame(b"PRIV", b"XMP\0" + words.xmp.encode()),
         ]
     )
-    return b"ID3\x04\0\0" + _syncsafe(len(body)) + body + file[_frames(file) :]
+    return b"ID3\x04\0\0" + _syncsafe(len(body)) + body + file[after_id3(file) :]
 
 
 def found_mp3(file: bytes) -> Statement | None:
     """The statement of the frame TXXX or, where that is gone, of the XMP; other writers may code texts in UTF-16."""
-    tag = file[: _frames(file)]
+    tag = file[: after_id3(file)]
     for coding, prefix in (("utf-8", f"{NAME}\0".encode()), ("utf-16-le", f"{NAME}\0".encode("utf-16-le"))):
         begin = tag.find(prefix)
         if begin >= 0:
@@ -258,4 +259,4 @@ def found_mp3(file: bytes) -> Statement | None:
 def content_mp3(file: bytes) -> str:
     """The sha256 of the coded frames: what a decoder makes of them differs by its version."""
     end = len(file) - 128 if file[-128:-125] == b"TAG" else len(file)
-    return hashlib.sha256(b"mp3 " + file[_frames(file) : end]).hexdigest()
+    return hashlib.sha256(b"mp3 " + file[after_id3(file) : end]).hexdigest()
