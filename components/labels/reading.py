@@ -142,10 +142,10 @@ def _verdict(found: Found, issued: Issued | None) -> Verdict:
 
 def standing_of(settings: Settings, statement: Statement) -> Standing:
     """How the version that a mark names stands here; a version that was withdrawn is told here once there are such."""
-    from components.promotion.registry import Registry
-
     if not settings.tracking_uri and not (settings.home / "mlflow.db").exists():
         return "unknown"  # nothing was registered here, and a look makes no registry
+    from components.promotion.registry import Registry
+
     try:
         version = Registry(settings).version(statement.product, statement.version)
     except (UserError, FailedError):
