@@ -6,6 +6,7 @@ import io
 import json
 import stat
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,10 @@ def test_a_signed_file_that_was_altered_is_told(settings: Settings, media: str, 
         del broken[begin : begin + 12 + int.from_bytes(file[begin : begin + 4], "big")]
     else:
         broken[file.find(b"machine-learning")] ^= 1
-    try:
+    with suppress(UserError) if where == "content" else nullcontext():  # so damaged that nobody hears it
         found = read(bytes(broken), settings)
-    except UserError as error:
-        assert where == "content", error
-        return  # so damaged that nobody sees or hears it
-    assert found.verdict == "altered", found
-    assert "altered since it was signed by Test & Söhne labels" in found.sentence
+        assert found.verdict == "altered", found
+        assert "altered since it was signed by Test & Söhne labels" in found.sentence
 
 
 def test_pixels_that_were_changed_under_a_mark_are_told(bare: Settings) -> None:
