@@ -12,7 +12,7 @@ from typing import Any, Literal
 from components.errors import FailedError, UserError
 from components.labels import credentials, journal, rows
 from components.labels.credentials import Signature
-from components.labels.formats import FORMATS, TEXT, check_known, media_type_of, text_content
+from components.labels.formats import FORMATS, PCM, TEXT, check_known, media_type_of, text_content
 from components.labels.journal import Issued
 from components.labels.marker import BESIDE
 from components.labels.statement import FIELD, SOURCE, Statement, of_content, parsed
@@ -85,7 +85,7 @@ def _found(file: bytes, name: str, beside: Statement | None) -> Found:
     if file[:4] == b"PAR1":
         statement, content = rows.read(file)
         return Found(PARQUET, statement, content, _same(statement, content))
-    media_type = "audio/pcm" if beside is not None and name.endswith(".pcm") else media_type_of(file)
+    media_type = PCM if name.endswith(".pcm") else media_type_of(file)
     kind = FORMATS[check_known(media_type, name)]
     content = kind.content(file)
     statement = kind.found(file) or beside

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from components import files
 from components.errors import FailedError, UserError
-from components.labels.formats import PCM, media_type_of
+from components.labels.formats import PCM, format_of, media_type_of
 from components.labels.marker import Marker, lay_beside
 from components.modalities.drawing import PIXELS, ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
@@ -240,15 +240,22 @@ def write(
         check_apart([target.path], given)
         whole = drawing.files[0] if len(drawing.files) == 1 else _marked(drawing, joined(drawing.files))
         files.write(target.path, whole)
-        if target.path.suffix.lower() == ".pcm":
-            lay_beside(drawing.marker, target.path, PCM, drawing.seed)
+        _lay_beside(drawing, target.path, whole, drawing.seed)
         return [target.path]
     paths = [target.path / name for name in drawing.names]
     check_apart(paths, given)
     target.path.mkdir(exist_ok=True)
-    for path, file in zip(paths, drawing.files, strict=True):
+    for path, file, seed in zip(paths, drawing.files, drawing.seeds, strict=True):
         files.write(path, file)
+        _lay_beside(drawing, path, file, seed)
     return paths
+
+
+def _lay_beside(drawing: Drawing, path: Path, file: bytes, seed: int) -> None:
+    """Say beside a file which has no place for a mark what a mark would say."""
+    kind = PCM if path.suffix.lower() == ".pcm" else media_type_of(file) or ""
+    if format_of(kind).put is None:
+        lay_beside(drawing.marker, path, kind, seed)
 
 
 def _marked(drawing: Drawing, file: bytes) -> bytes:
