@@ -78,11 +78,10 @@ def media_type_of(file: bytes) -> str | None:
     return None if "\0" in text else TEXT
 
 
-def check_known(media_type: str | None, name: str) -> str:
-    """The media type, if files of it may carry marks; raises `UserError`."""
+def check_known(media_type: str | None, name: str) -> None:
+    """Raise `UserError` if `media_type_of` knew nothing of the file `name`."""
     if media_type is None:
         raise UserError(
             f"{name} is no kind of file that Genloom makes; give a PNG, WAV, MP3, FLAC or Opus file, a text, a JSON "
             "answer or Parquet."
         )
-    return media_type

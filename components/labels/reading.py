@@ -12,7 +12,7 @@ from typing import Any, Literal
 from components.errors import FailedError, UserError
 from components.labels import credentials, journal, rows
 from components.labels.credentials import Signature
-from components.labels.formats import FORMATS, PCM, TEXT, check_known, media_type_of, text_content
+from components.labels.formats import PCM, TEXT, check_known, format_of, media_type_of, text_content
 from components.labels.journal import Issued
 from components.labels.marker import BESIDE
 from components.labels.statement import FIELD, SOURCE, Statement, of_content, parsed
@@ -21,7 +21,7 @@ from components.settings import Settings
 Verdict = Literal["signed", "marked", "altered", "stripped", "foreign", "unmarked"]
 Standing = Literal["champion", "registered", "another", "unknown"]
 """Of the version that a mark names, in this project's registry: `another` has that number and other weights."""
-JSON, PARQUET = "application/json", "application/vnd.apache.parquet"
+JSON, PARQUET, BYTES = "application/json", "application/vnd.apache.parquet", "application/octet-stream"
 LARGEST = 2**28
 """Bytes of a file that is read."""
 
@@ -86,10 +86,12 @@ def _found(file: bytes, name: str, beside: Statement | None) -> Found:
         statement, content = rows.read(file)
         return Found(PARQUET, statement, content, _same(statement, content))
     media_type = PCM if name.endswith(".pcm") else media_type_of(file)
-    kind = FORMATS[check_known(media_type, name)]
+    if beside is None:
+        check_known(media_type, name)
+    kind = format_of(media_type or BYTES)
     content = kind.content(file)
     statement = kind.found(file) or beside
-    return Found(str(media_type), statement, content, _same(statement, content))
+    return Found(media_type or BYTES, statement, content, _same(statement, content))
 
 
 def _same(statement: Statement | None, content: str) -> bool | None:
@@ -99,7 +101,7 @@ def _same(statement: Statement | None, content: str) -> bool | None:
 
 def _judged(found: Found, issued: Issued | None, settings: Settings, file: bytes = b"") -> Reading:
     """The verdict on what was found; the signature is looked at where the kind of file can have one."""
-    if file and found.media_type in FORMATS and FORMATS[found.media_type].sealed:
+    if file and format_of(found.media_type).sealed:
         found = _with_signature(found, file, settings)
     statement, signed = found.statement, found.signature
     if statement is None and issued is not None:

@@ -206,6 +206,12 @@ def test_bare_levels_are_known_by_the_statement_beside_them(bare: Settings, tmp_
     lay_beside(marker(bare), path, PCM, 7)
     found = read_path(path, bare)
     assert (found.verdict, found.media_type) == ("marked", PCM)
+    other = tmp_path / "a.of_another_kind"
+    other.write_bytes(b"\x00\xff\x00")
+    lay_beside(marker(bare), other, "", 7)
+    assert read_path(other, bare).verdict == "marked"
+    other.write_bytes(b"\x00\xff\x01")
+    assert read_path(other, bare).verdict == "altered"
 
 
 def answer(own: Marker, *texts: str) -> dict[str, Any]:
