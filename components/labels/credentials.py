@@ -10,13 +10,14 @@ import io
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from components import files
 from components.errors import FailedError, UserError
-from components.labels.statement import SOURCE, Statement, generator, of_content
+from components.labels import certificates
+from components.labels.statement import LONGEST, SOURCE, Statement, generator, of_content
 from components.settings import Settings, writable_home
 
 if TYPE_CHECKING:
@@ -24,14 +25,7 @@ if TYPE_CHECKING:
 
 CERTIFICATE, KEY, KNOWN = "certificate.pem", "key.pem", "known.pem"
 """The chain, its key (0600), and every certificate that has ever signed here."""
-DAYS = 3650
-"""How long a certificate that is made here holds."""
 ASSERTION = "org.genloom.statement"
-NOT_FOR = (
-    *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
-    *("encipher_only", "decipher_only"),
-)
-"""What a key of ours is not used for."""
 EXTRA = "install it with pip install 'genloom[c2pa]'"
 State = Literal["trusted", "unknown", "broken"]
 
@@ -69,7 +63,7 @@ class Sealer:
         settings = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"verify_after_sign": False}}
         self._context = c2pa.Context.from_dict(settings)
         try:
-            info = c2pa.C2paSignerInfo(_algorithm(key), chain, key, None)
+            info = c2pa.C2paSignerInfo(certificates.algorithm_of(key), chain, key, None)
             self._signer = c2pa.Signer.from_info(info)
         except c2pa.C2paError as error:
             raise UserError(
@@ -133,7 +127,7 @@ def check_free(settings: Settings) -> None:
 def make(settings: Settings) -> Credential:
     """Make a key with a certificate of an authority of its own, whose key is forgotten, and keep them."""
     _library()
-    chain, key = made(settings.producer or "Genloom")
+    chain, key = certificates.made(settings.producer or "Genloom")
     return keep(settings, chain, key)
 
 
@@ -142,14 +136,18 @@ def keep(settings: Settings, chain: bytes, key: bytes) -> Credential:
 
     Raises `UserError` for a pair that C2PA refuses, before anything is written.
     """
-    own, *_ = _certificates(chain)
+    own, *_ = certificates.read_chain(chain)
     _prove(chain, key)
     writable_home(settings)
     folder = folder_of(settings)
     folder.mkdir(parents=True, exist_ok=True)
     before = known(settings)
-    if _pem(own) not in before:
-        files.write(folder / KNOWN, before + b"".join(map(_pem, _certificates(chain))), sync=True)
+    if certificates.pem_of(own) not in before:
+        files.write(
+            folder / KNOWN,
+            before + b"".join(map(certificates.pem_of, certificates.read_chain(chain))),
+            sync=True,
+        )
     files.write(folder / KEY, key, mode=0o600, sync=True)
     files.write(folder / CERTIFICATE, chain, sync=True)
     return described(own, folder)
@@ -183,8 +181,8 @@ def signature(file: bytes, media_type: str, trusted: bytes) -> Signature | None:
     Nothing is asked of the network. Raises `UserError` for a file that cannot be read.
     """
     c2pa = _library()
-    own = _certificates(trusted) if trusted else []
-    anchors = b"".join(_pem(one) for one in own if _issues(one)).decode()
+    own = certificates.read_chain(trusted) if trusted else []
+    anchors = b"".join(certificates.pem_of(one) for one in own if certificates.issues(one)).decode()
     settings = {
         "trust": {"trust_anchors": anchors} if anchors else {},
         "verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False},
@@ -212,108 +210,11 @@ def _read(store: Mapping[str, Any], own: Collection[int]) -> Signature:
         state = "unknown"
     return Signature(
         state,
-        str(info.get("common_name") or info.get("issuer") or "nobody"),
+        _printable(str(info.get("common_name") or info.get("issuer") or "nobody")),
         tuple(one["code"] for one in store.get("validation_status", ()) if state == "broken"),
         of_content(assertions.get(ASSERTION)),
         next((one for one in sources if one), None),
     )
-
-
-def made(name: str) -> tuple[bytes, bytes]:
-    """A new chain and its key in PEM, as C2PA wants them (section 14.5): P-256, signatures of documents only."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    root, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    authority = _issued(f"{name} labels authority", name, root, None, root)
-    leaf = _issued(f"{name} labels", name, own, authority, root)
-    key = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return _pem(leaf) + _pem(authority), key
-
-
-def _issued(
-    common: str,
-    organization: str,
-    key: Any,
-    issuer: Certificate | None,
-    signing: Any,
-    authority: bool = False,
-) -> Certificate:
-    """A certificate for `key`, signed by `issuer`'s key; without an issuer, that of an `authority`."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    root = issuer is None or authority
-    parts = [(NameOID.COMMON_NAME, common), (NameOID.ORGANIZATION_NAME, organization)]
-    subject = x509.Name([x509.NameAttribute(oid, text[:64]) for oid, text in parts])
-    flags = dict.fromkeys(NOT_FOR, False)
-    usage = x509.KeyUsage(digital_signature=not root, key_cert_sign=root, crl_sign=root, **flags)
-    now = datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject if issuer is None else issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=DAYS))
-        .add_extension(x509.BasicConstraints(ca=root, path_length=None), True)
-        .add_extension(usage, True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), False)
-    )
-    if not root:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
-    return builder.sign(signing, SHA256())
-
-
-def _pem(certificate: Certificate) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return certificate.public_bytes(Encoding.PEM)
-
-
-def _issues(certificate: Certificate) -> bool:
-    """Whether it is that of an authority."""
-    from cryptography import x509
-
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
-
-
-def _certificates(chain: bytes) -> list[Certificate]:
-    """The certificates of a chain, of which the first is the signer's own. Raises `UserError`."""
-    from cryptography import x509
-
-    try:
-        return x509.load_pem_x509_certificates(chain)
-    except ValueError as error:
-        raise UserError(
-            "The certificate is none in PEM; give the signer's own first, then its issuers."
-        ) from error
-
-
-def _algorithm(key: bytes) -> bytes:
-    """C2PA's name of what a private key signs with. Raises `UserError`."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        found = load_pem_private_key(key, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UserError("The key is no private key in PEM without a password; give one.") from error
-    curves = {"secp256r1": b"es256", "secp384r1": b"es384", "secp521r1": b"es512"}
-    if isinstance(found, ec.EllipticCurvePrivateKey) and found.curve.name in curves:
-        return curves[found.curve.name]
-    if isinstance(found, ed25519.Ed25519PrivateKey):
-        return b"ed25519"
-    if isinstance(found, rsa.RSAPrivateKey):
-        return b"ps256"
-    raise UserError("C2PA signs with P-256, P-384, P-521, Ed25519 or RSA; give a key of these.")
 
 
 def _prove(chain: bytes, key: bytes) -> None:
@@ -343,6 +244,11 @@ def _point() -> bytes:
     stream = io.BytesIO()
     Image.new("L", (1, 1)).save(stream, "PNG")
     return stream.getvalue()
+
+
+def _printable(name: str) -> str:
+    """A name that somebody else has chosen, as it may be shown."""
+    return "".join(part for part in name if part.isprintable())[:LONGEST]
 
 
 def _short(error: Exception) -> str:

@@ -37,6 +37,11 @@ class Issued:
     seed: int
     request: str
 
+    @property
+    def name(self) -> str:
+        """The version, such as digits/3."""
+        return f"{self.product}/{self.version}"
+
 
 class Journal:
     """Writes lines into `folder`/DAY.jsonl, half a second after the first of them, on a thread of its own."""
@@ -92,12 +97,15 @@ def folder_of(settings: Settings, product: str | None = None) -> Path:
     return folder if product is None else folder / product
 
 
-def find(settings: Settings, content: str) -> Issued | None:
-    """The newest line about a file with this content, of whatever product."""
+def find(settings: Settings, content: str, name: str | None = None) -> Issued | None:
+    """The newest line about a file with this content: of the version `name`, such as digits/3, if it gave one out.
+
+    Several may have given out the same, such as a short text.
+    """
     wanted = f'"content":"{content}"'.encode()
     found = [line for path in folder_of(settings).glob("*/*.jsonl") for line in _lines_with(path, wanted)]
     issued = [one for line in found if (one := _parsed(line)) is not None]
-    return max(issued, key=lambda one: one.at, default=None)
+    return max(issued, key=lambda one: (one.name == name, one.at), default=None)
 
 
 def _lines_with(path: Path, wanted: bytes) -> list[bytes]:

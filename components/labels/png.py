@@ -22,7 +22,7 @@ SMALL = 2**16
 """Bytes of a file that is looked at as one written without filters."""
 MODES = {0: ("L", 1), 2: ("RGB", 3)}
 """Pillow's name and the channels of PNG's kinds of colour, where each has eight bits."""
-PIXELS = 2**26
+PIXELS = 2**25
 """The most pixels of a picture that is decoded to be checked."""
 XMP = "XML:com.adobe.xmp"
 

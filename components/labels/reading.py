@@ -74,18 +74,19 @@ def read(file: bytes, settings: Settings, name: str = "This", beside: Statement 
     answer = _answer(file)
     if answer is not None:
         return _read_answer(answer, settings)
-    found = _found(file, name, beside)
-    issued = journal.find(settings, found.content)
+    found = _with_signature(_found(file, name, beside), file, settings)
+    version = None if found.statement is None else found.statement.name
+    issued = journal.find(settings, found.content, version)
     if issued is None and found.media_type == TEXT and file.endswith(b"\n"):  # as editors end a file
-        issued = journal.find(settings, text_content(file[:-1]))
-    return _judged(found, issued, settings, file)
+        issued = journal.find(settings, text_content(file[:-1]), version)
+    return _judged(found, issued, settings)
 
 
 def _found(file: bytes, name: str, beside: Statement | None) -> Found:
     if file[:4] == b"PAR1":
         statement, content = rows.read(file)
         return Found(PARQUET, statement, content, _same(statement, content))
-    media_type = PCM if name.endswith(".pcm") else media_type_of(file)
+    media_type = PCM if name.lower().endswith(".pcm") else media_type_of(file)
     if beside is None:
         check_known(media_type, name)
     kind = format_of(media_type or BYTES)
@@ -99,10 +100,8 @@ def _same(statement: Statement | None, content: str) -> bool | None:
     return None if statement is None or statement.content is None else statement.content == content
 
 
-def _judged(found: Found, issued: Issued | None, settings: Settings, file: bytes = b"") -> Reading:
-    """The verdict on what was found; the signature is looked at where the kind of file can have one."""
-    if file and format_of(found.media_type).sealed:
-        found = _with_signature(found, file, settings)
+def _judged(found: Found, issued: Issued | None, settings: Settings) -> Reading:
+    """The verdict on what was found."""
     statement, signed = found.statement, found.signature
     if statement is None and issued is not None:
         statement = Statement(issued.product, issued.version, "", issued.seed, issued.content)
@@ -113,6 +112,9 @@ def _judged(found: Found, issued: Issued | None, settings: Settings, file: bytes
 
 
 def _with_signature(found: Found, file: bytes, settings: Settings) -> Found:
+    """What was found, with the signature where the kind of file can have one; its word goes before the metadata's."""
+    if not format_of(found.media_type).sealed:
+        return found
     try:
         signed = credentials.signature(file, found.media_type, credentials.known(settings))
     except UserError:
@@ -129,16 +131,12 @@ def _verdict(found: Found, issued: Issued | None) -> Verdict:
     statement, signed = found.statement, found.signature
     if (signed is not None and signed.state == "broken") or found.matches is False:
         return "altered"
-    if (
-        statement is not None
-        and issued is not None
-        and statement.name != f"{issued.product}/{issued.version}"
-    ):
-        return "altered"
     if signed is not None:
-        return "signed" if signed.state == "trusted" and statement is not None else "foreign"
+        return "signed" if signed.state == "trusted" and signed.statement is not None else "foreign"
     if statement is not None:
-        return "marked"
+        # a text may be said by several, a picture or a recording hardly
+        apart = issued is not None and statement.name != issued.name and found.media_type not in (TEXT, JSON)
+        return "altered" if apart else "marked"
     return "stripped" if issued is not None else "unmarked"
 
 
@@ -168,7 +166,7 @@ STANDINGS: Mapping[Standing, str] = {
 def _sentence(reading: Reading) -> str:
     who = "" if reading.statement is None else reading.statement.name
     rest = "" if reading.standing is None else f" {STANDINGS[reading.standing].capitalize()}."
-    known = _known(reading.issued)
+    known = _known(reading)
     match reading.verdict:
         case "signed":
             assert reading.signature is not None
@@ -190,8 +188,12 @@ def _sentence(reading: Reading) -> str:
             return "It has no mark, and no server of this project has kept its content; who made it is not known."
 
 
-def _known(issued: Issued | None) -> str:
-    return "" if issued is None else f" Given out at {issued.at} for the request {issued.request}."
+def _known(reading: Reading) -> str:
+    """When the version gave it out, if it did."""
+    issued, statement = reading.issued, reading.statement
+    if issued is None or (statement is not None and statement.name != issued.name):
+        return ""
+    return f" Given out at {issued.at} for the request {issued.request}."
 
 
 def _altered(reading: Reading) -> str:
@@ -200,13 +202,15 @@ def _altered(reading: Reading) -> str:
         return f"It was altered since it was signed by {signed.signer} ({', '.join(signed.problems)})."
     assert statement is not None
     if issued is not None and statement.content in (None, reading.content):
-        return f"Its mark says {statement.name}, and this content was given out by {issued.product}/{issued.version}."
+        return f"Its mark says {statement.name}, and this content was given out by {issued.name}."
     return f"It was altered: its mark is that of {statement.name}, made for other content."
 
 
 def _foreign(reading: Reading) -> str:
     signed = reading.signature
     assert signed is not None
+    if signed.state == "trusted":
+        return f"Signed by {signed.signer}, with a key of this project, and not as what a model of it made."
     what = "that a model made it" if signed.source == SOURCE else "nothing of a model"
     if signed.statement is not None:
         what = f"that {signed.statement.name} made it"
@@ -239,7 +243,8 @@ def _read_answer(answer: Mapping[str, Any], settings: Settings) -> Reading:
     texts = _texts(answer)
     statement, said = of_content(answer[FIELD]), answer[FIELD].get("contents")
     contents = [text_content(text.encode("utf-8", "surrogatepass")) for text in texts]
-    known = [one for content in contents if (one := journal.find(settings, content)) is not None]
+    name = None if statement is None else statement.name
+    known = [one for content in contents if (one := journal.find(settings, content, name)) is not None]
     matches = None if said is None else said == contents
     found_text = Found(JSON, statement, contents[0] if contents else "", matches)
     return _judged(found_text, known[0] if known else None, settings)

@@ -13,6 +13,8 @@ from components.labels.statement import Statement, of_content
 
 PREFIX = "genloom."
 CONTENT = f"{PREFIX}content"
+LARGEST = 2**30
+"""Bytes of rows that are read to be checked."""
 COLUMNS = ("content", "text")
 """What holds the rows of a job: files, or texts."""
 
@@ -45,6 +47,9 @@ def read(file: bytes) -> tuple[Statement | None, str]:
     """The statement of a Parquet file, and the hash of its rows. Raises `UserError` for a damaged one."""
     try:
         table = pq.ParquetFile(pa.BufferReader(file))
+        size = sum(table.metadata.row_group(place).total_byte_size for place in range(table.num_row_groups))
+        if size > LARGEST:
+            raise UserError(f"The Parquet file has {size / 2**30:.1f} GiB of rows, too much to be checked.")
         said = {key.decode(): value.decode() for key, value in (table.metadata.metadata or {}).items()}
         column = next((name for name in COLUMNS if name in table.schema_arrow.names), None)
         content = Content()

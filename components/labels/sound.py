@@ -14,7 +14,7 @@ from components.errors import UserError
 from components.labels.statement import FIELD, SOURCE, Statement, Words, beginning, in_xmp, parsed
 
 NAME = FIELD.upper()
-SAMPLES = 2**26
+SAMPLES = 2**25
 """The most samples of a recording that is decoded to be checked."""
 VENDOR = b"Genloom"
 DAMAGED = "The recording is damaged or not whole; give the whole file."

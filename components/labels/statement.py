@@ -15,6 +15,8 @@ SOURCE = f"http://cv.iptc.org/newscodes/digitalsourcetype/{SOURCE_TYPE}"
 FIELD = "genloom"
 """The field of a JSON answer, and the name of the field of a file, that holds a statement."""
 FORMAT = 1
+LONGEST = 500
+"""Characters of a field; what is longer, or would write on a terminal, was not written here."""
 
 
 @cache
@@ -74,7 +76,10 @@ def of_content(content: Any) -> Statement | None:
     except TypeError:
         return None
     texts = (found.product, found.digest, found.producer, found.generator, found.digital_source_type)
-    right = all(isinstance(one, str) for one in texts) and type(found.version) is int
+    right = (
+        all(isinstance(one, str) and one.isprintable() and len(one) <= LONGEST for one in texts)
+        and type(found.version) is int
+    )
     right = right and isinstance(found.content, str | None) and isinstance(found.seed, int | None)
     return found if right else None
 

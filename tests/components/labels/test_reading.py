@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from components.errors import UserError
-from components.labels import credentials, formats, rows
+from components.labels import certificates, credentials, formats, rows
 from components.labels.formats import FLAC, FORMATS, MP3, OPUS, PCM, PNG, TEXT, WAV
 from components.labels.journal import Journal, find, folder_of
 from components.labels.marker import BESIDE, Marker, lay_beside, open_marker
@@ -168,6 +168,25 @@ def test_a_mark_that_was_put_on_another_picture_is_told(settings: Settings) -> N
     assert "given out by mnist/5" in found.sentence
 
 
+def test_what_several_have_said_is_held_against_nobody(bare: Settings) -> None:
+    own = marker(bare)
+    said = json.dumps(answer(own, "Yes.")).encode()
+    noted(bare, formats.text_content(b"Yes."), version=9)
+    assert read(said, bare).verdict == "marked"
+    noted(bare, formats.text_content(b"Yes."), version=3, request="r-own")
+    noted(bare, formats.text_content(b"Yes."), version=9)
+    found = read(said, bare)
+    assert found.issued is not None
+    assert (found.verdict, found.issued.request) == ("marked", "r-own")
+
+
+def test_what_would_write_on_a_terminal_is_no_statement(bare: Settings) -> None:
+    own = marker(bare)
+    evil = replace(own, about=replace(own.about, product="a\x1b[2Jb"))
+    file, _ = evil.mark(picture(8), PNG, 7)
+    assert read(file, bare).verdict == "unmarked"
+
+
 def test_a_stripped_file_is_known_by_its_content(settings: Settings) -> None:
     file, content = marker(settings, labels="signed").mark(picture(3), PNG, 7)
     stream = io.BytesIO()
@@ -299,8 +318,8 @@ def rsa_pair() -> tuple[bytes, bytes]:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     root, own = (rsa.generate_private_key(65537, 2048) for _ in range(2))
-    authority = credentials._issued("authority", "shop", root, None, root)
-    leaf = credentials._issued("shop", "shop", own, authority, root)
+    authority = certificates.issued("authority", "shop", root, None, root)
+    leaf = certificates.issued("shop", "shop", own, authority, root)
     pems = [one.public_bytes(Encoding.PEM) for one in (leaf, authority)]
     return b"".join(pems), own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
@@ -320,11 +339,11 @@ def test_another_signer_of_the_same_issuer_is_not_taken_for_ours(bare: Settings)
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     root, middle, *keys = (ec.generate_private_key(ec.SECP256R1()) for _ in range(4))
-    top = credentials._issued("root", "authority", root, None, root)
-    between = credentials._issued("between", "authority", middle, top, root, authority=True)
+    top = certificates.issued("root", "authority", root, None, root)
+    between = certificates.issued("between", "authority", middle, top, root, authority=True)
     names = ("shop", "rival")
     leaves = [
-        credentials._issued(name, name, key, between, middle) for name, key in zip(names, keys, strict=True)
+        certificates.issued(name, name, key, between, middle) for name, key in zip(names, keys, strict=True)
     ]
     chains = [b"".join(one.public_bytes(Encoding.PEM) for one in (leaf, between, top)) for leaf in leaves]
     pems = [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) for key in keys]
@@ -349,9 +368,9 @@ def test_another_signer_of_the_same_issuer_is_not_taken_for_ours(bare: Settings)
 def test_a_pair_that_does_not_fit_is_refused_before_it_is_kept(
     bare: Settings, change: Callable[..., tuple[bytes, bytes]], sentence: str
 ) -> None:
-    chain, key = credentials.made("shop")
+    chain, key = certificates.made("shop")
     with pytest.raises(UserError, match=sentence):
-        credentials.keep(bare, *change(chain, key, credentials.made("other")[1]))
+        credentials.keep(bare, *change(chain, key, certificates.made("other")[1]))
     assert not credentials.folder_of(bare).exists()
 
 
