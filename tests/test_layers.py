@@ -32,6 +32,8 @@ MODALITY_IMPORTS = FAMILY_IMPORTS | {
     "tokenizers",
     "jinja2",
     "soundfile",
+    "mido",
+    "scipy",
 }
 
 

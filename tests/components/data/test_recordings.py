@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from components.data.dataset import Batches, Dataset, Position, open_dataset
-from components.data.plucks import LOWEST, NOTES, STEPS, pluck
+from components.data.plucks import LOWEST, NOTES, STEPS
 from components.data.prepare import prepare
 from components.data.stages import ensure_stage
 from components.errors import UserError
