@@ -39,7 +39,7 @@ class CounterpointRow(MusicRow):
 
 
 class ChoralesRow(MusicRow):
-    """A JSON of grids by URL: official splits that hold pieces, pieces that hold steps, steps that hold a pitch a voice.
+    """A JSON of grids by URL: official splits hold pieces, pieces hold steps, steps hold a pitch for each voice.
 
     A negative pitch is silence. `every` says which of the steps are kept, the first of so many: with 4 of sixteenths,
     `steps` being 1, quarters stay. `bar` counts the quarters of a bar, which such files do not say.
@@ -52,16 +52,18 @@ class ChoralesRow(MusicRow):
     tempo: float = Field(default=80.0, ge=10, le=400)
     voices: tuple[str, ...] = ("soprano", "alto", "tenor", "bass")
     path: str | None = None
-    files: Mapping[Literal["all"], RemoteFile] = {}
+    files: Mapping[Part, RemoteFile] = {}
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        check_place(self.path, dict(self.files))
+        check_place(self.path, self.files)
+        if self.files and self.files.keys() != {"all"}:
+            raise ValueError("one file holds all splits; call it “all”")
         return self
 
 
 class MidiRow(MusicRow):
-    """A person's MIDI files at `path`, a folder of them, or archives of such in `files` by URL: `all`, or official splits.
+    """A person's MIDI files in the folder `path`, or archives of such in `files` by URL: `all`, or official splits.
 
     A grid needs files whose tracks are single voices, all of one number; events take any.
     """

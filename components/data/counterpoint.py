@@ -78,7 +78,9 @@ def _set(degrees: list[int], random: np.random.Generator) -> list[Setting] | Non
         if found and degrees[place - 1] == degree and (last or random.random() < 0.4):
             found.append(found[-1])
             continue
-        allowed = [one for one in _settings(degree) if not found or _follows(found[-1], one, degrees[place - 1])]
+        allowed = [
+            one for one in _settings(degree) if not found or _follows(found[-1], one, degrees[place - 1])
+        ]
         if not allowed:
             return None
         costs = np.array([_cost(found[-1], one) if found else 0.0 for one in allowed])
@@ -95,10 +97,11 @@ def _settings(degree: int) -> tuple[Setting, ...]:
     ranges = [range(lowest, highest + 1) for lowest, highest in RANGES]
     voices = [[pitch for pitch in one if pitch % 12 in tones] for one in ranges]
     low = [pitch for pitch in ranges[3] if pitch % 12 in [tones[place] for place in basses]]
-    return tuple(one for one in product(*voices[:3], low) if _sounds(one, tones))
+    found = product(voices[0], voices[1], voices[2], low)
+    return tuple(one for one in found if _sounds(one, tones))
 
 
-def _sounds(one: tuple[int, ...], tones: list[int]) -> bool:
+def _sounds(one: Setting, tones: list[int]) -> bool:
     """Whether a setting keeps the order and the distances of voices, has every tone, and one leading tone at most."""
     soprano, alto, tenor, bass = one
     ordered = soprano > alto > tenor > bass and soprano - alto <= 12 and alto - tenor <= 12

@@ -224,9 +224,7 @@ def write_rows(
         yield path, len(part)
 
 
-def _table(
-    rows: Sequence[RowPlan], tokens: Tokens, schema: pa.Schema, more: Sequence[pa.Array]
-) -> pa.Table:
+def _table(rows: Sequence[RowPlan], tokens: Tokens, schema: pa.Schema, more: Sequence[pa.Array]) -> pa.Table:
     columns: list[Any] = [
         pa.array([row.key for row in rows], pa.string()),
         pa.array([b"".join(tokens[slice(*span)].tobytes() for span in row.spans) for row in rows]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ from components.data.dataset import SPLITS, Split, file_hash
 from components.data.encoding import RowPlan, Tokenized, Tokens, cut, packed, write_rows
 from components.data.example import Dropped, Progress
 from components.data.packing import held_out_windows, pack, training_windows
-from components.data.report import Tally, Written
 from components.data.reading import check_splits
+from components.data.report import Tally, Written
 from components.data.scores import Piece, open_pieces
 from components.data.spool import HELD_OUT, split_of
-from components.errors import UserError
 from components.families.family import END
 from components.modalities.notation import NOTATION, Notation, fit
 from components.modalities.roll import rolls
@@ -137,7 +136,9 @@ def _encode(notation: Notation, collection: _Collection, keys: Sequence[str], ta
 def _plans(found: _Encoded, split: Split, width: int) -> list[RowPlan]:
     """The rows of a split: short training pieces together, held-out ones alone; long ones in windows."""
     short = [one for one in found.sequences if len(one) <= width]
-    together = pack([len(one) - 2 for one in short], width) if split == "train" else [[n] for n in range(len(short))]
+    together = (
+        pack([len(one) - 2 for one in short], width) if split == "train" else [[n] for n in range(len(short))]
+    )
     rows = [packed([short[place] for place in places]) for places in together]
     windows = training_windows if split == "train" else held_out_windows
     for one in found.sequences:
@@ -191,7 +192,7 @@ def _write(
         },
     }
     (folder / "preview.png").write_bytes(_preview(notation, encoded["train"]))
-    return Written(manifest, _report(name, manifest, plans, encoded, row, tally))
+    return Written(manifest, _report(name, manifest, plans, encoded, tally))
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,6 @@ def _report(
     manifest: Mapping[str, Any],
     plans: Mapping[Split, Sequence[RowPlan]],
     encoded: Mapping[Split, _Encoded],
-    row: MusicRow,
     tally: Tally,
 ) -> dict[str, Any]:
     return {

@@ -11,6 +11,7 @@ from typing import Any
 from components.data.archive import archives
 from components.data.counterpoint import pieces
 from components.data.dataset import Split
+from components.data.describe import MIDI
 from components.data.example import OFFICIAL, Dropped, Progress, legible
 from components.data.fetch import fetch
 from components.data.layout import is_official, split_by_folder
@@ -23,7 +24,6 @@ from components.modalities.score import Frame, NotMusic, Score, Voice, of_frames
 from components.music_rows import ChoralesRow, CounterpointRow, MidiRow, MusicRow
 from components.project import Project
 
-SUFFIXES = (".mid", ".midi")
 HIGHEST = 127
 
 
@@ -58,7 +58,7 @@ def trees(project: Project, row: MidiRow, progress: Progress) -> list[tuple[Tree
 
 def midi_files(tree: Tree) -> list[str]:
     """The MIDI files of a tree, by their names; `UserError` if there are none."""
-    found = [file for file in tree.files if file.lower().endswith(SUFFIXES)]
+    found = [file for file in tree.files if file.lower().endswith(MIDI)]
     if not found:
         raise UserError(f"{tree.where} holds no MIDI file (.mid, .midi); put some there.")
     return found
@@ -117,7 +117,9 @@ def _parts(path: Path) -> dict[str, list[Any]]:
 
 def _frames(grid: Any, voices: int, where: str) -> list[Frame]:
     """The steps of a piece; raises `UserError` unless each has a whole number for each voice."""
-    if not isinstance(grid, list) or not all(isinstance(frame, list) and len(frame) == voices for frame in grid):
+    if not isinstance(grid, list) or not all(
+        isinstance(frame, list) and len(frame) == voices for frame in grid
+    ):
         raise UserError(
             f"{where} is no list of steps of {voices} pitches each; name as many voices in the row as a step has."
         )

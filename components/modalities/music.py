@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import BaseModel
@@ -89,7 +90,7 @@ class Music(Modality):
         """As `Text.columns`, and in `lower` and `higher` [N] how far a row may be moved down and up, in semitones."""
         columns = self._rows.columns(table)
         for name in ("lower", "higher"):
-            columns[name] = torch.from_numpy(table.column(name).to_numpy()).long()
+            columns[name] = torch.from_numpy(table.column(name).to_numpy().astype(np.int64))
         return columns
 
     def batch(self, columns: Mapping[str, Tensor]) -> Batch:

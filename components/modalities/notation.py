@@ -72,7 +72,9 @@ class Notation(ABC):
     def fitted(self, score: Score) -> Score:
         """`score` in the pitches of this notation: what lies beyond them is moved by octaves."""
         notes = {
-            note if score.voices[note.voice].program == DRUMS else replace(note, pitch=self._folded(note.pitch))
+            note
+            if score.voices[note.voice].program == DRUMS
+            else replace(note, pitch=self._folded(note.pitch))
             for note in score.notes
         }
         return replace(score, notes=tuple(sorted(notes)))
@@ -143,7 +145,12 @@ class Grid(Notation):
             before = voice
             self._heard(notes, open_notes, step, voice, what)
         return Score(
-            tuple(sorted([*notes, *open_notes.values()])), self.voices, self.steps, step + 1, self.bar, self.tempo
+            tuple(sorted([*notes, *open_notes.values()])),
+            self.voices,
+            self.steps,
+            step + 1,
+            self.bar,
+            self.tempo,
         )
 
     def _heard(self, notes: list[Note], sounding: dict[int, Note], step: int, voice: int, what: int) -> None:

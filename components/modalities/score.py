@@ -60,7 +60,11 @@ class Score:
         """What sounds from step `first` until `last`, from 0 on; notes that go on beyond are cut."""
         last = min(last, self.length)
         kept = [
-            replace(note, start=max(note.start, first) - first, length=min(note.end, last) - max(note.start, first))
+            replace(
+                note,
+                start=max(note.start, first) - first,
+                length=min(note.end, last) - max(note.start, first),
+            )
             for note in self.notes
             if note.start < last and note.end > first
         ]

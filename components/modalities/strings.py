@@ -89,7 +89,8 @@ def _string(pitch: int) -> Levels:
         round(LONGEST_NOTE * RATE),
         np.random.default_rng([SEED, pitch]),
     )
-    return (sound / np.sqrt(np.mean(sound[: RATE // 4] ** 2))).astype(np.float32)
+    found: Levels = (sound / np.sqrt(np.mean(sound[: RATE // 4] ** 2))).astype(np.float32)
+    return found
 
 
 @cache
