@@ -78,8 +78,11 @@ def _set(degrees: list[int], random: np.random.Generator) -> list[Setting] | Non
         if found and degrees[place - 1] == degree and (last or random.random() < 0.4):
             found.append(found[-1])
             continue
+        firm = last or place == 0  # a piece begins and ends with the tonic in the bass
         allowed = [
-            one for one in _settings(degree) if not found or _follows(found[-1], one, degrees[place - 1])
+            one
+            for one in _settings(degree)
+            if not (firm and one[3] % 12) and (not found or _follows(found[-1], one, degrees[place - 1]))
         ]
         if not allowed:
             return None

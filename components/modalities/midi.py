@@ -79,6 +79,8 @@ def _opened(data: bytes | Path) -> mido.MidiFile:
         file = mido.MidiFile(file=io.BytesIO(content), clip=True)
     except Exception as error:  # bytes from anywhere: mido raises whatever it stumbles over
         raise NotMusic("a broken MIDI file") from error
+    if file.type not in (0, 1, 2):
+        raise NotMusic("a broken MIDI file")
     if file.type == 2 or file.ticks_per_beat <= 0:
         raise NotMusic("a MIDI file of independent songs, or without quarters")
     return file
