@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,11 @@ def test_counterpoint_keeps_the_rules() -> None:
         assert all(len(frame) == 4 for frame in frames), "nobody rests"
         for frame in frames:
             assert frame[0] > frame[1] > frame[2] > frame[3]
-            assert frame[0] - frame[1] <= 12 and frame[1] - frame[2] <= 12
+            assert frame[0] - frame[1] <= 12
+            assert frame[1] - frame[2] <= 12
             assert all(low - 4 <= frame[voice] <= high + 4 for voice, (low, high) in enumerate(RANGES))
         assert {pitch % 12 for pitch in frames[-1].values()} == {(key + tone) % 12 for tone in (0, 4, 7)}
-        for before, after in zip(frames, frames[1:], strict=False):
+        for before, after in pairwise(frames):
             for upper, lower in combinations(range(4), 2):
                 first, second = before[upper] - before[lower], after[upper] - after[lower]
                 assert before[upper] == after[upper] or first % 12 != second % 12 or first % 12 not in (0, 7)
@@ -69,7 +70,9 @@ def test_counterpoint_keeps_the_rules() -> None:
 def test_rows_hold_the_pieces_as_they_are(bare: Bare) -> None:
     dataset, report = made(bare({"mine": {"source": "counterpoint", "count": 40}}))
     assert (dataset.modality, dataset.shape.data, report["kept"]) == ("music", (132,), 40)
-    assert dataset.details["frames"] == {name: 32 * found["pieces"] for name, found in report["splits"].items()}
+    assert dataset.details["frames"] == {
+        name: 32 * found["pieces"] for name, found in report["splits"].items()
+    }
     wanted = {classes(piece(number)) for number in range(40)}
     for split in ("train", "val", "test"):
         found = scores(dataset, split)
@@ -97,7 +100,8 @@ def test_long_pieces_are_read_in_windows_and_each_split_is_whole(bare: Bare) -> 
     assert test.given is not None
     assert int((test.length - test.given).sum()) == dataset.details["tokens"]["test"], "each token once"
     batch, _ = next(Batches(dataset, "train", 4, 0).from_position(Position()))
-    assert batch.data.shape == (4, 50) and batch.given is None
+    assert batch.data.shape == (4, 50)
+    assert batch.given is None
 
 
 @pytest.mark.parametrize("notation", ["grid", "events"])
@@ -117,7 +121,8 @@ def test_a_folder_of_midi_files(bare: Bare, notation: str) -> None:
     assert report["kept"] == 36 - sum(dropped.values())
     assert dataset.details["notation"] == notation
     found = [score for split in ("train", "val", "test") for score in scores(dataset, split)]
-    assert {score.length for score in found} <= {64, 8} and max(score.length for score in found) == 64
+    assert {score.length for score in found} <= {64, 8}
+    assert max(score.length for score in found) == 64
 
 
 def test_official_folders_are_kept(bare: Bare) -> None:
@@ -126,7 +131,11 @@ def test_official_folders_are_kept(bare: Bare) -> None:
         files(project.root / "raw" / split, numbers)
     files(project.root / "raw" / "train" / "leak", range(11, 12), by=5)
     _, report = made(project)
-    assert {split: found["pieces"] for split, found in report["splits"].items()} == {"train": 8, "val": 3, "test": 4}
+    assert {split: found["pieces"] for split, found in report["splits"].items()} == {
+        "train": 8,
+        "val": 3,
+        "test": 4,
+    }
 
 
 def test_one_piece_in_two_keys_is_one_piece() -> None:
@@ -186,7 +195,7 @@ def test_wrong_grids_are_told(bare: Bare, content: Any, sentence: str) -> None:
 
 def test_wrong_folders_are_told(bare: Bare) -> None:
     project = bare({"mine": OWN})
-    with pytest.raises(UserError, match="There is no .*raw"):
+    with pytest.raises(UserError, match=r"There is no .*raw"):
         made(project)
     (project.root / "raw").mkdir()
     with pytest.raises(UserError, match="holds no MIDI file"):
@@ -216,5 +225,5 @@ def test_wrong_rows_are_told(bare: Bare, row: dict[str, Any], sentence: str) -> 
 def test_what_was_prepared_is_checked(bare: Bare) -> None:
     dataset, _ = made(bare({"mine": {"source": "counterpoint", "count": 30}}))
     (dataset.folder / "music.json").write_text("{}")
-    with pytest.raises(UserError, match="music.json is missing or was altered"):
+    with pytest.raises(UserError, match=r"music\.json is missing or was altered"):
         open_dataset(dataset.folder)

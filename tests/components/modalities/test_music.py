@@ -81,8 +81,12 @@ def test_what_files_may_do_is_read() -> None:
     assert read_midi(late, 2).notes == (Note(2, 0, 60, 1), Note(2, 0, 64, 2)), "two bars of silence are cut"
     twice = read_midi(message(on(60), on(60, 480), on(60, 480, velocity=0), on(60, 480, velocity=0)), 1)
     assert twice.notes == (Note(0, 0, 60, 1), Note(1, 0, 60, 2)), "a tone that is struck again ends before"
-    assert read_midi(message(on(60), on(62, 960)), 1).notes[0] == Note(0, 0, 60, 2), "never ended: with the track"
-    waltz = message(mido.MetaMessage("time_signature", numerator=3, denominator=4), on(60), on(60, 9, velocity=0))
+    assert read_midi(message(on(60), on(62, 960)), 1).notes[0] == Note(0, 0, 60, 2), (
+        "never ended: with the track"
+    )
+    waltz = message(
+        mido.MetaMessage("time_signature", numerator=3, denominator=4), on(60), on(60, 9, velocity=0)
+    )
     assert (read_midi(waltz, 4).bar, read_midi(waltz, 4).notes[0].length) == (12, 1)
     channels = read_midi(message(on(60), on(36, 0, 9), on(60, 480, velocity=0), on(36, 0, 9, 0)), 1)
     assert [voice.program for voice in channels.voices] == [0, DRUMS]
@@ -121,7 +125,8 @@ def test_broken_files_never_raise_anything_else() -> None:
 def test_pieces_come_back_from_their_tokens(notation: Notation, tmp_path: Path) -> None:
     for score in quartet():
         tokens = notation.encode(score)
-        assert 0 < min(tokens) and max(tokens) < notation.vocabulary
+        assert min(tokens) > 0
+        assert max(tokens) < notation.vocabulary
         found = notation.decode(tokens)
         longest = 32 if isinstance(notation, Grid) else QUARTERS
         sounding = {(note.start, note.pitch, min(note.length, longest)) for note in score.notes}
@@ -155,7 +160,8 @@ def test_pitches_beyond_are_moved_by_octaves(notation: Notation) -> None:
     for by in (36, -36):
         found = notation.decode(notation.encode(score.moved(by)))
         tones = {note.pitch for note in found.notes}
-        assert notation.lowest <= min(tones) and max(tones) <= notation.highest
+        assert notation.lowest <= min(tones)
+        assert max(tones) <= notation.highest
         if isinstance(notation, Grid):
             moved = zip(found.notes, score.notes, strict=True)
             assert all((new.pitch - old.pitch) % 12 == 0 for new, old in moved)
@@ -194,7 +200,9 @@ def test_held_and_repeated_tones_are_told_apart() -> None:
     assert grid.encode(held) != grid.encode(struck)
     assert grid.decode(grid.encode(held)).notes == held.notes
     assert grid.decode(grid.encode(struck)).notes == struck.notes
-    assert grid.decode(grid.encode(held)[1:]).notes == (Note(0, 0, 60, 1),), "a window may begin within a tone"
+    assert grid.decode(grid.encode(held)[1:]).notes == (Note(0, 0, 60, 1),), (
+        "a window may begin within a tone"
+    )
 
 
 def test_training_moves_rows_as_far_as_they_may(notation: Notation, tmp_path: Path) -> None:
@@ -229,14 +237,17 @@ def test_training_moves_rows_as_far_as_they_may(notation: Notation, tmp_path: Pa
 def test_requests_have_the_length_and_the_beginning_that_is_asked(notation: Notation) -> None:
     shape = Shape(data=(100,), vocabulary=notation.vocabulary)
     plain = to_requests(MusicRequest(bars=2, top_p=0.5, temperature=0.0), notation, shape, [7, 8], [])
-    assert plain.prompt is not None and plain.prompt.tolist() == [[END], [END]]
+    assert plain.prompt is not None
+    assert plain.prompt.tolist() == [[END], [END]]
     assert plain.seed.tolist() == [7, 8]
     options = {name: value.tolist() for name, value in plain.options.items()}
-    assert options["top_p"] == [0.5, 0.5] and options["temperature"] == [0.0, 0.0]
+    assert options["top_p"] == [0.5, 0.5]
+    assert options["temperature"] == [0.0, 0.0]
     assert options["max_tokens"] == ([32, 32] if isinstance(notation, Grid) else [99, 99])
     tokens = notation.encode(quartet()[0])
     primed = to_requests(MusicRequest(), notation, shape, [7], tokens)
-    assert primed.prompt is not None and primed.prompt[0].tolist() == tokens[-50:], "the last half of the context"
+    assert primed.prompt is not None
+    assert primed.prompt[0].tolist() == tokens[-50:], "the last half of the context"
     assert int(primed.options["max_tokens"][0]) == (48 if isinstance(notation, Grid) else 50), "whole steps"
 
 
@@ -261,7 +272,8 @@ def test_rolls_show_voices_in_their_colours() -> None:
     low, high = colour[rows[TONE - 1]], colour[rows[0]]
     assert low.sum() > high.sum(), "the tone that is held is longer, and lies below"
     yellow = (picture[..., 2] < 128) & (picture[..., 0] > 200) & ~colour
-    assert yellow[: len(picture) // 2].sum() == 0 and yellow[len(picture) // 2 :].sum() > 0
+    assert yellow[: len(picture) // 2].sum() == 0
+    assert yellow[len(picture) // 2 :].sum() > 0
 
 
 def test_strings_play_the_tones_that_are_written() -> None:
