@@ -81,7 +81,7 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
     if wrong:
         raise UserError(f"{place} holds {holds}; leave out {' and '.join(f'--{x}' for x in wrong)}.")
     if holds == "music":
-        return describe_music(where, options)
+        return describe_music(place, where, options)
     if holds == "recordings":
         return describe_recordings(place, where, options)
     if holds == "text":

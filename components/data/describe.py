@@ -50,12 +50,15 @@ def is_sound(place: Path) -> bool:
 
 
 def is_music(place: Path) -> bool:
-    """Whether a folder holds MIDI files."""
-    return place.is_dir() and any(name.lower().endswith(MIDI) for name in Folder(place).files)
+    """Whether a file is, or a folder holds, MIDI."""
+    names = [place.name] if place.is_file() else Folder(place).files
+    return any(name.lower().endswith(MIDI) for name in names)
 
 
-def describe_music(where: str, options: Mapping[str, Any]) -> MidiRow:
-    """The row for the MIDI files at `where`."""
+def describe_music(place: Path, where: str, options: Mapping[str, Any]) -> MidiRow:
+    """The row for the MIDI files in the folder `place`, written as `where`; `UserError` if it is no folder."""
+    if not place.is_dir():
+        raise UserError(f"{place} is one piece; give the folder that holds your MIDI files.")
     wanted = {"notation": "events", "steps": 4, **options}  # written out: a person sees what to change
     return MidiRow(source="midi", path=where, modality="music", **wanted)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from components.data.spool import HELD_OUT, split_of
 from components.families.family import END
 from components.modalities.notation import NOTATION, Notation, fit
 from components.modalities.roll import rolls
-from components.modalities.score import NotMusic, Score
+from components.modalities.score import Note, NotMusic, Score
 from components.modalities.text import schema
 from components.music_rows import MusicRow
 from components.project import Project
@@ -34,12 +34,35 @@ SHOWN, SHOWN_BARS = 6, 16
 """How many pieces the preview shows, and how many bars of each."""
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """A piece in little memory: what it is without notes, and those as int32 [N, 4]."""
+
+    about: Score
+    notes: Tokens
+
+    @classmethod
+    def of(cls, score: Score) -> _Packed:
+        """The same piece."""
+        rows = [(note.start, note.voice, note.pitch, note.length) for note in score.notes]
+        return cls(replace(score, notes=()), np.array(rows, dtype=np.int32).reshape(-1, 4))
+
+    @property
+    def score(self) -> Score:
+        """The piece as it was."""
+        return replace(self.about, notes=tuple(Note(*row) for row in self.notes.tolist()))
+
+
 @dataclass
 class _Collection:
     """Pieces by their content, each once; `places` say their official splits."""
 
-    scores: dict[str, Score] = field(default_factory=dict)
+    pieces: dict[str, _Packed] = field(default_factory=dict)
     places: dict[str, Split | None] = field(default_factory=dict)
+
+    def score(self, key: str) -> Score:
+        """The piece of a content."""
+        return self.pieces[key].score
 
     def add(self, piece: Piece) -> str | None:
         """Keep a piece, or return why not: its notes are there already.
@@ -47,8 +70,8 @@ class _Collection:
         Of notes in two official splits the held-out copy counts: tests stay whole and do not leak.
         """
         key = content_id(piece.score)
-        if key not in self.scores:
-            self.scores[key], self.places[key] = piece.score, piece.split
+        if key not in self.pieces:
+            self.pieces[key], self.places[key] = _Packed.of(piece.score), piece.split
             return None
         if HELD_OUT[piece.split] > HELD_OUT[self.places[key]]:
             self.places[key] = piece.split
@@ -58,7 +81,7 @@ class _Collection:
         """The pieces of each split, sorted by content; those that the source lacks are cut from the rest by hash."""
         official = set(self.places.values())
         found: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        for key in sorted(self.scores):
+        for key in sorted(self.pieces):
             found[split_of(key, self.places[key], official, row.split)].append(key)
         return found
 
@@ -71,6 +94,20 @@ def content_id(score: Score) -> str:
     lowest = min((note.pitch for note in score.pitched), default=0)
     notes = [(one.start, one.voice, one.pitch, one.length) for one in score.moved(-lowest).notes]
     return hashlib.sha256(json.dumps([notes, score.steps]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Some(Sequence[Score]):
+    """Pieces of a collection, each unpacked when it is looked at."""
+
+    collection: _Collection
+    keys: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.collection.score(self.keys[place])
 
 
 @dataclass
@@ -99,7 +136,7 @@ def write_music(project: Project, name: str, row: MusicRow, folder: Path, progre
             tally.drop(piece.name, fault)
     splits = collection.splits(row)
     check_splits(name, row.split, splits, tally, NOUN)
-    notation = fit(row.notation, [collection.scores[key] for key in splits["train"]], row.steps)
+    notation = fit(row.notation, _Some(collection, splits["train"]), row.steps)
     encoded = {split: _encode(notation, collection, keys, tally) for split, keys in splits.items()}
     kept = {split: [one.key for one in found.sequences] for split, found in encoded.items()}
     check_splits(name, row.split, kept, tally, NOUN)
@@ -122,7 +159,7 @@ def _encode(notation: Notation, collection: _Collection, keys: Sequence[str], ta
     frames = 0
     for key in keys:
         try:
-            tokens = notation.encode(collection.scores[key])
+            tokens = notation.encode(collection.score(key))
         except NotMusic as reason:
             tally.drop(key[:10], str(reason))
             continue

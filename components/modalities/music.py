@@ -122,8 +122,12 @@ class Music(Modality):
                 answered(rows[0].tolist(), self.notation, primed, prime, body.bars), body.response_format
             ),
             labels=[None] * len(seeds),
-            media_type=MEDIA[body.response_format],
+            media_type=self.media(body),
         )
+
+    def media(self, body: Any) -> str:
+        """MIDI or WAV, as `body` says."""
+        return MEDIA[body.response_format]
 
     def warm(self, shape: Shape) -> BaseModel:
         """A bar by all ways of sampling."""

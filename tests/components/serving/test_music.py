@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ import soundfile
 from fastapi.testclient import TestClient
 
 from components.data.counterpoint import piece
+from components.errors import UserError
+from components.export import export_hf
 from components.families.family import Shape
 from components.modalities.midi import read_midi, write_midi
+from components.modalities.playing import MusicRequest
 from components.modalities.score import Score
 from components.serving.catalog import Catalog
 from components.serving.routes.application import create_app
@@ -155,6 +159,19 @@ def test_models_say_what_they_take(client: TestClient) -> None:
     ]
     assert {"$ref": "#/components/schemas/MusicRequest"} in kinds
     assert "prime" in described["components"]["schemas"]["MusicRequest"]["properties"]
+
+
+def test_jobs_know_what_they_make(catalog: Catalog) -> None:
+    modality = catalog.loaded["songs"].model.modality
+    assert modality.media(MusicRequest()) == "audio/midi"
+    assert modality.media(MusicRequest(response_format="wav")) == "audio/wav"
+
+
+def test_a_model_of_music_is_no_model_of_text(catalog: Catalog, tmp_path: Path) -> None:
+    artifact = catalog.loaded["songs"].served.folder
+    with pytest.raises(UserError, match=r"Hugging Face's format is for text, and .* makes music"):
+        export_hf(artifact, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_versions_are_compared_by_their_pieces(catalog: Catalog) -> None:

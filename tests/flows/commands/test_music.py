@@ -133,6 +133,9 @@ def test_wrong_options_are_told(
     (project / "raw").mkdir()
     (project / "raw" / "a.mid").write_bytes(write_midi(piece(1)))
     before = (project / "params.yaml").read_text()
+    one = genloom("data", "add", "tunes", "raw/a.mid")
+    assert one.code == 2
+    assert "a.mid is one piece; give the folder that holds your MIDI files." in one.err
     said = genloom("data", "add", "tunes", "raw", *options)
     assert said.code == 2
     assert sentence in said.err
