@@ -36,16 +36,17 @@ SHOWN, SHOWN_BARS = 6, 16
 
 @dataclass(frozen=True)
 class _Packed:
-    """A piece in little memory: what it is without notes, and those as int32 [N, 4]."""
+    """A piece in little memory: its name, what it is without notes, and those as int32 [N, 4]."""
 
+    name: str
     about: Score
     notes: Tokens
 
     @classmethod
-    def of(cls, score: Score) -> _Packed:
+    def of(cls, piece: Piece) -> _Packed:
         """The same piece."""
-        rows = [(note.start, note.voice, note.pitch, note.length) for note in score.notes]
-        return cls(replace(score, notes=()), np.array(rows, dtype=np.int32).reshape(-1, 4))
+        rows = [(note.start, note.voice, note.pitch, note.length) for note in piece.score.notes]
+        return cls(piece.name, replace(piece.score, notes=()), np.array(rows, dtype=np.int32).reshape(-1, 4))
 
     @property
     def score(self) -> Score:
@@ -71,7 +72,7 @@ class _Collection:
         """
         key = content_id(piece.score)
         if key not in self.pieces:
-            self.pieces[key], self.places[key] = _Packed.of(piece.score), piece.split
+            self.pieces[key], self.places[key] = _Packed.of(piece), piece.split
             return None
         if HELD_OUT[piece.split] > HELD_OUT[self.places[key]]:
             self.places[key] = piece.split
@@ -161,7 +162,7 @@ def _encode(notation: Notation, collection: _Collection, keys: Sequence[str], ta
         try:
             tokens = notation.encode(collection.score(key))
         except NotMusic as reason:
-            tally.drop(key[:10], str(reason))
+            tally.drop(collection.pieces[key].name, str(reason))
             continue
         first = len(parts)
         parts += [END, *tokens, END]
