@@ -50,9 +50,10 @@ def is_sound(place: Path) -> bool:
 
 
 def is_music(place: Path) -> bool:
-    """Whether a file is, or a folder holds, MIDI."""
+    """Whether a file is MIDI, or at least half of those in a folder are."""
     names = [place.name] if place.is_file() else Folder(place).files
-    return any(name.lower().endswith(MIDI) for name in names)
+    found = sum(name.lower().endswith(MIDI) for name in names)
+    return found > 0 and 2 * found >= len(names)
 
 
 def describe_music(place: Path, where: str, options: Mapping[str, Any]) -> MidiRow:

@@ -60,7 +60,7 @@ def ready(loaded: Loaded, body: BaseModel) -> Callable[[], Making]:
         file = seen(loaded, order.file(place, output), order.media_type)
         seed, label = order.seeds[place], order.labels[place]
         if isinstance(file, Withheld):
-            return Made(None, seed, label, withheld=file.reason)
+            return Made(None, seed, label, withheld=file.reason, media_type=order.media_type)
         return Made(file, seed, label, media_type=order.media_type)
 
     return lambda: Making(loaded.submit(body, order.requests, order.seeds[0]), len(order), take)
