@@ -13,6 +13,7 @@ import pytest
 
 from components.data.counterpoint import RANGES, piece
 from components.data.dataset import Batches, Dataset, Position, open_dataset
+from components.data.describe import is_music
 from components.data.music import content_id
 from components.data.prepare import prepare
 from components.errors import UserError
@@ -137,6 +138,16 @@ def test_official_folders_are_kept(bare: Bare) -> None:
         "val": 3,
         "test": 4,
     }
+
+
+def test_a_folder_is_music_if_half_of_its_files_are(tmp_path: Path) -> None:
+    assert not is_music(tmp_path)
+    (tmp_path / "a.mid").write_bytes(b"")
+    (tmp_path / "cover.png").write_bytes(b"")
+    assert is_music(tmp_path)
+    assert is_music(tmp_path / "a.mid")
+    (tmp_path / "back.png").write_bytes(b"")
+    assert not is_music(tmp_path)
 
 
 def test_one_piece_in_two_keys_is_one_piece() -> None:

@@ -39,7 +39,7 @@ from components.evaluation.overlap import longest_overlaps
 from components.evaluation.report import Report, read_report, sentence
 from components.families.family import END, NOTHING, Requests
 from components.families.gpt import GPT
-from components.modalities.midi import read_midi
+from components.modalities.midi import read_midi, write_midi
 from components.modalities.music import FEATURES, Music
 from components.modalities.score import Note, Score, Voice, of_frames
 from components.project import open_project
@@ -131,6 +131,31 @@ def test_the_likelihood_is_that_of_the_tokens(dataset: Dataset, tmp_path: Path) 
     found = measurement.measure(Subject(sample, even), silent).metrics
     assert found["nats_per_frame"].value == pytest.approx(4 * math.log(vocabulary))
     assert found["perplexity"].value == pytest.approx(vocabulary)
+
+
+def test_events_are_measured_by_their_steps(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for number in range(40):
+        (tmp_path / "raw" / f"{number}.mid").write_bytes(write_midi(piece(number)))
+    (tmp_path / "params.yaml").write_text(
+        "datasets:\n  made:\n    source: midi\n    path: raw\n    steps: 2\n    context: 100\n"
+    )
+    dataset = prepare(open_project(tmp_path), "made", tmp_path / "made")
+    measurement = MusicMeasurement(dataset, tmp_path, Extent(100), silent)
+    pieces_held_out = len(measurement.held_out)
+    assert measurement.frames == 64 * pieces_held_out
+    assert dataset.rows("test") > pieces_held_out, "each is longer than a row"
+    tokens = dataset.details["tokens"]["test"] - pieces_held_out
+
+    def sample(requests: Requests, width: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(int(requests.seed[0]))
+        return torch.randint(1, dataset.shape.vocabulary, (len(requests), 60), generator=generator)
+
+    found = measurement.measure(Subject(sample, lambda batch: batch.length - batch.given), silent)
+    assert found.metrics["nats_per_frame"].value == pytest.approx(tokens / measurement.frames)
+    assert found.metrics["perplexity"].value == pytest.approx(math.e)
+    assert 1 < found.baseline["nats_per_frame"].value < tokens / measurement.frames * 5
+    assert set(found.reference) == set(Music.metrics) - {"nats_per_frame", "perplexity"}
 
 
 def test_real_pieces_as_samples_are_like_real_ones(dataset: Dataset, tmp_path: Path) -> None:
