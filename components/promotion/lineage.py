@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from components.evaluation.report import Metric
+from components.project import flatten
 from components.promotion import ledger
 from components.promotion.ledger import Line
 from components.promotion.registry import Registry
 from components.promotion.version import Version
 from components.settings import Settings
 
+NAMED = re.compile(r"[a-z0-9][a-z0-9_-]*/[0-9]+")
+"""A version, as the settings of a run name one."""
+
 
 @dataclass(frozen=True)
 class Lineage:
-    """Everything that made a version; `ancestors` are the versions that it was started from, nearest first."""
+    """Everything that made a version; `ancestors` are the versions that it was started from, nearest first.
+
+    `descendants` are those that were made from it.
+    """
 
     version: Version
     ancestors: tuple[str, ...]
+    descendants: tuple[str, ...]
     metrics: Mapping[str, Metric]
     protocol: Mapping[str, Any]
     events: tuple[Line, ...]
@@ -33,6 +42,7 @@ def lineage(settings: Settings, version: Version) -> Lineage:
     return Lineage(
         version=version,
         ancestors=_ancestors(registry, version),
+        descendants=tuple(one.name for one in descendants(registry, [version])),
         metrics=report.metrics,
         protocol=report.protocol,
         events=tuple(line for line in lines if version.number in (line.version, line.champion)),
@@ -49,3 +59,29 @@ def _ancestors(registry: Registry, version: Version) -> tuple[str, ...]:
             break
         parent = registry.named(parent).parameters.get("init")
     return tuple(found)
+
+
+def parents(version: Version) -> set[str]:
+    """The versions that the settings of a training name: what it was started from, or is guided or decoded by."""
+    leaves = (value for _, value in flatten(version.parameters))
+    return {value for value in leaves if isinstance(value, str) and NAMED.fullmatch(value)}
+
+
+def descendants(registry: Registry, roots: Sequence[Version]) -> list[Version]:
+    """The versions of all products that were made from `roots`, directly or not; parents come before children."""
+    every = [version for product in registry.products() for version in registry.versions(product)]
+    made, found = {version.name for version in roots}, list[Version]()
+    while fresh := [one for one in every if one.name not in made and parents(one) & made]:
+        made |= {one.name for one in fresh}
+        found += fresh
+    return found
+
+
+def trained_on(registry: Registry, dataset: str, revision: str = "") -> list[Version]:
+    """The versions of all products that were trained on a dataset, or on that revision of it, by its first digits."""
+    return [
+        version
+        for product in registry.products()
+        for version in registry.versions(product)
+        if version.dataset == dataset and version.revision.startswith(revision)
+    ]
