@@ -112,6 +112,12 @@ class Registry:
         product, between, which = reference.replace("@", "/").partition("/")
         return self.version(product, which if between else CHAMPION)
 
+    def usable(self, product: str, which: str | int) -> Version:
+        """As `version`, of one that was not withdrawn; raises `WithdrawnError`."""
+        found = self.version(product, which)
+        revocation.check(self.settings, product, found.number)
+        return found
+
     @asks
     def products(self) -> list[str]:
         """The names of all registered products."""

@@ -146,7 +146,8 @@ def _purge(registry: Registry, version: Version) -> None:
     for folder in (registry.copy_of(version), starts, run / "artifact", run / "checkpoints", run / "samples"):
         shutil.rmtree(folder, ignore_errors=True)
     kept = settings.home / "reports" / version.product
-    for folder in (run / "evaluation", *kept.glob(f"{version.number}-*")):
+    again = settings.shared / "evaluations" / version.product / str(version.number)
+    for folder in (run / "evaluation", again, *kept.glob(f"{version.number}-*")):
         _keep(folder)
 
 
