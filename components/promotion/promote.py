@@ -186,7 +186,9 @@ def _barrier(version: Version, row: ProductRow, standing: Standing) -> str:
     approved = standing.approved.get(version.number)
     ask = f"somebody else must look at it and type genloom models approve {version.name} --by NAME"
     if approved is None:
-        return f"The product {version.product} needs an approval, and {version.name} has none on record; {ask}."
+        return (
+            f"The product {version.product} needs an approval, and {version.name} has none on record; {ask}."
+        )
     if approved.by == ledger.who():
         return f"{version.name} was approved by {approved.by}, who may not promote it as well; {ask}."
     return ""

@@ -64,6 +64,13 @@ def check(settings: Settings, product: str, number: int) -> None:
         raise refusal(line)
 
 
+def check_digest(settings: Settings, product: str, digest: str) -> None:
+    """Raise `WithdrawnError` if the artifact with this digest is a version that may not be used."""
+    for line in standing_of(settings, product).revoked.values():
+        if line.digest == digest:
+            raise refusal(line)
+
+
 def data_name(dataset: str, revision: str) -> str:
     """A revision of a dataset as the ledger names it."""
     return f"{dataset}@{revision}"

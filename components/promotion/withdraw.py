@@ -128,7 +128,9 @@ def _reasons(event: Event, version: Version, standing: Standing, data: str, by: 
             if standing.champion != version.number:
                 return made
             left = [number for number, _ in standing.champions if number != version.number]
-            after = f"{version.product}/{left[-1]} is champion again." if left else "There is no champion now."
+            after = (
+                f"{version.product}/{left[-1]} is champion again." if left else "There is no champion now."
+            )
             return (*made, after)
         case "purge":
             return ("Its weights are deleted; its hashes, its figures and its lineage stay.",)

@@ -195,6 +195,7 @@ class Catalog:
         self.gone: Mapping[str, Gone] = MappingProxyType({one.served.product: one for one in gone})
         self._barred: dict[str, Mapping[int, str]] = {}
         self._all = list(loaded.values())
+        self._order = [*loaded, *self.gone]
         self._lock = RLock()  # one thread follows the champions, another one what is withdrawn
 
     @property
@@ -209,7 +210,9 @@ class Catalog:
         Raises `WithdrawnError`, and closes it, if it was withdrawn meanwhile.
         """
         with self._keeping(loaded):
-            self.loaded = MappingProxyType({**self.loaded, product: loaded})
+            there = {**self.loaded, product: loaded}
+            self._order += [] if product in self._order else [product]
+            self.loaded = MappingProxyType({own: there[own] for own in self._order if own in there})
             self.gone = MappingProxyType({own: one for own, one in self.gone.items() if own != product})
 
     @contextmanager
@@ -261,9 +264,7 @@ class Catalog:
                 why = reasons.get(gone.served.version, otherwise)
                 self.gone = MappingProxyType({**self.gone, product: replace(gone, why=why)})
             return [
-                one
-                for one in self._all
-                if one.served.product == product and one.served.version in reasons
+                one for one in self._all if one.served.product == product and one.served.version in reasons
             ]
 
     def check(self, product: str, version: int) -> None:
