@@ -15,7 +15,7 @@ from pathlib import Path
 
 from components.errors import UserError
 from components.promotion import ledger, revocation
-from components.promotion.ledger import Event, Line, Standing
+from components.promotion.ledger import Event, Standing
 from components.promotion.promote import entry_of, record, settle
 from components.promotion.registry import KEPT, Registry
 from components.promotion.version import Version
@@ -47,7 +47,7 @@ def withdraw(
     if not why.strip():
         raise UserError(f"To withdraw {version.name}, say why: --reason “…”.")
     registry = Registry(settings)
-    with _held(registry, version) as (lines, standing):
+    with _held(registry, version) as standing:
         before, known = standing.champion, standing.revoked.get(version.number)
         if known is None:
             _record(registry, "revoke", version, standing, why.strip(), data)
@@ -67,7 +67,7 @@ def restore(settings: Settings, version: Version, why: str) -> Withdrawn:
     if not why.strip():
         raise UserError(f"To lift the withdrawal of {version.name}, say why: --reason “…”.")
     registry = Registry(settings)
-    with _held(registry, version) as (_, standing):
+    with _held(registry, version) as standing:
         if version.number in standing.purged:
             raise UserError(
                 f"The weights of {version.name} were purged, so it cannot be used again; train another version with "
@@ -84,7 +84,7 @@ def approve(settings: Settings, version: Version, by: str, why: str = "") -> boo
     if not by.strip():
         raise UserError(f"Say who approves {version.name}: --by NAME.")
     registry = Registry(settings)
-    with _held(registry, version) as (_, standing):
+    with _held(registry, version) as standing:
         if (line := standing.revoked.get(version.number)) is not None:
             raise revocation.refusal(line)
         known = standing.approved.get(version.number)
@@ -95,12 +95,11 @@ def approve(settings: Settings, version: Version, by: str, why: str = "") -> boo
 
 
 @contextmanager
-def _held(registry: Registry, version: Version) -> Iterator[tuple[list[Line], Standing]]:
-    """The product's ledger, with nobody registering or promoting meanwhile."""
+def _held(registry: Registry, version: Version) -> Iterator[Standing]:
+    """What the product's ledger adds up to, with nobody registering or promoting meanwhile."""
     settings, product = registry.settings, version.product
     with ledger.locked(settings, f"{product}-register"), ledger.locked(settings, product):
-        lines = settle(registry, product)
-        yield lines, ledger.standing(lines)
+        yield ledger.standing(settle(registry, product))
 
 
 def _present(registry: Registry, version: Version) -> Standing:
