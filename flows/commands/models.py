@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.errors import RefusedError, UserError, unknown
 from flows.commands.show import AsJson, facts, listing
+from flows.commands.versions import attach_versions
 from flows.commands.withdraw import attach_models
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def attach(app: typer.Typer) -> None:
     models.command("list")(list_models)
     models.command("show")(show_model)
     models.command("lineage")(show_lineage)
-    models.command("export")(export_model)
+    attach_versions(models)
     attach_models(models)
     app.add_typer(models, name="models")
     app.command("promote")(promote_version)
@@ -95,23 +95,6 @@ def show_model(reference: Reference, as_json: AsJson = False) -> None:
     listing(_beside(report), False)
 
 
-def export_model(
-    reference: Reference,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write; new or empty.")],
-    form: Annotated[str, typer.Option("--format", help="hf: a folder that transformers loads.")] = "hf",
-) -> None:
-    """Write a GPT as a folder in Hugging Face's format, with its tokenizer and chat template."""
-    from components.export import export_hf
-    from components.project import open_project
-    from components.promotion.registry import Registry
-
-    if form != "hf":
-        raise UserError(f"--format is “{form}”; there is: hf.")
-    registry = Registry(open_project().settings)
-    version = registry.named(reference)
-    print(f"Wrote {version.product}/{version.number} to {export_hf(registry.fetch(version), out)}")
-
-
 def show_lineage(reference: Reference, as_json: AsJson = False) -> None:
     """Show where a version comes from: run, data, code, parameters, parents, evaluation, decisions."""
     from components.project import flatten, open_project
@@ -124,6 +107,7 @@ def show_lineage(reference: Reference, as_json: AsJson = False) -> None:
         **_origin(found.version),
         "started_from": list(found.ancestors) or None,
         "made_from_it": list(found.descendants) or None,
+        "imported_from": found.version.origin,
         "key": found.version.key,
         "digest": found.version.digest,
         "torch": found.version.torch,
