@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from components import files
@@ -57,7 +58,6 @@ def unpack(settings: Settings, folder: Path, evaluate: Callable[[str, Path], Pat
     artifact = folder if parcel is None else folder / "artifact"
     manifest = read_manifest(artifact)
     product = str(manifest["about"]["product"])
-    evaluation = evaluate(product, artifact) if parcel is None else folder / "evaluation"
     origin = {
         **({} if parcel is None else dict(parcel["origin"])),
         "imported": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,7 +69,10 @@ def unpack(settings: Settings, folder: Path, evaluate: Callable[[str, Path], Pat
         one.digest == manifest["digest"] for one in registry.versions(product)
     )
     run_id = f"import-{manifest['digest'][:12]}"
-    version = registry.register(artifact, evaluation, run_id, "", origin=origin)
+    with TemporaryDirectory() as place:  # the folder itself may be read-only
+        copy = Path(place) / "evaluation"
+        shutil.copytree(evaluate(product, artifact) if parcel is None else folder / "evaluation", copy)
+        version = registry.register(artifact, copy, run_id, "", origin=origin)
     revocation.check(settings, product, version.number)
     return version, not there
 
