@@ -274,7 +274,9 @@ def test_versions_are_withdrawn_by_the_data_that_made_them(register, genloom) ->
     assert all(row["withdrawn"] is None for row in json.loads(genloom("models", "list", "--json").out))
 
 
-def test_a_version_travels_with_its_hashes_and_its_origin(register, root: Path, genloom) -> None:
+def test_a_version_travels_with_its_hashes_and_its_origin(
+    register, root: Path, genloom, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     register(1, 10.0)
     parcel = root / "parcel"
     assert genloom("models", "export", "digits/1", "--format", "genloom", "-o", parcel).code == 0
@@ -284,9 +286,9 @@ def test_a_version_travels_with_its_hashes_and_its_origin(register, root: Path, 
     )
     same = genloom("models", "import", parcel)
     assert same.out.startswith(f"{parcel} is digits/1 already.")
-    shutil.copytree(root / ".genloom", root / "first")
-    shutil.rmtree(root / ".genloom")
-    (root / ".genloom").mkdir()
+    (root / "elsewhere").mkdir()
+    shutil.copy(empty_store, root / "elsewhere")
+    monkeypatch.setenv("GENLOOM_HOME", "elsewhere")
     report = parcel / "evaluation" / "report.json"
     whole = report.read_text()
     report.write_text(whole.replace("10.0", "1.0"))
