@@ -11,23 +11,18 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils import get_results_from_paginated_fn
 
 from components.artifact import read_manifest
 from components.errors import FailedError, UserError, WithdrawnError, unknown
 from components.evaluation.report import Report, locked, read_report
-from components.promotion import ledger, revocation
+from components.promotion import ledger, mirror, revocation
 from components.promotion.copies import check_artifact, check_report, kept, report_name
 from components.promotion.version import CHALLENGER, CHAMPION, Version, tags_of, version_of
 from components.settings import Settings
 from components.tracking import TAG, asks, experiment_of, open_client, served
 
 PAGE = 1000
-KEPT = frozenset({"model.json", "report.json"})
-"""What a purged version keeps: what it was, by hashes, and how good it was."""
-LONGEST = 500
-"""Characters of a reason that a tag keeps; the ledger has all of it."""
 
 
 class Registry:
@@ -64,7 +59,8 @@ class Registry:
                 number = self._create(product, artifact, evaluation, tags)
             else:
                 self._evaluate(product, number, evaluation)
-            self._point(self._model(product), self._standing(product))
+            found = self._found(product)
+            mirror.point(self.client, self._model(product), found, self._standing(product))
         return self.version(product, number)
 
     @asks
@@ -166,55 +162,20 @@ class Registry:
     @asks
     def agree(self, product: str, standing: ledger.Standing, head: str) -> None:
         """Make MLflow's aliases, its tags and its memory of the ledger's last line agree with the ledger."""
-        model, champion = self._model(product), standing.champion
-        alias = model.aliases.get(CHAMPION)
-        if champion is None and alias is not None:
-            self.client.delete_registered_model_alias(product, CHAMPION)
-        if champion is not None and str(alias) != str(champion):
-            self.client.set_registered_model_alias(product, CHAMPION, str(champion))
+        model = self._model(product)
+        mirror.crown(self.client, model, standing.champion)
         if head and model.tags.get(f"{TAG}ledger") != head:
-            self._mark(product, standing)
-            self._point(model, standing)
+            found = self._found(product)
+            mirror.mark(self.client, found, standing)
+            mirror.point(self.client, model, found, standing)
             self.client.set_registered_model_tag(product, f"{TAG}ledger", head)
-
-    def _mark(self, product: str, standing: ledger.Standing) -> None:
-        """Tag the versions that are withdrawn or approved with why and by whom, and no others."""
-        for found in self._found(product):
-            number = int(found.version)
-            revoked, approved = standing.revoked.get(number), standing.approved.get(number)
-            wanted = {
-                "withdrawn": "" if revoked is None else revoked.why[:LONGEST],
-                "approved": "" if approved is None else approved.by,
-            }
-            for name, value in wanted.items():
-                tag = f"{TAG}{name}"
-                if value and found.tags.get(tag) != value:
-                    self.client.set_model_version_tag(product, found.version, tag, value)
-                elif not value and tag in found.tags:
-                    self.client.delete_model_version_tag(product, found.version, tag)
-
-    def _point(self, model: RegisteredModel, standing: ledger.Standing) -> None:
-        """Make the newest version that was not withdrawn the challenger."""
-        numbers = [number for number in self._numbers(model.name) if number not in standing.revoked]
-        newest, alias = max(numbers, default=None), model.aliases.get(CHALLENGER)
-        if newest is None and alias is not None:
-            self.client.delete_registered_model_alias(model.name, CHALLENGER)
-        if newest is not None and str(alias) != str(newest):
-            self.client.set_registered_model_alias(model.name, CHALLENGER, str(newest))
 
     @asks
     def purge(self, version: Version) -> None:
         """Delete the files of the version but for its manifest and its reports; what is gone already is no error."""
         root = self.client.get_model_version_download_uri(version.product, str(version.number))
-        store = get_artifact_repository(root, tracking_uri=self.settings.tracking)
-        waiting = [""]
         try:
-            while waiting:
-                for item in store.list_artifacts(waiting.pop() or None):
-                    if item.is_dir:
-                        waiting.append(item.path)
-                    elif item.path.rpartition("/")[2] not in KEPT:
-                        store.delete_artifacts(item.path)
+            mirror.purge(root, self.settings.tracking)
         except OSError as error:
             raise FailedError(
                 f"The files of {version.name} at {root} cannot be deleted ({error.strerror}); mend that and repeat "

@@ -16,8 +16,9 @@ from pathlib import Path
 from components.errors import UserError
 from components.promotion import ledger, revocation
 from components.promotion.ledger import Event, Standing
+from components.promotion.mirror import KEPT
 from components.promotion.promote import entry_of, record, settle
-from components.promotion.registry import KEPT, Registry
+from components.promotion.registry import Registry
 from components.promotion.version import Version
 from components.settings import Settings
 

@@ -10,7 +10,7 @@ from components.artifact import WEIGHTS, read_manifest, save
 from components.errors import UserError, WithdrawnError
 from components.families.family import Shape, kind_of
 from components.project import ProductRow
-from components.promotion import ledger, revocation
+from components.promotion import ledger, mirror, revocation
 from components.promotion.canary import Criteria
 from components.promotion.lineage import descendants, lineage, trained_on
 from components.promotion.promote import champion, promote, rollback, verify
@@ -122,7 +122,7 @@ def test_a_withdrawal_that_was_killed_is_finished_by_the_next_command(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, "_mark", killed)
+        patch.setattr(mirror, "mark", killed)
         with pytest.raises(KeyboardInterrupt):
             withdraw(settings, three[2], WHY)
     assert tag(settings, 3) is None
