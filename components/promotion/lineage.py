@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from components.evaluation.report import Metric
-from components.project import flatten
 from components.promotion import ledger
 from components.promotion.ledger import Line
 from components.promotion.registry import Registry
-from components.promotion.version import Version
+from components.promotion.version import Version, parents
 from components.settings import Settings
-
-NAMED = re.compile(r"[a-z0-9][a-z0-9_-]*/[0-9]+")
-"""A version, as the settings of a run name one."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +54,6 @@ def _ancestors(registry: Registry, version: Version) -> tuple[str, ...]:
             break
         parent = registry.named(parent).parameters.get("init")
     return tuple(found)
-
-
-def parents(version: Version) -> set[str]:
-    """The versions that the settings of a training name: what it was started from, or is guided or decoded by."""
-    leaves = (value for _, value in flatten(version.parameters))
-    return {value for value in leaves if isinstance(value, str) and NAMED.fullmatch(value)}
 
 
 def descendants(registry: Registry, roots: Sequence[Version]) -> list[Version]:

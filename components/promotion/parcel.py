@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from components import files
-from components.artifact import read_manifest
+from components.artifact import load, read_manifest
 from components.data.dataset import file_hash
 from components.errors import UserError
 from components.promotion import ledger, revocation
@@ -57,6 +57,7 @@ def unpack(settings: Settings, folder: Path, evaluate: Callable[[str, Path], Pat
     parcel = _read(folder) if (folder / PARCEL).is_file() else None
     artifact = folder if parcel is None else folder / "artifact"
     manifest = read_manifest(artifact)
+    load(artifact)  # of a family that is not here, or of other networks, nothing could be served
     product = str(manifest["about"]["product"])
     origin = {
         **({} if parcel is None else dict(parcel["origin"])),

@@ -11,8 +11,10 @@ from components.promotion.gate import Verdict, decide
 from components.promotion.ledger import Entry, Event, Line, Standing
 from components.promotion.registry import Registry
 from components.promotion.revocation import data_name
-from components.promotion.version import CHALLENGER, CHAMPION, Version
+from components.promotion.version import CHALLENGER, CHAMPION, Version, parents
 from components.settings import Settings
+
+FORCED = "it is promoted only by --force."
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _barrier(version: Version, row: ProductRow, standing: Standing) -> str:
         return (
             f"The product {version.product} needs an approval, and {version.name} has none on record; {ask}."
         )
-    if approved.by == ledger.who():
+    if approved.by.casefold() == ledger.who().casefold():
         return f"{version.name} was approved by {approved.by}, who may not promote it as well; {ask}."
     return ""
 
@@ -200,23 +202,29 @@ def _judged(
     """The gate's verdict, and the ledger's: nothing that was rolled back or withdrawn comes back by itself."""
     before = registry.version(version.product, CHAMPION) if standing.champions else None
     verdict = decide(registry.report(version), registry.report(before) if before else None, row)
-    reason = _left(version, lines, standing) or _tainted(registry, version, standing)
-    return Verdict(False, (reason, *verdict.reasons), verdict.primary) if reason else verdict
+    found = (_left(version, lines, standing), _tainted(registry, version, standing))
+    reasons = tuple(reason for reason in found if reason)
+    return Verdict(False, (*reasons, *verdict.reasons), verdict.primary) if reasons else verdict
 
 
 def _tainted(registry: Registry, version: Version, standing: Standing) -> str:
-    """Why a version is as one that was withdrawn: made by the same training, or of the same data."""
+    """Why a version is as one that was withdrawn: made from it, by the same training, or of the same data."""
+    for parent in sorted(parents(version)):
+        product, _, digits = parent.partition("/")
+        line = revocation.standing_of(registry.settings, product).revoked.get(int(digits))
+        if line is not None:
+            return f"{version.name} was made from {parent}, and {revocation.told(line)}; {FORCED}"
     line = revocation.barred(registry.settings).get(data_name(version.dataset, version.revision))
     if line is not None:
         return (
             f"{version.name} was trained on {version.dataset} at revision {version.revision[:12]}, for which "
-            f"{revocation.told(line)}; it is promoted only by --force."
+            f"{revocation.told(line)}; {FORCED}"
         )
     for number, line in standing.revoked.items():
         if registry.version(version.product, number).key == version.key:
             return (
-                f"{version.name} was trained just as {version.product}/{number} was, and {revocation.told(line)}; it "
-                "is promoted only by --force."
+                f"{version.name} was trained just as {version.product}/{number} was, and {revocation.told(line)}; "
+                f"{FORCED}"
             )
     return ""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from components.errors import WithdrawnError
+from components.errors import FailedError, WithdrawnError
 from components.promotion import ledger
 from components.promotion.ledger import Line, Standing
 from components.settings import Settings
 
+log = logging.getLogger(__name__)
 State = Literal["champion", "canary", "shadow", "registered", "withdrawn"]
 
 
@@ -77,13 +79,19 @@ def data_name(dataset: str, revision: str) -> str:
 
 
 def barred(settings: Settings) -> Mapping[str, Line]:
-    """The revisions of data, by `data_name`, for which versions of any product are withdrawn now."""
-    lines = [
-        line
-        for product in ledger.products(settings)
-        for line in standing_of(settings, product).revoked.values()
-    ]
-    return {line.data: line for line in lines if line.data}
+    """The revisions of data, by `data_name`, for which versions of any product are withdrawn now.
+
+    A broken ledger says nothing here: it stops its own product, and not all others.
+    """
+    found: dict[str, Line] = {}
+    for product in ledger.products(settings):
+        try:
+            lines = standing_of(settings, product).revoked.values()
+        except FailedError as error:
+            log.warning("What data are withdrawn for %s is not known: %s", product, error)
+            continue
+        found |= {line.data: line for line in lines if line.data}
+    return found
 
 
 def check_data(settings: Settings, dataset: str, revision: str) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from components.artifact import WEIGHTS
+from components.project import flatten
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+NAMED = re.compile(r"[a-z0-9][a-z0-9_-]*/[0-9]+")
+"""A version, as the settings of a run name one."""
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,9 @@ def version_of(
             "approved": approved,
         }
     )
+
+
+def parents(version: Version) -> set[str]:
+    """The versions that the settings of a training name: what it was started from, or is guided or decoded by."""
+    leaves = (value for _, value in flatten(version.parameters))
+    return {value for value in leaves if isinstance(value, str) and NAMED.fullmatch(value)}

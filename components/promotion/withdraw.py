@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import UserError
+from components.errors import FailedError, UserError
 from components.promotion import ledger, revocation
 from components.promotion.ledger import Event, Standing
 from components.promotion.mirror import KEPT
@@ -47,13 +47,14 @@ def withdraw(
     """
     if not why.strip():
         raise UserError(f"To withdraw {version.name}, say why: --reason “…”.")
+    why = " ".join(why.split())  # it becomes part of a sentence
     registry = Registry(settings)
     with _held(registry, version) as standing:
         before, known = standing.champion, standing.revoked.get(version.number)
         if known is None:
-            _record(registry, "revoke", version, standing, why.strip(), data)
+            _record(registry, "revoke", version, standing, why, data)
         if purge and version.number not in standing.purged:
-            _record(registry, "purge", version, _present(registry, version), why.strip())
+            _record(registry, "purge", version, _present(registry, version), why)
         after = _present(registry, version).champion
     if purge:
         _purge(registry, version)
@@ -147,6 +148,8 @@ def _purge(registry: Registry, version: Version) -> None:
     run = settings.runs / version.run_id
     for folder in (registry.copy_of(version), starts, run / "artifact", run / "checkpoints", run / "samples"):
         shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():  # who purges must know what is left
+            raise FailedError(f"{folder} cannot be deleted; mend its permissions and repeat the command.")
     kept = settings.home / "reports" / version.product
     again = settings.shared / "evaluations" / version.product / str(version.number)
     for folder in (run / "evaluation", again, *kept.glob(f"{version.number}-*")):

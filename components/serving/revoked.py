@@ -38,8 +38,7 @@ class Revoker:
 
     def start(self) -> None:
         """Look for the first time, then go on beside everything else."""
-        self.look()
-        self._beside()
+        self._turn()
         self._thread.start()
 
     def close(self) -> None:
@@ -50,11 +49,14 @@ class Revoker:
 
     def _run(self) -> None:
         while not self._over.wait(EVERY):
-            self.look()
-            try:
-                self._beside()
-            except Exception:  # what it tells others must not keep it from looking
-                log.exception("the replica could not tell what it serves")
+            self._turn()
+
+    def _turn(self) -> None:
+        self.look()
+        try:
+            self._beside()
+        except Exception:  # what it tells others must not keep it from looking
+            log.exception("the replica could not tell what it serves")
 
     def look(self) -> None:
         """Take away what is withdrawn now; what a ledger says that cannot be read is seen when it can."""

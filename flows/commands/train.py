@@ -61,9 +61,9 @@ def train_run(
 
 def _check_withdrawn(project: Project, run: str, product: str, overrides: Sequence[str]) -> None:
     """Raise `WithdrawnError` if this very training made a version that was withdrawn: it would come back by it."""
-    from components.promotion import ledger, revocation
+    from components.promotion import revocation
 
-    if ledger.path_of(project.settings, product).is_file():
+    if revocation.standing_of(project.settings, product).revoked:
         from components.promotion.registry import Registry
         from components.train.wanted import plan_of
 

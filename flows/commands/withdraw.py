@@ -131,7 +131,7 @@ def approve_model(
     from components.promotion.withdraw import approve
 
     project = open_project()
-    found = Registry(project.settings).named(version)
+    found = _numbered(Registry(project.settings), version)
     row = project.product(found.product)
     new = approve(project.settings, found, by, why)
     typer.echo(f"{found.name} is approved by {by}." if new else f"{found.name} was approved by {by} before.")
@@ -188,7 +188,7 @@ def _meant(registry: Registry, version: str | None, dataset: str | None) -> list
             "Name a version, such as digits/3, or the data of versions with --dataset; one of the two."
         )
     if version is not None:
-        return [registry.named(version)]
+        return [_numbered(registry, version)]
     name, _, revision = str(dataset).partition("@")
     if revision and len(revision) < SHORTEST:
         raise UserError(f"The revision “{revision}” is too short; write at least {SHORTEST} digits of it.")
@@ -200,6 +200,16 @@ def _meant(registry: Registry, version: str | None, dataset: str | None) -> list
             "genloom models lineage VERSION shows its revision."
         )
     return found
+
+
+def _numbered(registry: Registry, version: str) -> Version:
+    """The version, by its number: an alias may move between the thought and the command."""
+    product, _, number = version.partition("/")
+    if not (number.isascii() and number.isdigit()):
+        raise UserError(
+            f"“{version}” has no number; name one version, such as {product.partition('@')[0]}/3."
+        )
+    return registry.version(product, number)
 
 
 def _confirm(versions: Sequence[Version], what: str, yes: bool) -> None:

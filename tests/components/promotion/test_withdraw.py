@@ -155,6 +155,17 @@ def test_what_was_made_from_it_and_what_was_trained_on_its_data(settings: Settin
     assert trained_on(registry, "faces") == []
 
 
+def test_what_was_made_from_it_becomes_champion_only_by_force(settings: Settings, three) -> None:
+    rollback(settings, "digits", to=1)
+    withdraw(settings, three[0], WHY)
+    refused = promote(settings, "digits", ROW, which=2)
+    assert not refused.accepted
+    assert any(
+        "digits/2 was made from digits/1, and digits/1 was withdrawn" in one for one in refused.reasons
+    )
+    assert promote(settings, "digits", ROW, which=2, force=True, why="I know").accepted
+
+
 def test_data_that_was_withdrawn_makes_no_champion_by_itself(settings: Settings, three, register) -> None:
     withdraw(settings, three[0], WHY, data="digits@r1")
     with pytest.raises(WithdrawnError, match="may not be used: digits/1 was withdrawn"):

@@ -240,6 +240,7 @@ def test_a_version_is_withdrawn_listed_as_such_and_restored(register, genloom) -
         ("withdraw",): "Name a version",
         ("withdraw", "digits/1", "--dataset", "digits"): "one of the two",
         ("withdraw", "digits/9"): "no version digits/9",
+        ("withdraw", "digits@champion"): "name one version, such as digits/3",
         (
             "withdraw",
             "--dataset",
