@@ -21,6 +21,7 @@ from components.promotion.promote import entry_of, record, settle
 from components.promotion.registry import Registry
 from components.promotion.version import Version
 from components.settings import Settings
+from components.train.runs import read_runs
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def withdraw(
     registry = Registry(settings)
     with _held(registry, version) as standing:
         before, known = standing.champion, standing.revoked.get(version.number)
-        if known is None:
+        if known is None or (data and known.data != data):  # the data are withdrawn by their own line
             _record(registry, "revoke", version, standing, why, data)
         if purge and version.number not in standing.purged:
             _record(registry, "purge", version, _present(registry, version), why)
@@ -145,14 +146,18 @@ def _purge(registry: Registry, version: Version) -> None:
     registry.purge(version)
     settings = registry.settings
     starts = settings.shared / "cache" / "starts" / version.digest
-    run = settings.runs / version.run_id
-    for folder in (registry.copy_of(version), starts, run / "artifact", run / "checkpoints", run / "samples"):
+    runs = [
+        record.folder for record in read_runs(settings) if record.key == version.key
+    ]  # also made once more
+    parts = [run / part for run in runs for part in ("artifact", "checkpoints", "samples")]
+    for folder in (registry.copy_of(version), starts, *parts):
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():  # who purges must know what is left
             raise FailedError(f"{folder} cannot be deleted; mend its permissions and repeat the command.")
     kept = settings.home / "reports" / version.product
     again = settings.shared / "evaluations" / version.product / str(version.number)
-    for folder in (run / "evaluation", again, *kept.glob(f"{version.number}-*")):
+    measured = [run / "evaluation" for run in runs]
+    for folder in (*measured, again, *kept.glob(f"{version.number}-*")):
         _keep(folder)
 
 

@@ -73,7 +73,7 @@ def withdraw_models(
     asked = [*roots, *(made if with_descendants else [])]
     left = [] if with_descendants else [one for one in made if one.withdrawn is None]
     if dataset is not None or with_descendants or purge:
-        _confirm(asked, "withdrawn, and its weights deleted for ever" if purge else "withdrawn", yes)
+        _confirm(asked, "withdrawn, with all weights deleted for ever" if purge else "withdrawn", yes)
     named = dataset is not None
     done = [_withdraw(project, one, reason, named and one in roots, purge) for one in asked]
     if as_json:
@@ -223,10 +223,14 @@ def _confirm(versions: Sequence[Version], what: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UserError(f"These {len(versions)} versions would be {what}; add --yes if that is meant.")
-    if not typer.confirm(f"Shall these {len(versions)} versions be {what}?", err=True):
+        raise UserError(f"{_these(versions)} would be {what}; add --yes if that is meant.")
+    if not typer.confirm(f"{_these(versions)} will be {what}. Is that meant?", err=True):
         typer.echo("Nothing was changed.", err=True)
         raise typer.Exit(1)
+
+
+def _these(versions: Sequence[Version]) -> str:
+    return "This version" if len(versions) == 1 else f"These {len(versions)} versions"
 
 
 def _withdraw(project: Project, version: Version, reason: str, by_data: bool, purge: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from components.promotion.trials import start
 from components.promotion.version import Version
 from components.promotion.withdraw import approve, restore, withdraw
 from components.settings import Settings
+from components.train.runs import RunRecord, write_run
 
 ROW = ProductRow(dataset="digits")
 WHY = "it repeats a face"
@@ -177,6 +178,12 @@ def test_data_that_was_withdrawn_makes_no_champion_by_itself(settings: Settings,
     assert "trained on digits at revision r1" in refused.reasons[0]
     restore(settings, three[0], "the rows were cleared")
     revocation.check_data(settings, "digits", "r1")
+    withdraw(settings, three[2], WHY)
+    assert not withdraw(settings, three[2], "a wrong licence", data="digits@r1").changed
+    with pytest.raises(WithdrawnError, match="a wrong licence"):
+        revocation.check_data(settings, "digits", "r1")
+    restore(settings, three[2], "it was right")
+    revocation.check_data(settings, "digits", "r1")
     assert promote(settings, "digits", ROW).accepted
 
 
@@ -209,7 +216,19 @@ def test_the_same_weights_or_the_same_training_do_not_return(
 
 def test_purged_weights_are_gone_and_the_figures_stay(settings: Settings, three) -> None:
     registry = Registry(settings)
-    folder, run = registry.fetch(three[1]), settings.runs / three[1].run_id
+    folder, run = registry.fetch(three[1]), settings.runs / "digits-vae-again"
+    about = (
+        "digits-vae-again",
+        "digits-vae",
+        "digits",
+        "vae",
+        three[1].key,
+        {},
+        "digits",
+        "r1",
+        "2026-11-27",
+    )
+    write_run(RunRecord(*about, workers=0, steps=1, pid=0, state="done", folder=run))
     (run / "artifact").mkdir(parents=True)
     (run / "artifact" / WEIGHTS).write_bytes(b"weights")
     withdraw(settings, three[1], WHY)
