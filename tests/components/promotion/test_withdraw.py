@@ -9,6 +9,8 @@ import pytest
 from components.artifact import WEIGHTS, read_manifest, save
 from components.errors import UserError, WithdrawnError
 from components.families.family import Shape, kind_of
+from components.labels import reading
+from components.labels.statement import Statement
 from components.project import ProductRow
 from components.promotion import ledger, mirror, revocation
 from components.promotion.canary import Criteria
@@ -61,6 +63,8 @@ def test_a_withdrawn_champion_gives_way_and_no_door_lets_it_back(settings: Setti
     assert revocation.status_of(settings, "digits", 2).why == WHY
     assert revocation.status_of(settings, "digits", 1).state == "champion"
     assert registry.version("digits", 2).withdrawn == WHY
+    assert reading.standing_of(settings, Statement("digits", 2, three[1].digest)) == "withdrawn"
+    assert reading.standing_of(settings, Statement("digits", 1, three[0].digest)) == "champion"
     for forced in (False, True):
         refused = promote(settings, "digits", ROW, which=2, force=forced)
         assert not refused.accepted
