@@ -28,6 +28,7 @@ from components.image_rows import (
 )
 from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
+from components.series_rows import SeriesFilesRow, StatsmodelsRow
 from components.settings import Settings, read_settings
 from components.tables import read_yaml, validate
 from components.terms import FilterRow, Policy, Precision, Terms, terms_of
@@ -222,6 +223,7 @@ def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
         "datasets": [
             *(DigitsRow, IdxRow, FolderRow, ParquetRow, ArchiveRow, UnpairedRow),
             *(StdlibRow, TextFilesRow, PlucksRow, RecordingsRow),
+            *(StatsmodelsRow, SeriesFilesRow),
         ],
         "products": [ProductRow],
         "runs": [RunRow],

@@ -20,6 +20,7 @@ from components.image_rows import (
     UnpairedRow,
 )
 from components.row import DatasetRow, Expression, Part, RemoteFile, Split, check_place
+from components.series_rows import SeriesFilesRow, StatsmodelsRow
 
 
 class TextSplit(Split):
@@ -158,8 +159,10 @@ AnyDataset = Annotated[
     | StdlibRow
     | TextFilesRow
     | PlucksRow
-    | RecordingsRow,
+    | RecordingsRow
+    | StatsmodelsRow
+    | SeriesFilesRow,
     Field(discriminator="source"),
 ]
-OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow
+OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow | SeriesFilesRow
 """The rows of a person's own data, which may lie at a `path`."""

@@ -18,28 +18,36 @@ from components.audio_rows import RecordingsRow
 from components.data.describe import (
     describe_pictures,
     describe_recordings,
+    describe_series,
     describe_text,
+    is_series,
     is_sound,
     is_text,
 )
 from components.data.documents import is_empty
 from components.data.example import Dropped, NotARecording, Source, silent
 from components.data.recordings import open_recordings
+from components.data.series import cuts_of, unfit
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
+from components.data.tables import open_tables
 from components.data.texts import open_texts
 from components.errors import UserError
 from components.families.family import names
 from components.modalities.decoding import NotAPicture
 from components.project import NAME, Project, check_name, open_project, read_tables
 from components.rows import OwnRow, TextFilesRow
+from components.series_rows import SeriesFilesRow
 from components.settings import expanded, writable_home
 
 OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label", "caption"})
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})
+OF_SERIES = frozenset({"context", "horizon", "season", "time"})
 OF_SOUND = frozenset({"rate", "seconds"})
-OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND}
-"""The options that only one modality has, by what it holds."""
+OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND, "series": OF_SERIES}
+"""The options that not every modality has, by what it holds."""
+OF_WINDOWS = {"steps": 1500, "batch": 32, "schedule": "wsd", "warmup": 50, "decay": 0.4}
+"""How models of series are trained unless somebody says otherwise."""
 CODES, MOST_HALVINGS = 500, 10
 """The most codes of a recording that a run begins with, and how often `vqvae` halves at most."""
 
@@ -58,7 +66,7 @@ class Survey:
 
 
 def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow:
-    """The row for the data at `path`: recordings, text, Parquet if it is such a file or holds some, else pictures.
+    """The row for the data at `path`: recordings, series, text, Parquet if it is or holds such, else pictures.
 
     `options` are other fields of the row; those of the other modality are refused. Raises `UserError` if there is
     no `path`, or it holds the project's data.
@@ -71,8 +79,8 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
     inside = place.is_relative_to(project.root)
     where = place.relative_to(project.root).as_posix() if inside else place.as_posix()
     check_path(where)
-    holds = "recordings" if is_sound(place) else "text" if is_text(place) else "pictures"
-    others = frozenset().union(*(found for what, found in OPTIONS.items() if what != holds))
+    holds = _holding(place)
+    others = frozenset().union(*OPTIONS.values()) - OPTIONS[holds]
     wrong = sorted(options.keys() & others)
     if wrong:
         raise UserError(f"{place} holds {holds}; leave out {' and '.join(f'--{x}' for x in wrong)}.")
@@ -80,7 +88,18 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
         return describe_recordings(place, where, options)
     if holds == "text":
         return describe_text(place, where, options)
+    if holds == "series":
+        return describe_series(where, options)
     return describe_pictures(place, where, options)
+
+
+def _holding(place: Path) -> str:
+    """What is at `place`, as `OPTIONS` calls it."""
+    if is_sound(place):
+        return "recordings"
+    if is_series(place):
+        return "series"
+    return "text" if is_text(place) else "pictures"
 
 
 def survey(project: Project, name: str, row: OwnRow) -> Survey:
@@ -89,7 +108,32 @@ def survey(project: Project, name: str, row: OwnRow) -> Survey:
         return survey_text(project, name, row)
     if isinstance(row, RecordingsRow):
         return _survey_entries(open_recordings(project, row, silent, set()), row.path, "recording")
+    if isinstance(row, SeriesFilesRow):
+        return _survey_series(project, row)
     return _survey_entries(open_source(project, row, silent), row.path, "picture")
+
+
+def _survey_series(project: Project, row: SeriesFilesRow) -> Survey:
+    """Count the series of `row`; raises `UserError` if none is long enough for its windows."""
+    dropped: Counter[str] = Counter()
+    entries, ignored, longest = 0, set[str](), 0
+    for _, table in open_tables(project, row, silent):
+        ignored |= set(table.ignored)
+        longest = max(longest, len(table.values))
+        if table.missing:
+            dropped[f"values missing in {len(table.values)} steps"] += table.missing
+        for column in table.values[: row.limit].T:
+            reason = unfit(column, row)
+            entries += reason is None
+            dropped.update([] if reason is None else [reason])
+    if not entries:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
+        raise UserError(
+            f"{row.path} holds no series that is long enough for windows of {row.context} + {row.horizon} steps "
+            f"({reasons}; of {longest} steps {cuts_of(longest, row)[0]} would train); add data, or take a smaller "
+            "--context or --horizon."
+        )
+    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(ignored)))
 
 
 def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:
@@ -169,12 +213,14 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
     if isinstance(row, RecordingsRow):
         return ("label" if by_class or classes > 1 else "free"), _known("vqvae")
     if by_class:
-        if isinstance(row, TextFilesRow) or row.gives_source or row.gives_prompt:
+        if isinstance(row, TextFilesRow | SeriesFilesRow) or row.gives_source or row.gives_prompt:
             raise UserError(
                 "--by-class is for pictures with classes alone, without captions or pairs, and for recordings; "
                 "leave it out."
             )
         return "label", _known("cvae", "diffusion")
+    if isinstance(row, SeriesFilesRow):
+        return "prompt", _known("gpt", "lstm")
     if isinstance(row, TextFilesRow):
         return ("source", ("seq2seq",)) if row.form == "pairs" else ("prompt", ("gpt", "lstm"))
     if row.gives_source:
@@ -184,6 +230,8 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
 
 def fitted(row: OwnRow) -> dict[str, Any]:
     """What the runs of a dataset need beside their families' defaults: of recordings, codes that stand for more."""
+    if isinstance(row, SeriesFilesRow):
+        return {"model": {"layers": 3, "width": 96, "dropout": 0.1}, "train": dict(OF_WINDOWS)}
     if not isinstance(row, RecordingsRow):
         return {}
     halvings = min(MOST_HALVINGS, max(2, math.ceil(math.log2(row.samples / CODES))))

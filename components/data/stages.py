@@ -47,6 +47,8 @@ CODE = {
     "recordings": ("recordings", "reading", "archive", "layout", "sound", "trees"),
     "stdlib": ("text", "documents", "encoding", "packing", "records", "stdlib", "texts"),
     "text": ("text", "documents", "encoding", "packing", "records", "single", "texts"),
+    "statsmodels": ("series", "tables"),
+    "series": ("series", "tables"),
 }
 """The modules beside prepare, report, spool and example that decide what a source becomes.
 
@@ -247,6 +249,8 @@ def _dependencies(project: Project, name: str) -> set[str]:
     modules = {"prepare", "report", "spool", "example"}.union(*(CODE[row.source] for row in rows))
     code = {f"components/data/{module}.py" for module in modules}
     code |= {"components/modalities/decoding.py"} if "images" in modules else set()
+    of_series = {"components/modalities/binning.py", "components/modalities/tables.py"}
+    code |= of_series if "series" in modules else set()
     found = {path for path in code if (project.root / path).is_file()}
     for row in rows:
         if isinstance(row, OwnRow) and row.path is not None:

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from components.modalities.completion import CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest
+from components.modalities.forecast import MEDIA, SeriesRequest, as_csv, as_json, collected
+from components.modalities.series import Series
 from components.modalities.speech import SoundRequest
 from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import Made, Making, check_whole, ready
@@ -46,10 +48,15 @@ def router(catalog: Catalog) -> APIRouter:
         GENERATE,
         response_model=None,
         responses=also(Files, 200),
-        openapi_extra=any_body(ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest),
+        openapi_extra=any_body(
+            ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest, SeriesRequest
+        ),
     )
     async def generate(request: Request) -> Response:
-        """Generate `n` files of the model's media type; file i has the seed of the request + i."""
+        """Generate `n` files of the model's media type; file i has the seed of the request + i.
+
+        A model of series gives all futures with their quantiles in one answer, as JSON or as CSV.
+        """
         content, sent = await request.body(), request.headers.get("content-type", "")
         modality, body = await asyncio.to_thread(_read, catalog, content, sent)
 
@@ -69,6 +76,9 @@ async def _respond(loaded: Loaded, body: BaseModel) -> Response:
         made += await asyncio.to_thread(_taken, making, output, first, loaded.engine.width)
     if all(one.content is None for one in made):
         raise WithheldError(str(Withheld(made[0].withheld or "")))
+    if isinstance(body, SeriesRequest):
+        series = await asyncio.to_thread(_series, loaded, body, made)
+        return Response(series, media_type=MEDIA[body.format], headers=headers(loaded, made[0].seed))
     answer = await asyncio.to_thread(_written, loaded, made)
     return Response(answer, media_type="application/json", headers=headers(loaded, made[0].seed))
 
@@ -92,6 +102,17 @@ def _written(loaded: Loaded, made: Sequence[Made]) -> bytes:
     data = (json.dumps(described(one, kind)).encode() for one in made)
     model = json.dumps(loaded.served.product).encode()
     return b'{"created":%d,"model":%b,"data":[%b]}' % (int(time.time()), model, b",".join(data))
+
+
+def _series(loaded: Loaded, body: SeriesRequest, made: Sequence[Made]) -> bytes:
+    """The futures that are let out together, with their quantiles."""
+    modality = loaded.model.modality
+    assert isinstance(modality, Series)
+    kept = [(one.content, one.seed) for one in made if one.content is not None]
+    content = collected(body, modality.binning, [file for file, _ in kept], [seed for _, seed in kept])
+    if body.format == "csv":
+        return as_csv(content)
+    return as_json({"created": int(time.time()), "model": loaded.served.product, **content})
 
 
 def described(made: Made, media_type: str) -> Mapping[str, Any]:
