@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from components.errors import UserError, shortened, unknown
@@ -24,27 +24,40 @@ from components.modalities.tables import Times, Values, filled, following, read_
 QUANTILES = (0.1, 0.5, 0.9)
 ROWS = 16_384
 """The most rows of a request: futures, or windows, of every channel."""
-LONGEST = 1_000_000
-"""Characters and values of a context that are read at most."""
 MEDIA = {"json": "application/json", "csv": "text/csv; charset=utf-8"}
 UNNAMED = "value"
 
 Quantile = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-Known = Annotated[float, Field(allow_inf_nan=False)]
-Series = Annotated[list[Known | None], Field(min_length=1, max_length=LONGEST)]
 
 
 def _rising(quantiles: list[float]) -> list[float]:
     return sorted(set(quantiles))
 
 
-def _as_read(context: Any) -> Any:
-    """Whole numbers are numbers: strict validation would otherwise refuse 1 where 1.0 may stand."""
-    if isinstance(context, list):
-        return [float(value) if type(value) is int else value for value in context]
-    return (
-        {name: _as_read(values) for name, values in context.items()} if isinstance(context, dict) else context
-    )
+def _context(value: Any) -> Any:
+    """A context as it is read: a text, or numbers by channel, missing ones None. Raises `ValueError`."""
+    if isinstance(value, dict):
+        if not value:
+            raise ValueError("“context” names no channel; send its numbers, or leave it out")
+        return {name: _numbers(values, f"“context.{shortened(str(name))}”") for name, values in value.items()}
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    return _numbers(value, "“context”")
+
+
+def _numbers(value: Any, which: str) -> list[float | None]:
+    """The numbers of one channel; raises `ValueError`."""
+    if not isinstance(value, list) or not value:
+        raise ValueError(
+            f"{which} is no list of numbers, object of such by channel or text of CSV; send one of these"
+        )
+    for place, one in enumerate(value):
+        number = isinstance(one, int | float) and not isinstance(one, bool)
+        if one is not None and not (number and math.isfinite(one)):
+            raise ValueError(
+                f"{which} has no finite number at place {place}; send one, or null where it is missing"
+            )
+    return [None if one is None else float(one) for one in value]
 
 
 class SeriesRequest(BaseModel):
@@ -58,10 +71,7 @@ class SeriesRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str | None = None
-    context: Annotated[
-        Annotated[str, Field(min_length=1, max_length=64 * LONGEST)] | Series | dict[str, Series] | None,
-        BeforeValidator(_as_read),
-    ] = None
+    context: str | list[float | None] | dict[str, list[float | None]] | None = None
     horizon: int | None = Field(default=None, ge=1, le=65_536)
     n: int = Field(default=1, ge=1, le=4096)
     quantiles: Annotated[list[Quantile], Field(max_length=99), AfterValidator(_rising)] = list(QUANTILES)
@@ -71,10 +81,15 @@ class SeriesRequest(BaseModel):
     format: Literal["json", "csv"] = "json"
     user: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "context" in content:
+            return {**content, "context": _context(content["context"])}
+        return content
+
     @model_validator(mode="after")
     def _possible(self) -> SeriesRequest:
-        if isinstance(self.context, dict) and not self.context:
-            raise ValueError("“context” names no channel; send its numbers, or leave it out")
         if self.channel is not None and not isinstance(self.context, list | None):
             raise ValueError(
                 "“channel” is for a list of numbers, and this “context” names its own; leave one out"

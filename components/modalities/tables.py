@@ -49,6 +49,11 @@ class Table:
         """How many values are missing."""
         return int(np.isnan(self.values).sum())
 
+    def last(self, steps: int) -> Table:
+        """The same with the last `steps` rows only."""
+        times = None if self.times is None else self.times[-steps:]
+        return replace(self, values=self.values[-steps:], times=times)
+
     def chosen(self, names: Sequence[str], where: str) -> Table:
         """The same with the channels `names` only, in that order. Raises `UserError` for one that is not there."""
         for name in names:
@@ -81,6 +86,17 @@ def read_csv(text: str, where: str, time: str | None = None) -> Table:
         raise UserError(f"{where} has a header and no rows; write a row of numbers a time step below it.")
     columns = {name: [row[place] for row in body] for place, name in enumerate(names)}
     return _sorted_out(columns, where, time, 1 + header)
+
+
+def to_csv(table: Table) -> str:
+    """What `read_csv` reads as `table`: its times first, if it has some; an empty cell where a value is missing."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    times = [[]] * len(table.values) if table.times is None else [[str(time)] for time in table.times]
+    writer.writerow([*([] if table.times is None else ["time"]), *table.names])
+    for time, row in zip(times, table.values.tolist(), strict=True):
+        writer.writerow([*time, *("" if math.isnan(value) else repr(value) for value in row)])
+    return stream.getvalue()
 
 
 def _cells(text: str) -> list[list[str]]:
@@ -129,7 +145,7 @@ def _named(found: Sequence[str], count: int) -> list[str]:
 
 
 def _sorted_out(columns: dict[str, list[str]], where: str, time: str | None, first: int) -> Table:
-    """Which columns are channels, which are times and which are neither; their first row is line `first` + 1."""
+    """Which columns are channels, which are times and which are neither; their first row is line `first`."""
     if time is not None and time not in columns:
         raise unknown(f"column in {where}", time, list(columns))
     values: dict[str, Values] = {}
@@ -160,7 +176,7 @@ def _values(cells: Sequence[str], where: str, name: str, first: int) -> Values |
         return None
     if wrong:
         raise UserError(
-            f"{where}, line {wrong[0] + first + 1}: “{shortened(cells[wrong[0]])}” in the column “{shortened(name)}” "
+            f"{where}, line {wrong[0] + first}: “{shortened(cells[wrong[0]])}” in the column “{shortened(name)}” "
             "is no number; mend it, or leave the cell empty."
         )
     return np.array([math.nan if value is None else value for value in found])
@@ -195,7 +211,7 @@ def _told(cells: Sequence[str], where: str, name: str, first: int) -> Times:
     if found is None:
         bad = next((place for place, cell in enumerate(cells) if _times_of([cell]) is None), 0)
         raise UserError(
-            f"{where}, line {bad + first + 1}: “{shortened(cells[bad])}” in the column “{name}” is no time such as "
+            f"{where}, line {bad + first}: “{shortened(cells[bad])}” in the column “{name}” is no time such as "
             "2024-01-31 or 2024-01-31 12:00; mend it, or name another column as the time."
         )
     return found

@@ -16,7 +16,7 @@ from components.errors import UserError
 from components.modalities.chart import GREY, ORANGE, Band, Line, Panel, chart
 from components.modalities.forecast import UNNAMED, SeriesRequest, as_csv, as_json, collected
 from components.modalities.series import Series
-from components.modalities.tables import Table, Values, regular
+from components.modalities.tables import Table, Values, regular, to_csv
 from components.serving import client
 from components.serving.catalog import SEEDS
 from components.serving.draw import RECORD, body_of, check_version
@@ -24,6 +24,8 @@ from components.serving.place import Place
 
 KINDS = (".csv", ".json")
 """The ends of the files that series may be written to."""
+READ = 2
+"""Of a file, so many times what the model looks at are sent: some may be missing."""
 SHOWN = 12
 """The channels, or windows, of a picture."""
 
@@ -38,21 +40,22 @@ class Forecast:
     withheld: int = 0
 
 
-def context_of(path: Path) -> tuple[str | dict[str, list[float | None]], Table | None]:
-    """What a file of CSV, Parquet or JSON holds as a request carries it, and its table. Raises `UserError`."""
+def context_of(path: Path, steps: int) -> tuple[Any, Table | None]:
+    """What a file of CSV, Parquet or JSON holds as a request carries it, and its table; of that, the last `steps`.
+
+    Raises `UserError`.
+    """
     from components.data.tables import read_table
 
     try:
         if path.suffix.lower() == ".json":
             return _json(path), None
-        table = regular(read_table(path, path.name), path.name)
-        if path.read_bytes()[:4] != b"PAR1" and path.suffix.lower() != ".gz":
-            return path.read_text(encoding="utf-8-sig"), table
+        table = regular(read_table(path, path.name), path.name).last(steps)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); name a file of CSV, Parquet or JSON."
         ) from error
-    return {name: _nullable(table.values[:, place]) for place, name in enumerate(table.names)}, table
+    return to_csv(table), table
 
 
 def _json(path: Path) -> Any:
@@ -65,13 +68,9 @@ def _json(path: Path) -> Any:
     return found.get("context", found) if isinstance(found, dict) else found
 
 
-def _nullable(values: Values) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
-
-
 def forecast(place: Place, path: Path | None, given: Mapping[str, Any]) -> Forecast:
     """The answer for the context in `path`, or windows without one. Raises `UserError`."""
-    context, table = (None, None) if path is None else context_of(path)
+    context, table = (None, None) if path is None else context_of(path, READ * int(place.about["context"]))
     first = secrets.randbelow(SEEDS) if given.get("seed") is None else given["seed"]
     asked = {name: value for name, value in given.items() if value is not None} | {"seed": first}
     body = body_of(SeriesRequest, asked if context is None else {**asked, "context": context})

@@ -175,7 +175,7 @@ def show_dataset(name: Name, as_json: AsJson = False) -> None:
         found = {key: manifest[key] for key in ("revision", "shape", "classes")}
     with whole(folder / "report.json"):
         found |= {key: report[key] for key in ("read", "kept", "dropped", "ignored_columns", "splits")}
-        found |= {key: report[key] for key in ("cut",) if key in report}
+        found |= {key: report[key] for key in ("cut", "gaps") if key in report}
     content: dict[str, Any] = {
         "name": name,
         "source": row.source,
