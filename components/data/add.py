@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from components.data.texts import open_texts
 from components.errors import UserError
 from components.families.family import names
 from components.modalities.decoding import NotAPicture
+from components.modalities.tables import Table
 from components.project import NAME, Project, check_name, open_project, read_tables
 from components.rows import OwnRow, TextFilesRow
 from components.series_rows import SeriesFilesRow
@@ -56,13 +57,15 @@ CODES, MOST_HALVINGS = 500, 10
 class Survey:
     """What a source holds at first sight: entries of each class, what is left out and why, unused columns.
 
-    Entries are not decoded, except the first ones, until one is a picture or a recording.
+    Entries are not decoded, except the first ones, until one is a picture or a recording. `notes` are sentences on what
+    a person should know beside.
     """
 
     entries: int
     classes: Mapping[str, int]
     dropped: Mapping[str, int]
     ignored: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow:
@@ -116,12 +119,11 @@ def survey(project: Project, name: str, row: OwnRow) -> Survey:
 def _survey_series(project: Project, row: SeriesFilesRow) -> Survey:
     """Count the series of `row`; raises `UserError` if none is long enough for its windows."""
     dropped: Counter[str] = Counter()
-    entries, ignored, longest = 0, set[str](), 0
-    for _, table in open_tables(project, row, silent):
+    entries, ignored, longest, notes = 0, set[str](), 0, list[str]()
+    for name, table in open_tables(project, row, silent):
         ignored |= set(table.ignored)
         longest = max(longest, len(table.values))
-        if table.missing:
-            dropped[f"values missing in {len(table.values)} steps"] += table.missing
+        notes += _gaps(name, table, row.fill)
         for column in table.values[: row.limit].T:
             reason = unfit(column, row)
             entries += reason is None
@@ -133,7 +135,19 @@ def _survey_series(project: Project, row: SeriesFilesRow) -> Survey:
             f"({reasons}; of {longest} steps {cuts_of(longest, row)[0]} would train); add data, or take a smaller "
             "--context or --horizon."
         )
-    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(ignored)))
+    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(ignored)), tuple(notes))
+
+
+def _gaps(name: str, table: Table, fill: int) -> Iterator[str]:
+    """What a person should know of the steps of a table."""
+    if table.ordered:
+        yield f"{name} was not in order of time, and is sorted."
+    if table.missing:
+        steps = f", among them {table.inserted} steps that were left out" if table.inserted else ""
+        yield (
+            f"{name} has {table.missing} missing values{steps}; gaps of at most {fill} are interpolated, windows that "
+            "touch longer ones left out."
+        )
 
 
 def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:

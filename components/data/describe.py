@@ -22,7 +22,7 @@ from components.data.paired import is_paired
 from components.data.parquet import parquet_files
 from components.data.sound import seconds_of
 from components.data.tables import WRITTEN, is_numeric, table_files
-from components.data.texts import PLAIN, RECORDS, suffix, text_files
+from components.data.texts import ABOUT, PLAIN, RECORDS, suffix, text_files
 from components.data.trees import Folder
 from components.errors import UserError
 from components.image_rows import FolderRow, ParquetRow
@@ -76,18 +76,16 @@ def _covering(files: Sequence[Path]) -> float:
 
 
 def is_series(place: Path) -> bool:
-    """Whether a file or a folder holds series: CSV, or Parquet of numbers, and neither pictures nor other text."""
+    """Whether a file or a folder holds series: CSV, or Parquet of numbers, and no pictures, records or more texts."""
     if place.is_file():
         return suffix(place.name) in WRITTEN or is_numeric(place)
     found = set(table_files(place))
-    pictures = Image.registered_extensions()
-    others = [name for name in text_files(place) if name not in found]
-    return bool(found) and not any(
-        Path(name).suffix.lower() in {".parquet", *pictures}
-        or suffix(name) in RECORDS
-        or Path(name).name == METADATA
-        for name in others
-    )
+    others = [Path(name) for name in text_files(place) if name not in found]
+    kinds = {suffix(path.name) for path in others}
+    if kinds & {".parquet", *RECORDS, *Image.registered_extensions()}:
+        return False
+    texts = sum(suffix(path.name) in PLAIN and not ABOUT.match(path.name) for path in others)
+    return len(found) > texts
 
 
 def describe_series(where: str, options: Mapping[str, Any]) -> SeriesFilesRow:

@@ -56,25 +56,25 @@ def read_table(path: Path, name: str, time: str | None = None) -> Table:
 
 
 def table_files(root: Path) -> list[str]:
-    """The files below `root` that hold series by their names, by relative path, sorted."""
-    return [name for name in text_files(root) if suffix(name) in WRITTEN or is_numeric(root / name)]
+    """The files below `root` that hold series, by relative path, sorted; plain text is none in a folder."""
+    return [
+        name
+        for name in text_files(root)
+        if suffix(name) in WRITTEN or (suffix(name) != PLAIN and is_numeric(root / name))
+    ]
 
 
 def is_numeric(path: Path) -> bool:
-    """Whether a file is Parquet whose columns are numbers and times, or plain text of rows of numbers."""
+    """Whether a file is Parquet of numbers and perhaps a column of times, or plain text of rows of numbers."""
     kind = suffix(path.name)
     if kind == ".parquet":
         try:
             fields = list(pq.read_schema(path))
         except (pa.ArrowException, OSError):
             return False
+        times = [field for field in fields if pa.types.is_temporal(field.type)]
         numbers = [field for field in fields if _numeric(field.type)]
-        rest = [field for field in fields if field not in numbers]
-        return (
-            bool(numbers)
-            and all(pa.types.is_temporal(field.type) or pa.types.is_string(field.type) for field in rest)
-            and len(rest) <= 1
-        )
+        return bool(numbers) and len(times) < 2 and len(numbers) + len(times) == len(fields)
     return kind == PLAIN and _rows_of_numbers(path)
 
 

@@ -21,7 +21,9 @@ Times: TypeAlias = np.ndarray[Any, np.dtype[np.datetime64]]
 
 MISSING = frozenset({"", "na", "n/a", "nan", "nat", "null", "none", "-", "?"})
 """What stands for a value that is not there, in small letters."""
-COUNTERS = frozenset({"", "index", "id", "row", "step", "t", "time", "date", "year", "unnamed: 0"})
+COUNTERS = frozenset(
+    {"", "index", "id", "row", "step", "t", "time", "date", "ds", "timestamp", "year", "unnamed: 0"}
+)
 """What a column of whole numbers that only rise is called where it counts rows and measures nothing."""
 FORMATS = ("%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%Y-%m", "%m-%d-%Y", "%Y%m%d")
 CLOCKS = ("", " %H:%M", " %H:%M:%S")

@@ -113,6 +113,8 @@ def add_data(
     print(f"{found.entries} {what}" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
     for reason, count in found.dropped.items():
         print(f"{count} left out: {reason}")
+    for note in found.notes:
+        print(note)
     if found.ignored:
         print(f"columns not used: {', '.join(found.ignored)}")
     task, families = goal(row, by_class, len(found.classes))

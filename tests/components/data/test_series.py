@@ -90,6 +90,21 @@ def test_gaps_are_filled_or_left_out_and_told(tmp_path: Path) -> None:
     assert gaps["windows_left_out"]["train"] == 2 * (20 + 31)
     columns = found.columns("train")
     assert bool((columns["values"] == columns["values"]).all()), "no row has a gap"
+    row = describe(project_of(root), root / "waves.csv", {"context": 24, "horizon": 8})
+    (note,) = survey(project_of(root), "it", row).notes
+    assert note.startswith(
+        "waves.csv has 41 missing values, among them 20 steps that were left out; gaps of at most 8"
+    )
+
+
+def test_rows_out_of_order_are_sorted_and_told(tmp_path: Path) -> None:
+    project = project_of(tmp_path / "project")
+    head, *lines = (project.root / "waves.csv").read_text().splitlines()
+    before = prepared(tmp_path / "project").revision
+    (project.root / "waves.csv").write_text("\n".join([head, *reversed(lines)]))
+    row = describe(project, project.root / "waves.csv", {"context": 24, "horizon": 8})
+    assert survey(project, "it", row).notes == ("waves.csv was not in order of time, and is sorted.",)
+    assert prepared(tmp_path / "project").revision == before
 
 
 def test_parquet_and_folders_give_channels(tmp_path: Path) -> None:
