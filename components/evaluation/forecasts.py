@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from components.evaluation.intervals import Interval, resampled
+from components.evaluation.intervals import Interval, positive, resampled
 from components.modalities.tables import Values
 
 LEVELS = tuple(level / 10 for level in range(1, 10))
@@ -72,7 +72,7 @@ values inside the 80% interval is from 0.8."""
 def scores(forecasts: Forecasts, blocks: Values, seed: int) -> dict[str, Interval]:
     """Each of `SCORES` with its interval by resampling blocks, windows of one time as `blocks` [N] tells."""
     sums = block_sums(forecasts.parts(), blocks)
-    return {name: interval(score, sums, seed) for name, score in SCORES.items()}
+    return {name: positive(interval(score, sums, seed)) for name, score in SCORES.items()}
 
 
 def block_sums(parts: Mapping[str, Values], blocks: Values) -> dict[str, Values]:

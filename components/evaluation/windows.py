@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from components.evaluation.intervals import Interval, resampled, share
+from components.evaluation.intervals import Interval, positive, resampled, share
 from components.modalities.tables import Values
 
 RESAMPLES = 200
@@ -94,4 +94,4 @@ def _resampled(one: Values, other: Values, distance: Distance, seed: int) -> Int
         )
         for _ in range(RESAMPLES)
     ]
-    return resampled(distance(one, other), torch.tensor(draws, dtype=torch.float64))
+    return positive(resampled(distance(one, other), torch.tensor(draws, dtype=torch.float64)))

@@ -27,6 +27,7 @@ def test_quantile_loss_is_the_error_of_a_point_and_mase_is_by_seasons() -> None:
     steps = np.abs(np.diff(context[0])).mean()
     assert found["mase"][0] == pytest.approx(1 / steps)
     assert found["coverage_80_error"][0] == pytest.approx(0.8)
+    assert min(low for _, low, _ in found.values()) >= 0
     perfect = scores(Forecasts(exact(truth), truth, context, 1), np.arange(4.0), 0)
     assert perfect["weighted_quantile_loss"] == (0.0, 0.0, 0.0)
     assert perfect["coverage_80_error"][0] == pytest.approx(0.2)
