@@ -123,7 +123,22 @@ def naive(context: Values, horizon: int, season: int) -> Normal:
     """
     steps = np.arange(horizon)
     mean = context[:, context.shape[1] - season + steps % season]
+    return Normal(mean, _deviation(context, season) * np.sqrt(steps // season + 1.0))
+
+
+def step_by_step(context: Values, truth: Values, season: int) -> Normal:
+    """The same walk where each value of `truth` [N, H] is known to the next: the product of these is its joint density.
+
+    That is what the likelihood of a family is, whose every value is drawn after those before it.
+    """
+    every = np.concatenate([context, truth], axis=1)
+    first = context.shape[1] - season
+    mean = every[:, first : first + truth.shape[1]]
+    return Normal(mean, np.broadcast_to(_deviation(context, season), truth.shape))
+
+
+def _deviation(context: Values, season: int) -> Values:
+    """The root mean square of the differences a season apart, [N, 1]; a little where there are none."""
     errors = context[:, season:] - context[:, :-season]
-    sigma = np.sqrt(np.square(errors).mean(1))
-    scale = np.maximum(sigma, 1e-6 * (1 + np.abs(context).mean(1)))
-    return Normal(mean, scale[:, None] * np.sqrt(steps // season + 1.0))
+    found: Values = np.maximum(np.sqrt(np.square(errors).mean(1)), 1e-6 * (1 + np.abs(context).mean(1)))
+    return found[:, None]

@@ -20,6 +20,7 @@ from components.evaluation.forecasts import (
     interval,
     naive,
     scores,
+    step_by_step,
 )
 from components.evaluation.intervals import Interval
 from components.evaluation.measurement import Extent, Measured, Measurement, Say, Subject, enough, finite
@@ -124,7 +125,7 @@ class SeriesMeasurement(Measurement):
         nats = self._nats(subject)
         if nats is not None:
             found["model"]["nats_per_value"] = nats
-            found["baseline"]["nats_per_value"] = self._trivial_nats(trivial)
+            found["baseline"]["nats_per_value"] = self._trivial_nats()
         say("drawing windows")
         drawn = self._drawn(subject)
         sets = self._sets(drawn)
@@ -175,8 +176,8 @@ class SeriesMeasurement(Measurement):
         found = found + np.log(self.binning.widths[bins]).sum(1)
         return self._per_value(found)
 
-    def _trivial_nats(self, forecast: Normal) -> Interval:
-        size = self.measured[1]
+    def _trivial_nats(self) -> Interval:
+        size, forecast = self.measured[1], step_by_step(self.context, self.truth, self.season)
         return self._per_value((forecast.nats(self.truth) - np.log(size)[:, None]).sum(1))
 
     def _per_value(self, nats: Values) -> Interval:

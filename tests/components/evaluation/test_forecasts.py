@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from components.evaluation.forecasts import LEVELS, Forecasts, naive, scores
+from components.evaluation.forecasts import LEVELS, Forecasts, naive, scores, step_by_step
 from components.evaluation.windows import (
     Windows,
     autocorrelation_distance,
@@ -70,6 +70,16 @@ def test_naive_forecasts_repeat_the_last_season_and_widen() -> None:
     truth = found.mean + found.deviation
     assert np.allclose(found.nats(truth), -norm(found.mean, found.deviation).logpdf(truth))
     assert np.allclose(naive(context, 3, 1).mean, context[0, -1])
+
+
+def test_the_joint_density_of_a_walk_is_that_of_its_steps() -> None:
+    walk = np.cumsum(np.random.default_rng(0).normal(0, 1, (200, 60)), axis=1)
+    context, truth = walk[:, :40], walk[:, 40:]
+    joint = step_by_step(context, truth, 1).nats(truth).mean()
+    assert joint == pytest.approx(0.5 * np.log(2 * np.pi * np.e), abs=0.05), "the entropy of a step"
+    assert joint < naive(context, 20, 1).nats(truth).mean() - 0.5, "which values by themselves do not reach"
+    seasonal = step_by_step(context, truth, 4)
+    assert np.array_equal(seasonal.mean, walk[:, 36:56])
 
 
 def test_windows_of_one_kind_are_near_and_of_another_far() -> None:
