@@ -122,7 +122,7 @@ def generate(
     options = {"steps": steps, "guidance": guidance, "truncation": truncation}
     pictures = {"size": size, "label": label, **options}
     series = {"context": context, "horizon": horizon, "quantiles": quantiles, "channel": channel}
-    with locate(project.settings, product, version) as place:
+    with locate(project.settings, product, version, project.own_terms(product)) as place:
         if place.modality == "series":
             others = {**pictures, **text, "temperature": None, "prompt": prompt}
             _without(others, f"{product} makes series, without")
@@ -254,6 +254,8 @@ def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:
 def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | None, as_json: bool) -> None:
     import secrets
 
+    from components.labels.formats import TEXT
+    from components.labels.marker import lay_beside
     from components.serving import speak
 
     first = secrets.randbelow(2**52) if seed is None else seed
@@ -271,6 +273,8 @@ def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | No
                 said[piece.row] += piece.text
             for row, text in enumerate(said):
                 print(f"── {first + row} ──\n{text}\n", file=stream)
+    if out is not None and not as_json:
+        lay_beside(place.marker, out, TEXT, first)
     written = "" if out is None else f" {out}"
     typer.echo(f"{place.product}/{place.version} wrote{written} with seed {first}, {place.where}.", err=True)
 
