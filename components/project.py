@@ -29,6 +29,7 @@ from components.image_rows import (
 from components.music_rows import ChoralesRow, CounterpointRow, MidiRow
 from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
+from components.series_rows import SeriesFilesRow, StatsmodelsRow
 from components.settings import Settings, read_settings
 from components.tables import read_yaml, validate
 from components.terms import USUAL, FilterRow, Labels, Policy, Precision, Terms, terms_of
@@ -240,6 +241,7 @@ def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
             *(DigitsRow, IdxRow, FolderRow, ParquetRow, ArchiveRow, UnpairedRow),
             *(StdlibRow, TextFilesRow, PlucksRow, RecordingsRow),
             *(CounterpointRow, ChoralesRow, MidiRow),
+            *(StatsmodelsRow, SeriesFilesRow),
         ],
         "products": [ProductRow],
         "runs": [RunRow],

@@ -21,6 +21,7 @@ from components.image_rows import (
 )
 from components.music_rows import ChoralesRow, CounterpointRow, MidiRow
 from components.row import DatasetRow, Expression, Part, RemoteFile, Split, check_place
+from components.series_rows import SeriesFilesRow, StatsmodelsRow
 
 
 class TextSplit(Split):
@@ -162,8 +163,10 @@ AnyDataset = Annotated[
     | RecordingsRow
     | CounterpointRow
     | ChoralesRow
-    | MidiRow,
+    | MidiRow
+    | StatsmodelsRow
+    | SeriesFilesRow,
     Field(discriminator="source"),
 ]
-OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow | MidiRow
+OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow | MidiRow | SeriesFilesRow
 """The rows of a person's own data, which may lie at a `path`."""

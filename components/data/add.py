@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from components.data.describe import (
     describe_music,
     describe_pictures,
     describe_recordings,
+    describe_series,
     describe_text,
     is_music,
+    is_series,
     is_sound,
     is_text,
 )
@@ -28,23 +30,36 @@ from components.data.documents import is_empty
 from components.data.example import Dropped, NotARecording, Source, silent
 from components.data.recordings import open_recordings
 from components.data.scores import open_pieces
+from components.data.series import cuts_of, unfit
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
+from components.data.tables import open_tables
 from components.data.texts import open_texts
 from components.errors import UserError
 from components.families.family import names
 from components.modalities.decoding import NotAPicture
+from components.modalities.tables import Table
 from components.music_rows import MidiRow
 from components.project import NAME, Project, check_name, open_project, read_tables
 from components.rows import OwnRow, TextFilesRow
+from components.series_rows import SeriesFilesRow
 from components.settings import expanded, writable_home
 
 OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label", "caption"})
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})
+OF_SERIES = frozenset({"context", "horizon", "season", "time"})
 OF_SOUND = frozenset({"rate", "seconds"})
 OF_MUSIC = frozenset({"notation", "steps", "context"})
-OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND, "music": OF_MUSIC}
-"""The options that only one modality has, by what it holds."""
+OPTIONS = {
+    "text": OF_TEXT,
+    "pictures": OF_PICTURES,
+    "recordings": OF_SOUND,
+    "music": OF_MUSIC,
+    "series": OF_SERIES,
+}
+"""The options that not every modality has, by what it holds."""
+OF_WINDOWS = {"steps": 1500, "batch": 32, "schedule": "wsd", "warmup": 50, "decay": 0.4}
+"""How models of series are trained unless somebody says otherwise."""
 CODES, MOST_HALVINGS = 500, 10
 """The most codes of a recording that a run begins with, and how often `vqvae` halves at most."""
 
@@ -53,17 +68,19 @@ CODES, MOST_HALVINGS = 500, 10
 class Survey:
     """What a source holds at first sight: entries of each class, what is left out and why, unused columns.
 
-    Entries are not decoded, except the first ones, until one is a picture or a recording.
+    Entries are not decoded, except the first ones, until one is a picture or a recording. `notes` are sentences on what
+    a person should know beside.
     """
 
     entries: int
     classes: Mapping[str, int]
     dropped: Mapping[str, int]
     ignored: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow:
-    """The row for the data at `path`: music, recordings, text, Parquet if there is some, else pictures.
+    """The row for the data at `path`: music, recordings, series, text, Parquet if it is or holds such, else pictures.
 
     `options` are other fields of the row; those of the other modality are refused. Raises `UserError` if there is
     no `path`, or it holds the project's data.
@@ -86,6 +103,8 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
         return describe_recordings(place, where, options)
     if holds == "text":
         return describe_text(place, where, options)
+    if holds == "series":
+        return describe_series(where, options)
     return describe_pictures(place, where, options)
 
 
@@ -93,7 +112,11 @@ def _held(place: Path) -> str:
     """What the file or folder at `place` holds, as `OPTIONS` calls it."""
     if is_music(place):
         return "music"
-    return "recordings" if is_sound(place) else "text" if is_text(place) else "pictures"
+    if is_sound(place):
+        return "recordings"
+    if is_series(place):
+        return "series"
+    return "text" if is_text(place) else "pictures"
 
 
 def survey(project: Project, name: str, row: OwnRow) -> Survey:
@@ -104,7 +127,43 @@ def survey(project: Project, name: str, row: OwnRow) -> Survey:
         return survey_music(project, name, row)
     if isinstance(row, RecordingsRow):
         return _survey_entries(open_recordings(project, row, silent, set()), row.path, "recording")
+    if isinstance(row, SeriesFilesRow):
+        return _survey_series(project, row)
     return _survey_entries(open_source(project, row, silent), row.path, "picture")
+
+
+def _survey_series(project: Project, row: SeriesFilesRow) -> Survey:
+    """Count the series of `row`; raises `UserError` if none is long enough for its windows."""
+    dropped: Counter[str] = Counter()
+    entries, ignored, longest, notes = 0, set[str](), 0, list[str]()
+    for name, table in open_tables(project, row, silent):
+        ignored |= set(table.ignored)
+        longest = max(longest, len(table.values))
+        notes += _gaps(name, table, row.fill)
+        for column in table.values[: row.limit].T:
+            reason = unfit(column, row)
+            entries += reason is None
+            dropped.update([] if reason is None else [reason])
+    if not entries:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
+        raise UserError(
+            f"{row.path} holds no series that is long enough for windows of {row.context} + {row.horizon} steps "
+            f"({reasons}; of {longest} steps {cuts_of(longest, row)[0]} would train); add data, or take a smaller "
+            "--context or --horizon."
+        )
+    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(ignored)), tuple(notes))
+
+
+def _gaps(name: str, table: Table, fill: int) -> Iterator[str]:
+    """What a person should know of the steps of a table."""
+    if table.ordered:
+        yield f"{name} was not in order of time, and is sorted."
+    if table.missing:
+        steps = f", among them {table.inserted} steps that were left out" if table.inserted else ""
+        yield (
+            f"{name} has {table.missing} missing values{steps}; gaps of at most {fill} are interpolated, windows that "
+            "touch longer ones left out."
+        )
 
 
 def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:
@@ -194,12 +253,14 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
     if isinstance(row, RecordingsRow):
         return ("label" if by_class or classes > 1 else "free"), _known("vqvae")
     if by_class:
-        if isinstance(row, TextFilesRow | MidiRow) or row.gives_source or row.gives_prompt:
+        if isinstance(row, TextFilesRow | MidiRow | SeriesFilesRow) or row.gives_source or row.gives_prompt:
             raise UserError(
                 "--by-class is for pictures with classes alone, without captions or pairs, and for recordings; "
                 "leave it out."
             )
         return "label", _known("cvae", "diffusion")
+    if isinstance(row, SeriesFilesRow):
+        return "prompt", _known("gpt", "lstm")
     if isinstance(row, TextFilesRow):
         return ("source", ("seq2seq",)) if row.form == "pairs" else ("prompt", ("gpt", "lstm"))
     if isinstance(row, MidiRow):
@@ -219,6 +280,8 @@ def fitted(row: OwnRow) -> dict[str, Any]:
             "model": {"dropout": 0.2},
             "train": {"steps": 1000, "batch": 8, "schedule": "wsd", "warmup": 30},
         }
+    if isinstance(row, SeriesFilesRow):
+        return {"model": {"layers": 3, "width": 96, "dropout": 0.1}, "train": dict(OF_WINDOWS)}
     if not isinstance(row, RecordingsRow):
         return {}
     halvings = min(MOST_HALVINGS, max(2, math.ceil(math.log2(row.samples / CODES))))

@@ -21,12 +21,14 @@ from components.data.layout import METADATA
 from components.data.paired import is_paired
 from components.data.parquet import parquet_files
 from components.data.sound import seconds_of
-from components.data.texts import PLAIN, RECORDS, suffix, text_files
+from components.data.tables import WRITTEN, is_numeric, table_files
+from components.data.texts import ABOUT, PLAIN, RECORDS, suffix, text_files
 from components.data.trees import Folder
 from components.errors import UserError
 from components.image_rows import FolderRow, ParquetRow
 from components.music_rows import MidiRow
 from components.rows import Form, TextFilesRow
+from components.series_rows import SeriesFilesRow
 
 CAPTIONS = ("caption", "text")
 """What captions are called where nobody says it; Hugging Face's imagefolder calls them text."""
@@ -88,6 +90,25 @@ def _covering(files: Sequence[Path]) -> float:
         return 1.0
     tenths = math.ceil(10 * float(np.percentile(lengths, COVERED)) - 1e-6)
     return min(MOST_SECONDS, max(1, tenths) / 10)
+
+
+def is_series(place: Path) -> bool:
+    """Whether a file or a folder holds series: CSV, or Parquet of numbers, and no pictures, records or more texts."""
+    if place.is_file():
+        return suffix(place.name) in WRITTEN or is_numeric(place)
+    found = set(table_files(place))
+    others = [Path(name) for name in text_files(place) if name not in found]
+    kinds = {suffix(path.name) for path in others}
+    if kinds & {".parquet", *RECORDS, *Image.registered_extensions()}:
+        return False
+    texts = sum(suffix(path.name) in PLAIN and not ABOUT.match(path.name) for path in others)
+    return len(found) > texts
+
+
+def describe_series(where: str, options: Mapping[str, Any]) -> SeriesFilesRow:
+    """The row for series that are written as `where`; lengths are written out, so that a person sees them."""
+    wanted = {"context": 96, "horizon": 24, "season": 1, **options}
+    return SeriesFilesRow(source="series", path=where, modality="series", **wanted)
 
 
 def is_text(place: Path) -> bool:

@@ -15,6 +15,7 @@ from components.data.music import write_music
 from components.data.pictures import write_pictures
 from components.data.recordings import write_audio
 from components.data.report import Written
+from components.data.series import write_series
 from components.data.sources import source_path
 from components.data.stages import Lines, ensure_stage, ensure_workspace, repro, rows_of
 from components.data.text import write_text
@@ -24,6 +25,7 @@ from components.image_rows import UnpairedRow
 from components.music_rows import MusicRow
 from components.project import Project, open_project
 from components.rows import OwnRow, TextRow
+from components.series_rows import SeriesRow
 
 
 def prepare(project: Project, name: str, target: Path, progress: Progress | None = None) -> Dataset:
@@ -76,6 +78,8 @@ def _write(project: Project, name: str, folder: Path, progress: Progress) -> Wri
         return write_audio(project, name, row, folder, progress)
     if isinstance(row, MusicRow):
         return write_music(project, name, row, folder, progress)
+    if isinstance(row, SeriesRow):
+        return write_series(project, name, row, folder, progress)
     return write_pictures(project, name, row, folder, progress)
 
 

@@ -50,6 +50,8 @@ CODE = {
     "midi": ("music", "scores", "archive", "trees", "encoding", "packing"),
     "stdlib": ("text", "documents", "encoding", "packing", "records", "stdlib", "texts"),
     "text": ("text", "documents", "encoding", "packing", "records", "single", "texts"),
+    "statsmodels": ("series", "tables"),
+    "series": ("series", "tables"),
 }
 """The modules beside prepare, report, spool and example that decide what a source becomes.
 
@@ -64,6 +66,8 @@ READING = (
     ("music", "notation"),
     ("music", "score"),
     ("scores", "midi"),
+    ("series", "binning"),
+    ("series", "tables"),
 )
 """Modules of modalities that decide it as well, each beside a module of data."""
 PROGRESS = re.compile(r"(.+): (\d+)/(\d+)")

@@ -43,3 +43,9 @@ def resampled(value: float, draws: Tensor) -> Interval:
     edges = torch.tensor([0.5 - LEVEL / 2, 0.5 + LEVEL / 2], dtype=torch.float64)
     low, high = (torch.quantile(draws.double(), edges) - draws.double().mean() + value).tolist()
     return value, min(value, low), max(value, high)
+
+
+def positive(interval: Interval) -> Interval:
+    """The interval of what is never below 0."""
+    value, low, high = interval
+    return value, max(0.0, low), high

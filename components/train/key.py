@@ -30,6 +30,7 @@ BESIDE = {
     "image": ("conditions", "corruption", "views"),
     "audio": ("waveform",),
     "music": ("text", "notation", "score"),
+    "series": ("binning",),
 }
 """The modules beside a modality's own that decide what its rows become."""
 

@@ -34,7 +34,8 @@ CHOICES = {
 def attach(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
     data = typer.Typer(
-        help="Datasets: your own pictures, text, sound or music, preparing, looking.", no_args_is_help=True
+        help="Datasets: your own pictures, text, sound, music or series, preparing, looking.",
+        no_args_is_help=True,
     )
     data.command("list")(list_datasets)
     data.command("add")(add_data)
@@ -73,7 +74,7 @@ def add_data(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A folder or file of pictures or text, a folder of recordings or MIDI files.",
+            help="A folder or file of pictures, text or series (CSV), a folder of recordings or MIDI files.",
             show_default=False,
         ),
     ],
@@ -85,7 +86,12 @@ def add_data(
     label: Annotated[str | None, typer.Option("--label", help="The column of classes in Parquet.")] = None,
     caption: Annotated[str | None, typer.Option("--caption", help="The column or key of captions.")] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="characters, bytes or bpe.")] = None,
-    context: Annotated[int | None, typer.Option("--context", help="Tokens a row of text or music.")] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", help="Tokens a row of text or music; steps before a forecast.")
+    ] = None,
+    horizon: Annotated[int | None, typer.Option("--horizon", help="Steps of series to forecast.")] = None,
+    season: Annotated[int | None, typer.Option("--season", help="The period of series, in steps.")] = None,
+    time: Annotated[str | None, typer.Option("--time", help="The column of times of series.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="document, line, or whole: one text.")] = None,
     rate: Annotated[int | None, typer.Option("--rate", help="Samples a second of recordings.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="How long recordings become.")] = None,
@@ -104,15 +110,19 @@ def add_data(
     given |= {"caption": caption, "size": None if size is None else _size(size)}
     given |= {"tokenizer": tokenizer, "context": context, "unit": unit}
     given |= {"rate": rate, "seconds": seconds, "notation": notation, "steps": steps}
+    given |= {"rate": rate, "seconds": seconds, "horizon": horizon, "season": season, "time": time}
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
     row = describe(project, path, {**options, "licence": licence})
     found = add(project, name, row, by_class)
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
-    what = {"text": "documents", "audio": "recordings", "music": "pieces"}.get(row.modality, "pictures")
+    whats = {"text": "documents", "audio": "recordings", "music": "pieces", "series": "series"}
+    what = whats.get(row.modality, "pictures")
     print(f"{found.entries} {what}" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
     for reason, count in found.dropped.items():
         print(f"{count} left out: {reason}")
+    for note in found.notes:
+        print(note)
     if found.ignored:
         print(f"columns not used: {', '.join(found.ignored)}")
     task, families = goal(row, by_class, len(found.classes))
@@ -130,7 +140,10 @@ def _check_options(options: dict[str, Any]) -> None:
     if options.get("channels", 3) not in (1, 3):
         raise UserError(f"--channels is {options['channels']}; take 3 for colour or 1 for grey.")
     if not 8 <= options.get("context", 8) <= 65_536:
-        raise UserError(f"--context is {options['context']}; take a number of tokens from 8 to 65536.")
+        raise UserError(f"--context is {options['context']}; take a number from 8 to 65536.")
+    for option, most in (("horizon", 4096), ("season", 16_384)):
+        if not 1 <= options.get(option, 1) <= most:
+            raise UserError(f"--{option} is {options[option]}; take a number of steps from 1 to {most}.")
     if not 4000 <= options.get("rate", 4000) <= 48_000:
         raise UserError(f"--rate is {options['rate']}; take samples a second from 4000 to 48000.")
     if not 0.05 <= options.get("seconds", 1) <= 30:
@@ -174,7 +187,7 @@ def show_dataset(name: Name, as_json: AsJson = False) -> None:
         found = {key: manifest[key] for key in ("revision", "shape", "classes")}
     with whole(folder / "report.json"):
         found |= {key: report[key] for key in ("read", "kept", "dropped", "ignored_columns", "splits")}
-        found |= {key: report[key] for key in ("cut",) if key in report}
+        found |= {key: report[key] for key in ("cut", "gaps") if key in report}
     content: dict[str, Any] = {
         "name": name,
         "source": row.source,

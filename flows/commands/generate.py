@@ -1,4 +1,4 @@
-"""`genloom generate`: pictures, sound, music or text, by the running server or by the champion loaded here."""
+"""`genloom generate`: pictures, sound, music, text or series, by the running server or by the champion loaded here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ Product = Annotated[str, typer.Argument(help="A product of params.yaml.", show_d
 Count = Annotated[
     int | None,
     typer.Option(
-        "-n", "--number", min=1, max=4096, help="How many; 16 pictures, 1 recording, piece of music or text."
+        "-n",
+        "--number",
+        min=1,
+        max=4096,
+        help="How many; 16 pictures or futures, 1 recording, piece of music or text.",
     ),
 ]
 Out = Annotated[
@@ -32,7 +36,7 @@ Out = Annotated[
         "-o",
         "--out",
         help="A .png for one picture or a grid, a .wav for sound, a .mid for music, a folder for single files; a file "
-        "for text.",
+        "for text; a .csv or .json for series, with a picture beside.",
     ),
 ]
 Seed = Annotated[
@@ -64,12 +68,28 @@ Truncation = Annotated[
 ]
 Temperature = Annotated[
     float | None,
-    typer.Option(help="Of text and music: 0 always takes the likeliest token, 1 draws as the model says."),
+    typer.Option(
+        help="Of text, music and series: 0 always takes the likeliest token, 1 draws as the model says."
+    ),
 ]
 TopP = Annotated[
     float | None, typer.Option(help="Of text and music: draw from the likeliest tokens of this share.")
 ]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Of text: at most so many new tokens.")]
+Context = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of series: a CSV, Parquet or JSON file with what came before; windows are drawn without one."
+    ),
+]
+Horizon = Annotated[int | None, typer.Option(min=1, help="Of series: how many steps ahead.")]
+Quantiles = Annotated[
+    str | None, typer.Option(help="Of series: such as 0.1,0.5,0.9, which are written beside the futures.")
+]
+OneChannel = Annotated[
+    str | None,
+    typer.Option("--channel", help="Of series: the model's channel that the context is, or is drawn."),
+]
 Stops = Annotated[list[str] | None, typer.Option("--stop", help="Of text: end before this; may be repeated.")]
 
 Prime = Annotated[
@@ -101,9 +121,13 @@ def generate(
     truncation: Truncation = None,
     prime: Prime = None,
     bars: Bars = None,
+    context: Context = None,
+    horizon: Horizon = None,
+    quantiles: Quantiles = None,
+    channel: OneChannel = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw with a product's model and write PNG, WAV or MIDI files, or write with it to the terminal as the text comes.
+    """Draw with a product's model and write PNG, WAV, MIDI or CSV files, or write text to the terminal as it comes.
 
     Beside each MIDI file lie the same piece as WAV and its piano roll as PNG.
     """
@@ -116,9 +140,17 @@ def generate(
     options = {"steps": steps, "guidance": guidance, "truncation": truncation}
     pictures = {"size": size, "label": label, **options}
     music = {"prime": prime, "bars": bars}
+    series = {"context": context, "horizon": horizon, "quantiles": quantiles, "channel": channel}
     with locate(project.settings, product, version, project.own_terms(product)) as place:
         if place.modality != "music":
             _without(music, f"{product} makes no music: go on without")
+        if place.modality == "series":
+            others = {**pictures, **text, "temperature": None, "prompt": prompt}
+            _without(others, f"{product} makes series, without")
+            asked = {"n": number or 16, "seed": seed, "temperature": temperature, **series}
+            _forecast(place, asked, out or Path("out.csv"), as_json)
+            return
+        _without(series, f"{product} makes {_MADE.get(place.modality, place.modality)}, without")
         if place.modality == "text":
             _without(pictures, f"{product} writes text, without")
             _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
@@ -136,6 +168,50 @@ def generate(
             _without(text, f"{product} draws pictures, without")
             asked = {**pictures, "prompt": prompt}
             _draw(place, number or 16, seed, asked, out or Path("out.png"), as_json)
+
+
+_MADE = {"text": "text", "audio": "sound", "image": "pictures"}
+
+
+def _forecast(place: Place, asked: dict[str, Any], out: Path, as_json: bool) -> None:
+    from components.serving import draw, forecast
+
+    if draw.check_target(out, forecast.KINDS, "series").folder:
+        raise UserError(f"{out} is a folder; name a file such as {out / 'out.csv'}.")
+    context, levels = asked.pop("context"), asked.pop("quantiles")
+    if context is not None and context.resolve() in (out.resolve(), out.with_suffix(".png").resolve()):
+        raise UserError(
+            f"The answer would take the place of {context}, which was given; write elsewhere with -o."
+        )
+    found = forecast.forecast(place, context, {**asked, "quantiles": _levels(levels)})
+    written = forecast.written(found, out)
+    if found.withheld:
+        typer.echo(
+            f"The content filter of {place.product} withheld {found.withheld} of {asked['n']}.", err=True
+        )
+    what = "windows" if context is None else "futures"
+    if as_json:
+        said = {"product": place.product, "version": place.version, "seed": found.seed, "where": place.where}
+        print(json.dumps({**said, "files": [str(path) for path in written]}, ensure_ascii=False, indent=2))
+        return
+    filled = found.content.get("filled", 0)
+    typer.echo(
+        f"{place.product}/{place.version} drew {asked['n']} {what} into {written[0]} and {written[1]} with seed "
+        f"{found.seed}, {place.where}."
+        + (f" {filled} missing values of the context were interpolated." if filled else "")
+    )
+
+
+def _levels(text: str | None) -> list[float] | None:
+    """The numbers of `0.1,0.5,0.9`. Raises `UserError`."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"--quantiles is “{text}”; write numbers between 0 and 1, such as 0.1,0.5,0.9."
+        ) from error
 
 
 def _without(options: Mapping[str, Any], sentence: str) -> None:

@@ -219,6 +219,13 @@ def _lines(product: str, url: str) -> list[str]:
         return [f"genloom generate {product}{words} -o out.wav"]
     if about.get("modality") == "music":
         return [f"genloom generate {product} -n 4 -o out"]
+    if about.get("modality") == "series":
+        numbers = ", ".join("3142"[step % 4] for step in range(16))
+        return [
+            f"genloom generate {product} --context FILE.csv --horizon {about['horizon']} -n 100 -o out.csv",
+            f"""curl -s {url}/v1/generations -H 'content-type: application/json' """
+            f"""-d '{{"model": "{product}", "context": [{numbers}], "horizon": 4, "n": 20}}'""",
+        ]
     if "/v1/completions" not in routes:
         label = f" --label {shlex.quote(about['classes'][0])}" if about.get("classes") else ""
         prompt = ' --prompt "…"' if about.get("task") == "prompt" else ""

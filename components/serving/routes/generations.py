@@ -14,10 +14,14 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
 from components.errors import UserError
+from components.labels.statement import FIELD
+from components.modalities import forecast
 from components.modalities.completion import CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest
+from components.modalities.forecast import SeriesRequest, as_csv, as_json, collected
 from components.modalities.playing import MEDIA, MusicRequest
+from components.modalities.series import Series
 from components.modalities.speech import SoundRequest
 from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import Made, Making, check_whole, ready
@@ -48,12 +52,15 @@ def router(catalog: Catalog) -> APIRouter:
         GENERATE,
         response_model=None,
         responses=also(Files, 200),
-        openapi_extra=any_body(ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest, MusicRequest),
+        openapi_extra=any_body(
+            ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest, MusicRequest, SeriesRequest
+        ),
     )
     async def generate(request: Request) -> Response:
         """Generate `n` files of the model's media type; file i has the seed of the request + i.
 
         Who accepts that media type and nothing else gets one file as it is.
+        A model of series gives all futures with their quantiles in one answer, as JSON or as CSV.
         """
         content, sent = await request.body(), request.headers.get("content-type", "")
         accepted = request.headers.get("accept", "").strip().lower()
@@ -75,6 +82,9 @@ async def _respond(loaded: Loaded, body: BaseModel, accepted: str) -> Response:
         made += await asyncio.to_thread(_taken, making, output, first, loaded.engine.width)
     if all(one.content is None for one in made):
         raise WithheldError(str(Withheld(made[0].withheld or "")))
+    if isinstance(body, SeriesRequest):
+        series = await asyncio.to_thread(_series, loaded, body, made)
+        return Response(series, media_type=forecast.MEDIA[body.format], headers=headers(loaded, made[0].seed))
     file = made[0]
     if accepted == (file.media_type or loaded.model.modality.media_type) and len(made) == 1:
         return Response(file.content, media_type=accepted, headers=headers(loaded, file.seed))
@@ -114,6 +124,18 @@ def _written(loaded: Loaded, made: Sequence[Made]) -> bytes:
     model = json.dumps(loaded.served.product).encode()
     content = (int(time.time()), model, b",".join(data), field_of(loaded))
     return b'{"created":%d,"model":%b,"data":[%b]%b}' % content
+
+
+def _series(loaded: Loaded, body: SeriesRequest, made: Sequence[Made]) -> bytes:
+    """The futures that are let out together, with their quantiles."""
+    modality = loaded.model.modality
+    assert isinstance(modality, Series)
+    kept = [(one.content, one.seed) for one in made if one.content is not None]
+    content = collected(body, modality.binning, [file for file, _ in kept], [seed for _, seed in kept])
+    if body.format == "csv":
+        return as_csv(content)
+    told = {} if loaded.marker is None else {FIELD: loaded.marker.field}
+    return as_json({"created": int(time.time()), "model": loaded.served.product, **content, **told})
 
 
 def described(made: Made, media_type: str) -> Mapping[str, Any]:

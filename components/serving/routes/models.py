@@ -10,11 +10,13 @@ from fastapi import APIRouter
 from components.artifact import Model
 from components.errors import UserError, WithdrawnError, unknown
 from components.modalities.audio import Audio
+from components.modalities.binning import LEAST_CONTEXT
 from components.modalities.corruption import Corruption
 from components.modalities.drawing import options_of
 from components.modalities.editing import encodes
 from components.modalities.image import Image
 from components.modalities.music import Music
+from components.modalities.series import Series
 from components.modalities.text import Text
 from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.answers import ModelList, ModelObject, also
@@ -85,7 +87,7 @@ def routes_of(loaded: Loaded) -> list[str]:
     model, modality = loaded.model, loaded.model.modality
     if isinstance(modality, Audio):
         return [*([SPEAK] if model.shape.classes else []), "/v1/generations"]
-    if isinstance(modality, Music):
+    if isinstance(modality, Music | Series):
         return ["/v1/generations"]
     if not isinstance(modality, Text):
         if model.shape.source is not None:
@@ -146,6 +148,8 @@ def _asked(model: Model) -> dict[str, Any]:
         return pictured(model)
     if isinstance(model.modality, Music):
         return composing(model.modality)
+    if isinstance(model.modality, Series):
+        return forecasting(model)
     return sounding(model) if isinstance(model.modality, Audio) else {}
 
 
@@ -159,6 +163,19 @@ def composing(modality: Music) -> dict[str, Any]:
         "steps": notation.steps,
         "bar": notation.bar,
         "pitches": [notation.lowest, notation.highest],
+    }
+
+
+def forecasting(model: Model) -> dict[str, Any]:
+    """What can be asked of a model of series: its channels, and the steps that it learned and can do at most."""
+    assert isinstance(model.modality, Series)
+    binning = model.modality.binning
+    return {
+        "channels": binning.names,
+        "context": binning.context,
+        "horizon": binning.horizon,
+        "longest_horizon": binning.window - LEAST_CONTEXT,
+        "season": binning.season,
     }
 
 
