@@ -26,6 +26,7 @@ from components.image_rows import (
     ParquetRow,
     UnpairedRow,
 )
+from components.molecule_rows import MoleculeFilesRow, NciRow
 from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
 from components.settings import Settings, read_settings
@@ -222,6 +223,7 @@ def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
         "datasets": [
             *(DigitsRow, IdxRow, FolderRow, ParquetRow, ArchiveRow, UnpairedRow),
             *(StdlibRow, TextFilesRow, PlucksRow, RecordingsRow),
+            *(NciRow, MoleculeFilesRow),
         ],
         "products": [ProductRow],
         "runs": [RunRow],

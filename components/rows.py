@@ -19,6 +19,7 @@ from components.image_rows import (
     ParquetRow,
     UnpairedRow,
 )
+from components.molecule_rows import MoleculeFilesRow, NciRow
 from components.row import DatasetRow, Expression, Part, RemoteFile, Split, check_place
 
 
@@ -158,8 +159,10 @@ AnyDataset = Annotated[
     | StdlibRow
     | TextFilesRow
     | PlucksRow
-    | RecordingsRow,
+    | RecordingsRow
+    | NciRow
+    | MoleculeFilesRow,
     Field(discriminator="source"),
 ]
-OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow
+OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow | MoleculeFilesRow
 """The rows of a person's own data, which may lie at a `path`."""

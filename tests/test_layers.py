@@ -32,6 +32,7 @@ MODALITY_IMPORTS = FAMILY_IMPORTS | {
     "tokenizers",
     "jinja2",
     "soundfile",
+    "rdkit",
 }
 
 

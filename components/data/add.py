@@ -24,13 +24,16 @@ from components.data.describe import (
 )
 from components.data.documents import is_empty
 from components.data.example import Dropped, NotARecording, Source, silent
+from components.data.molecule_files import Structure, describe_molecules, is_molecules, open_molecules
 from components.data.recordings import open_recordings
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
 from components.data.texts import open_texts
 from components.errors import UserError
 from components.families.family import names
+from components.modalities import chemistry
 from components.modalities.decoding import NotAPicture
+from components.molecule_rows import MoleculeFilesRow
 from components.project import NAME, Project, check_name, open_project, read_tables
 from components.rows import OwnRow, TextFilesRow
 from components.settings import expanded, writable_home
@@ -38,7 +41,8 @@ from components.settings import expanded, writable_home
 OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label", "caption"})
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})
 OF_SOUND = frozenset({"rate", "seconds"})
-OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND}
+OF_MOLECULES = frozenset({"smiles", "bands", "hold_out", "context"})
+OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND, "molecules": OF_MOLECULES}
 """The options that only one modality has, by what it holds."""
 CODES, MOST_HALVINGS = 500, 10
 """The most codes of a recording that a run begins with, and how often `vqvae` halves at most."""
@@ -58,7 +62,7 @@ class Survey:
 
 
 def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow:
-    """The row for the data at `path`: recordings, text, Parquet if it is such a file or holds some, else pictures.
+    """The row for the data at `path`: molecules, recordings, text, Parquet if there is some, else pictures.
 
     `options` are other fields of the row; those of the other modality are refused. Raises `UserError` if there is
     no `path`, or it holds the project's data.
@@ -71,11 +75,13 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
     inside = place.is_relative_to(project.root)
     where = place.relative_to(project.root).as_posix() if inside else place.as_posix()
     check_path(where)
-    holds = "recordings" if is_sound(place) else "text" if is_text(place) else "pictures"
-    others = frozenset().union(*(found for what, found in OPTIONS.items() if what != holds))
-    wrong = sorted(options.keys() & others)
+    holds = _held(place, options)
+    wrong = sorted(options.keys() & frozenset().union(*OPTIONS.values()) - OPTIONS[holds])
     if wrong:
-        raise UserError(f"{place} holds {holds}; leave out {' and '.join(f'--{x}' for x in wrong)}.")
+        left_out = " and ".join(f"--{option.replace('_', '-')}" for option in wrong)
+        raise UserError(f"{place} holds {holds}; leave out {left_out}.")
+    if holds == "molecules":
+        return describe_molecules(where, options)
     if holds == "recordings":
         return describe_recordings(place, where, options)
     if holds == "text":
@@ -83,10 +89,19 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
     return describe_pictures(place, where, options)
 
 
+def _held(place: Path, options: Mapping[str, Any]) -> str:
+    """What the file or folder at `place` holds, as `OPTIONS` calls it."""
+    if is_molecules(place, options.get("smiles")):
+        return "molecules"
+    return "recordings" if is_sound(place) else "text" if is_text(place) else "pictures"
+
+
 def survey(project: Project, name: str, row: OwnRow) -> Survey:
     """Look at a source without preparing it; raises `UserError` if it holds nothing that can be read."""
     if isinstance(row, TextFilesRow):
         return survey_text(project, name, row)
+    if isinstance(row, MoleculeFilesRow):
+        return survey_molecules(project, name, row)
     if isinstance(row, RecordingsRow):
         return _survey_entries(open_recordings(project, row, silent, set()), row.path, "recording")
     return _survey_entries(open_source(project, row, silent), row.path, "picture")
@@ -108,6 +123,25 @@ def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
         raise UserError(
             f"{row.path} holds no text that can be read ({reasons or 'no records'}); put text there."
+        )
+    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(files.ignored)))
+
+
+def survey_molecules(project: Project, name: str, row: MoleculeFilesRow) -> Survey:
+    """Count the molecules of `row`, which are read until one is valid; raises `UserError` if none is."""
+    chemistry.required()
+    files = open_molecules(project, row, silent)
+    dropped: Counter[str] = Counter()
+    entries, proved = 0, False
+    for found in files.structures(name, silent):
+        valid = isinstance(found, Structure) and (proved or chemistry.read(found.smiles) is not None)
+        proved, entries = proved or valid, entries + valid
+        if not valid:
+            dropped[found.reason if isinstance(found, Dropped) else "no valid molecule"] += 1
+    if not proved:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
+        raise UserError(
+            f"{row.path} holds no molecule that can be read ({reasons or 'no rows'}); put SMILES or SDF there."
         )
     return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(files.ignored)))
 
@@ -169,7 +203,7 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
     if isinstance(row, RecordingsRow):
         return ("label" if by_class or classes > 1 else "free"), _known("vqvae")
     if by_class:
-        if isinstance(row, TextFilesRow) or row.gives_source or row.gives_prompt:
+        if isinstance(row, TextFilesRow | MoleculeFilesRow) or row.gives_source or row.gives_prompt:
             raise UserError(
                 "--by-class is for pictures with classes alone, without captions or pairs, and for recordings; "
                 "leave it out."
@@ -177,6 +211,8 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
         return "label", _known("cvae", "diffusion")
     if isinstance(row, TextFilesRow):
         return ("source", ("seq2seq",)) if row.form == "pairs" else ("prompt", ("gpt", "lstm"))
+    if isinstance(row, MoleculeFilesRow):
+        return "prompt", _known("gpt", "lstm")
     if row.gives_source:
         return "source", _known("pix2pix")
     return ("prompt", _known("diffusion")) if row.gives_prompt else ("free", ("vae", "gan"))

@@ -45,6 +45,8 @@ CODE = {
     "unpaired": ("pictures", "reading", "conditioned", "unpaired", "images"),
     "plucks": ("recordings", "reading", "plucks", "sound"),
     "recordings": ("recordings", "reading", "archive", "layout", "sound", "trees"),
+    "nci": ("molecules", "molecule_files", "reading", "documents", "texts"),
+    "molecules": ("molecules", "molecule_files", "reading", "documents", "texts"),
     "stdlib": ("text", "documents", "encoding", "packing", "records", "stdlib", "texts"),
     "text": ("text", "documents", "encoding", "packing", "records", "single", "texts"),
 }

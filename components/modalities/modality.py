@@ -136,6 +136,10 @@ class Modality(ABC):
         """How many answers a validated request `body` asks for."""
         return int(body.n)
 
+    def selects(self, body: Any) -> bool:
+        """Whether a validated request `body` wants only some of what is drawn."""
+        return False
+
     def warm(self, shape: Shape) -> BaseModel:
         """A small request that takes the way of all others, by which a model is warmed before it serves."""
         return self.request()

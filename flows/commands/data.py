@@ -27,13 +27,16 @@ CHOICES = {
     "fit": ("crop", "pad", "stretch", "cut"),
     "tokenizer": ("characters", "bytes", "bpe"),
     "unit": ("document", "line", "whole"),
+    "bands": ("qed", "logp", "weight"),
+    "hold_out": ("content", "scaffold"),
 }
 
 
 def attach(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
     data = typer.Typer(
-        help="Datasets: your own pictures, text or sound, preparing, looking.", no_args_is_help=True
+        help="Datasets: your own pictures, text, sound or molecules, preparing, looking.",
+        no_args_is_help=True,
     )
     data.command("list")(list_datasets)
     data.command("add")(add_data)
@@ -72,7 +75,8 @@ def add_data(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A folder or file of pictures or text, a folder of recordings.", show_default=False
+            help="A folder or file of pictures, text or molecules, a folder of recordings.",
+            show_default=False,
         ),
     ],
     licence: Annotated[str, typer.Option("--licence", help="The licence of the data.")] = "unknown",
@@ -83,10 +87,19 @@ def add_data(
     label: Annotated[str | None, typer.Option("--label", help="The column of classes in Parquet.")] = None,
     caption: Annotated[str | None, typer.Option("--caption", help="The column or key of captions.")] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="characters, bytes or bpe.")] = None,
-    context: Annotated[int | None, typer.Option("--context", help="Tokens a row of text.")] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", help="Tokens a row of text or molecules.")
+    ] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="document, line, or whole: one text.")] = None,
     rate: Annotated[int | None, typer.Option("--rate", help="Samples a second of recordings.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="How long recordings become.")] = None,
+    smiles: Annotated[str | None, typer.Option("--smiles", help="The column of SMILES in a CSV.")] = None,
+    bands: Annotated[
+        str | None, typer.Option("--bands", help="Molecules are asked for by thirds of qed, logp or weight.")
+    ] = None,
+    hold_out: Annotated[
+        str | None, typer.Option("--hold-out", help="Molecules are held out by content or by scaffold.")
+    ] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Have the product draw by class.")] = False,
 ) -> None:
     """Look at your own data and write them into params.yaml, with a product, runs and a DVC stage."""
@@ -98,12 +111,13 @@ def add_data(
     given |= {"caption": caption, "size": None if size is None else _size(size)}
     given |= {"tokenizer": tokenizer, "context": context, "unit": unit}
     given |= {"rate": rate, "seconds": seconds}
+    given |= {"smiles": smiles, "bands": bands, "hold_out": hold_out}
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
     row = describe(project, path, {**options, "licence": licence})
     found = add(project, name, row, by_class)
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
-    what = {"text": "documents", "audio": "recordings"}.get(row.modality, "pictures")
+    what = {"text": "documents", "audio": "recordings", "molecule": "molecules"}.get(row.modality, "pictures")
     print(f"{found.entries} {what}" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
     for reason, count in found.dropped.items():
         print(f"{count} left out: {reason}")
@@ -132,7 +146,7 @@ def _check_options(options: dict[str, Any]) -> None:
     for option, values in CHOICES.items():
         if options.get(option, values[0]) not in values:
             raise UserError(
-                f"--{option} is “{options[option]}”; take {', '.join(values[:-1])} or {values[-1]}."
+                f"--{option.replace('_', '-')} is “{options[option]}”; take {', '.join(values[:-1])} or {values[-1]}."
             )
 
 
@@ -189,6 +203,11 @@ def _size_of(split: dict[str, Any]) -> str | int:
     """The rows of a split; of text and recordings also what they hold."""
     if "minutes" in split:
         return f"{split['rows']} rows, {split['minutes']} minutes"
+    if "molecules" in split:
+        return (
+            f"{split['rows']} rows, {split['molecules']} molecules of {split['scaffolds']} scaffolds, "
+            f"{split['tokens']} tokens"
+        )
     if "documents" not in split:
         return int(split["rows"])
     return f"{split['rows']} rows, {split['documents']} documents, {split['tokens']} tokens"

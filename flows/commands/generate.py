@@ -1,4 +1,4 @@
-"""`genloom generate`: pictures, sound or text, by the running server or by the champion loaded here."""
+"""`genloom generate`: pictures, sound, text or molecules, by the running server or by the champion loaded here."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 Product = Annotated[str, typer.Argument(help="A product of params.yaml.", show_default=False)]
 Count = Annotated[
     int | None,
-    typer.Option("-n", "--number", min=1, max=4096, help="How many; 16 pictures, 1 recording or text."),
+    typer.Option(
+        "-n", "--number", min=1, max=4096, help="How many; 16 pictures or molecules, 1 recording or text."
+    ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         "-o",
         "--out",
-        help="A .png for one picture or a grid, a .wav for sound, a folder for single files; a file for text.",
+        help="A .png for one picture or a grid, a .wav for sound, a folder for single files; a file for text; "
+        "for molecules .smi, .csv or .sdf, beside which their .png is written.",
     ),
 ]
 Seed = Annotated[
@@ -48,10 +51,13 @@ Which = Annotated[
 Prompt = Annotated[
     str | None,
     typer.Option(
-        help="The text that the model continues or turns into another; of pictures, a caption; of sound, words."
+        help="The text that the model continues or turns into another; of pictures, a caption; of sound, words; "
+        "of molecules, what each SMILES begins with."
     ),
 ]
-Label = Annotated[str | None, typer.Option(help="Of pictures and sound: the class, by name.")]
+Label = Annotated[
+    str | None, typer.Option(help="Of pictures and sound: the class, by name; of molecules: the band.")
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Of pictures by diffusion: how many steps.")]
 Guidance = Annotated[
     float | None, typer.Option(help="Of pictures by diffusion: how much the class or caption weighs.")
@@ -60,11 +66,22 @@ Truncation = Annotated[
     float | None, typer.Option(help="Of pictures by a style GAN: below 1, likelier and less varied.")
 ]
 Temperature = Annotated[
-    float | None, typer.Option(help="Of text: 0 always takes the likeliest token, 1 draws as the model says.")
+    float | None,
+    typer.Option(
+        help="Of text and molecules: 0 always takes the likeliest token, 1 draws as the model says."
+    ),
 ]
-TopP = Annotated[float | None, typer.Option(help="Of text: draw from the likeliest tokens of this share.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Of text and molecules: draw from the likeliest tokens of this share.")
+]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Of text: at most so many new tokens.")]
 Stops = Annotated[list[str] | None, typer.Option("--stop", help="Of text: end before this; may be repeated.")]
+ValidOnly = Annotated[
+    bool, typer.Option("--valid-only", help="Of molecules: draw again in the place of what is none.")
+]
+Contains = Annotated[
+    str | None, typer.Option(help="Of molecules: keep those with this fragment (SMILES or SMARTS).")
+]
 
 
 def attach(app: typer.Typer) -> None:
@@ -88,9 +105,11 @@ def generate(
     steps: Steps = None,
     guidance: Guidance = None,
     truncation: Truncation = None,
+    valid_only: ValidOnly = False,
+    contains: Contains = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw with a product's model and write PNG or WAV files, or write with it to the terminal as the text comes."""
+    """Draw with a product's model: PNG, WAV or files of molecules; text is written to the terminal as it comes."""
     from components.project import open_project
     from components.serving.place import locate
 
@@ -99,7 +118,23 @@ def generate(
     text = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop}
     options = {"steps": steps, "guidance": guidance, "truncation": truncation}
     pictures = {"size": size, "label": label, **options}
+    molecules = {"valid_only": valid_only or None, "contains": contains}
     with locate(project.settings, product, version) as place:
+        if place.modality == "molecule":
+            _without(
+                {**pictures, "label": None, "max_tokens": max_tokens, "stop": stop},
+                f"{product} writes molecules, without",
+            )
+            asked = {
+                "prefix": prompt,
+                "label": label,
+                "temperature": temperature,
+                "top_p": top_p,
+                **molecules,
+            }
+            _design(place, number or 16, seed, asked, out or Path("out.smi"), as_json)
+            return
+        _without(molecules, f"{product} writes no molecules, without")
         if place.modality == "text":
             _without(pictures, f"{product} writes text, without")
             _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
@@ -149,6 +184,39 @@ def _sound(
         target = draw.check_target(out, sound.KINDS, "recordings")
         made = sound.speak(place, prompt, seed, sound.target_kind(target), guidance)
     say_drawn(made, draw.write(target, made, joined=sound.joined), as_json)
+
+
+def _design(
+    place: Place, number: int, seed: int | None, asked: Mapping[str, Any], out: Path, as_json: bool
+) -> None:
+    from components.serving import draw
+    from components.serving import molecules as designs
+
+    draw.check_target(out, designs.KINDS, "molecules", folders=False)
+    made = designs.design(place, number, seed, asked)
+    written = designs.write(out, made)
+    shown = made.shown
+    valid = sum(bool(one["valid"]) for one in shown)
+    if as_json:
+        content = {
+            "product": place.product,
+            "version": place.version,
+            "seed": made.seed,
+            "drawn": made.drawn,
+            "valid": valid,
+            "molecules": list(made.found),
+            "files": [str(path) for path in written],
+            "where": place.where,
+        }
+        print(json.dumps(content, ensure_ascii=False, indent=2))
+        return
+    said = f"{len(shown)} molecules, {valid} valid, of {made.drawn} that were drawn"
+    if len(made.found) < number:
+        said += f" ({number} were wanted)"
+    places = " and ".join(map(str, written))
+    typer.echo(
+        f"{place.product}/{place.version} wrote {places} with seed {made.seed}, {place.where}: {said}."
+    )
 
 
 def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:

@@ -14,11 +14,13 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
 from components.modalities.completion import CompletionRequest
+from components.modalities.designing import MoleculeRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest
 from components.modalities.speech import SoundRequest
 from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import Made, Making, check_whole, ready
+from components.serving.routes import molecules
 from components.serving.routes.answers import Files, also
 from components.serving.routes.description import any_body
 from components.serving.routes.errors import WithheldError
@@ -46,7 +48,9 @@ def router(catalog: Catalog) -> APIRouter:
         GENERATE,
         response_model=None,
         responses=also(Files, 200),
-        openapi_extra=any_body(ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest),
+        openapi_extra=any_body(
+            ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest, MoleculeRequest
+        ),
     )
     async def generate(request: Request) -> Response:
         """Generate `n` files of the model's media type; file i has the seed of the request + i."""
@@ -54,6 +58,8 @@ def router(catalog: Catalog) -> APIRouter:
         modality, body = await asyncio.to_thread(_read, catalog, content, sent)
 
         async def ask(loaded: Loaded) -> Response:
+            if isinstance(body, MoleculeRequest):
+                return await molecules.respond(loaded, body)
             return await _respond(loaded, body)
 
         return await answered(catalog, request, body, ask, modality)
