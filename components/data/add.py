@@ -219,7 +219,14 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
 
 
 def fitted(row: OwnRow) -> dict[str, Any]:
-    """What the runs of a dataset need beside their families' defaults: of recordings, codes that stand for more."""
+    """What the runs of a dataset need beside their families' defaults: of recordings, codes that stand for more.
+
+    Of molecules, a schedule that ends.
+    """
+    if isinstance(row, MoleculeFilesRow):
+        return {
+            "train": {"steps": 2500, "batch": 32, "ema": 0, "schedule": "wsd", "warmup": 50, "decay": 0.5}
+        }
     if not isinstance(row, RecordingsRow):
         return {}
     halvings = min(MOST_HALVINGS, max(2, math.ceil(math.log2(row.samples / CODES))))

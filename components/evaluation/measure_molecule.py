@@ -161,16 +161,21 @@ class MoleculeMeasurement(Measurement):
         """A line for each of the samples nearest to a training molecule: it, and those most like it."""
         smiles = list(dict.fromkeys(_column(self.dataset, "train", "smiles")))[:SEARCHED]
         prints = [chemistry.fingerprint(chemistry.read(one)) for one in smiles]
-        first = list(zip(drawn.valid, drawn.fingerprints, strict=True))[:SHOWN]
-        likeness = [np.array(chemistry.similarities(own, prints)) for _, own in first]
+        first = list(zip(drawn.places, drawn.canonical(True), drawn.fingerprints, strict=True))[:SHOWN]
+        first = list({one[1]: one for one in reversed(first)}.values())[::-1]
+        likeness = [np.array(chemistry.similarities(own, prints)) for *_, own in first]
         order = sorted(range(len(first)), key=lambda place: -likeness[place].max())[:QUERIES]
         shown: list[str] = []
         notes: list[str] = []
         for place in order:
             nearest = np.argsort(-likeness[place], kind="stable")[:NEIGHBOURS]
-            shown += [chemistry.written(first[place][0]), *(smiles[other] for other in nearest)]
-            notes += [f"sample {place}", *(f"training, {likeness[place][other]:.2f}" for other in nearest)]
-        return gallery(shown, notes, columns=1 + min(NEIGHBOURS, len(smiles)))
+            shown += [first[place][1], *(smiles[other] for other in nearest)]
+            notes += [
+                f"sample {first[place][0]}",
+                *(f"training, {likeness[place][other]:.2f}" for other in nearest),
+            ]
+        head = "Samples, and the training molecules that are most like each (Tanimoto similarity)"
+        return gallery(shown, notes, head, columns=1 + min(NEIGHBOURS, len(smiles)))
 
 
 def _column(dataset: Dataset, split: Split, name: str) -> list[str]:

@@ -42,6 +42,11 @@ class Found:
         """The valid molecules."""
         return [one for one in self.molecules if one is not None]
 
+    @cached_property
+    def places(self) -> list[int]:
+        """Where among all that was drawn each valid molecule stands."""
+        return [place for place, one in enumerate(self.molecules) if one is not None]
+
     def canonical(self, stereo: bool) -> list[str]:
         """Their canonical SMILES, as the dataset's rows are written."""
         return [chemistry.written(one, stereo) for one in self.valid]

@@ -149,19 +149,23 @@ def similarities(one: Any, others: list[Any]) -> list[float]:
     return list(DataStructs.BulkTanimotoSimilarity(one, others))
 
 
-def pattern(fragment: str) -> Mol:
-    """What a molecule must hold, as SMILES or, where that is none, as SMARTS. Raises `UserError`."""
+def pattern(fragment: str) -> tuple[Mol, ...]:
+    """What a molecule must hold one of: the fragment as SMARTS, and as SMILES, whose rings may be written kekulized.
+
+    Raises `UserError` for what is neither.
+    """
     from rdkit import Chem, rdBase
 
-    found = None
+    found: list[Mol | None] = []
     if not any(letter.isspace() for letter in fragment):
         with rdBase.BlockLogs():
-            found = read(fragment) or Chem.MolFromSmarts(fragment)
-    if found is None or not found.GetNumAtoms():
+            found = [Chem.MolFromSmarts(fragment), read(fragment)]
+    readings = tuple(one for one in found if one is not None and one.GetNumAtoms())
+    if not readings:
         raise UserError(f"“{fragment}” is neither SMILES nor SMARTS of a fragment; mend it.")
-    return found
+    return readings
 
 
-def holds(molecule: Mol, part: Mol) -> bool:
-    """Whether a `pattern` is a part of a molecule."""
-    return bool(molecule.HasSubstructMatch(part))
+def holds(molecule: Mol, readings: tuple[Mol, ...]) -> bool:
+    """Whether one of the `readings` of a `pattern` is a part of a molecule."""
+    return any(bool(molecule.HasSubstructMatch(part)) for part in readings)

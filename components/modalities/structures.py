@@ -67,24 +67,25 @@ def _record(one: Mapping[str, Any]) -> str:
 
 
 def gallery(
-    smiles: Sequence[str], notes: Sequence[str] = (), columns: int = COLUMNS, most: int = MOST
+    smiles: Sequence[str], notes: Sequence[str] = (), head: str = "", columns: int = COLUMNS
 ) -> bytes:
-    """A PNG of the structures of the first `most` SMILES with a line that says how many are valid.
+    """A PNG of the structures of the first `MOST` SMILES below `head`, by default how many are valid.
 
     Below each stands its note, by default its properties; of what is no molecule, the SMILES stands there in red.
     """
-    shown = [(one, chemistry.read(one)) for one in smiles[:most]]
+    shown = [(one, chemistry.read(one)) for one in smiles[:MOST]]
     columns = max(1, min(columns, len(shown)))
     rows = -(-len(shown) // columns)
-    head = LARGE + 2 * (LINE - SMALL)
-    page = Pillow.new("RGB", (columns * SIDE, head + rows * (SIDE + LINE)), "white")
+    top = LARGE + 2 * (LINE - SMALL)
+    page = Pillow.new("RGB", (columns * SIDE, top + rows * (SIDE + LINE)), "white")
     for place, (text, molecule) in enumerate(shown):
         note = notes[place] if notes else ""
-        corner = (place % columns * SIDE, head + place // columns * (SIDE + LINE))
+        corner = (place % columns * SIDE, top + place // columns * (SIDE + LINE))
         page.paste(_refused(text, note) if molecule is None else _cell(molecule, note), corner)
     valid = sum(molecule is not None for _, molecule in shown)
     font = ImageFont.load_default(LARGE)
-    ImageDraw.Draw(page).text((8, head // 2), f"{valid} of {len(shown)} valid", GREY, font, anchor="lm")
+    said = head or f"{valid} of {len(shown)} valid"
+    ImageDraw.Draw(page).text((8, top // 2), said, GREY, font, anchor="lm")
     return _png(page)
 
 

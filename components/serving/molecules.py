@@ -61,7 +61,7 @@ class Search:
             if self._wants(told, part):
                 self.found.append(told)
 
-    def _wants(self, told: Mapping[str, Any], part: chemistry.Mol | None) -> bool:
+    def _wants(self, told: Mapping[str, Any], part: tuple[chemistry.Mol, ...] | None) -> bool:
         if "withheld" in told or not self.body.selects:
             return True
         if not told["valid"]:
