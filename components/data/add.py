@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -282,7 +283,10 @@ def _enter(
                 raise UserError(f"There is already a {what} “{name}” in params.yaml; choose another name.")
         tables["datasets"][name] = dict(content)
         tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
-        runs = {f"{name}-{family}": {"product": name, "family": family, **fitting} for family in families}
+        runs = {
+            f"{name}-{family}": {"product": name, "family": family, **deepcopy(dict(fitting))}
+            for family in families
+        }
         for run in runs:
             if run in tables["runs"]:
                 raise UserError(f"There is already a run “{run}” in params.yaml; choose another name.")
