@@ -119,7 +119,9 @@ def open_molecules(project: Project, row: MoleculeRow, progress: Progress) -> Mo
     if root.is_file():
         return MoleculeFiles([_checked(MoleculeFile(root, legible(root.name)))], row.smiles, row.official)
     names = list(text_files(root))
-    found = [name for name in names if suffix(name) in KINDS]
+    # a plain text beside files of molecules says something about them
+    found = [name for name in names if suffix(name) in KINDS - {".txt"}]
+    found = found or [name for name in names if suffix(name) in KINDS]
     if not found:
         kinds = ", ".join(sorted(KINDS))
         raise UserError(

@@ -179,12 +179,12 @@ def test_official_splits_are_kept(bare: Bare) -> None:
     project = mine(bare, split={"val": 0.1})
     put(project.root / "raw" / "train.smi", "\n".join([*ALCOHOLS, *RINGS[::2]]))
     put(project.root / "raw" / "test.csv", "SMILES\n" + "\n".join([*RINGS[1::2], ALCOHOLS[0]]))
-    put(project.root / "raw" / "notes.pdf", "x")
+    put(project.root / "raw" / "notes.txt", "where they are from")
     dataset, report = made(project)
     assert smiles(dataset, "train", "val") == {*ALCOHOLS[1:], *RINGS[::2]}
     assert smiles(dataset, "test") == {ALCOHOLS[0], *RINGS[1::2]}, "of two copies the held-out one counts"
     assert reasons(report) == {
-        "no file of molecules": ["notes.pdf"],
+        "no file of molecules": ["notes.txt"],
         "the same molecule as another": ["train.smi:1"],
     }
     lines = [f"{one},{['train', 'Test', 'val', 'other'][place % 4]}" for place, one in enumerate(ALCOHOLS)]
