@@ -119,7 +119,7 @@ def generate(
     options = {"steps": steps, "guidance": guidance, "truncation": truncation}
     pictures = {"size": size, "label": label, **options}
     molecules = {"valid_only": valid_only or None, "contains": contains}
-    with locate(project.settings, product, version) as place:
+    with locate(project.settings, product, version, project.own_terms(product)) as place:
         if place.modality == "molecule":
             _without(
                 {**pictures, "label": None, "max_tokens": max_tokens, "stop": stop},
@@ -248,6 +248,8 @@ def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:
 def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | None, as_json: bool) -> None:
     import secrets
 
+    from components.labels.formats import TEXT
+    from components.labels.marker import lay_beside
     from components.serving import speak
 
     first = secrets.randbelow(2**52) if seed is None else seed
@@ -265,6 +267,8 @@ def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | No
                 said[piece.row] += piece.text
             for row, text in enumerate(said):
                 print(f"── {first + row} ──\n{text}\n", file=stream)
+    if out is not None and not as_json:
+        lay_beside(place.marker, out, TEXT, first)
     written = "" if out is None else f" {out}"
     typer.echo(f"{place.product}/{place.version} wrote{written} with seed {first}, {place.where}.", err=True)
 

@@ -17,7 +17,7 @@ from components.serving.making import Made, Making, ready
 from components.serving.molecules import Search, first_seed
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import done
-from components.serving.routes.models import headers
+from components.serving.routes.models import field_of, headers
 
 
 async def respond(loaded: Loaded, body: MoleculeRequest) -> Response:
@@ -50,7 +50,7 @@ def _written(loaded: Loaded, body: MoleculeRequest, answer: dict[str, Any]) -> t
         return filed(shown, body.response_format), TYPES[body.response_format]
     content = {"created": int(time.time()), "model": loaded.served.product, **answer}
     content["data"] = [_item(one) for one in answer["data"]]
-    return json.dumps(content).encode(), "application/json"
+    return json.dumps(content).encode()[:-1] + field_of(loaded) + b"}", "application/json"
 
 
 def _item(one: dict[str, Any]) -> dict[str, Any]:
