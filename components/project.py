@@ -26,6 +26,7 @@ from components.image_rows import (
     ParquetRow,
     UnpairedRow,
 )
+from components.molecule_rows import MoleculeFilesRow, NciRow
 from components.music_rows import ChoralesRow, CounterpointRow, MidiRow
 from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
@@ -242,6 +243,7 @@ def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
             *(StdlibRow, TextFilesRow, PlucksRow, RecordingsRow),
             *(CounterpointRow, ChoralesRow, MidiRow),
             *(StatsmodelsRow, SeriesFilesRow),
+            *(NciRow, MoleculeFilesRow),
         ],
         "products": [ProductRow],
         "runs": [RunRow],

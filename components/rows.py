@@ -19,6 +19,7 @@ from components.image_rows import (
     ParquetRow,
     UnpairedRow,
 )
+from components.molecule_rows import MoleculeFilesRow, NciRow
 from components.music_rows import ChoralesRow, CounterpointRow, MidiRow
 from components.row import DatasetRow, Expression, Part, RemoteFile, Split, check_place
 from components.series_rows import SeriesFilesRow, StatsmodelsRow
@@ -165,8 +166,10 @@ AnyDataset = Annotated[
     | ChoralesRow
     | MidiRow
     | StatsmodelsRow
-    | SeriesFilesRow,
+    | SeriesFilesRow
+    | NciRow
+    | MoleculeFilesRow,
     Field(discriminator="source"),
 ]
-OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow | MidiRow | SeriesFilesRow
+OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow | MidiRow | SeriesFilesRow | MoleculeFilesRow
 """The rows of a person's own data, which may lie at a `path`."""

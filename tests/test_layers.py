@@ -35,6 +35,7 @@ MODALITY_IMPORTS = FAMILY_IMPORTS | {
     "soundfile",
     "mido",
     "scipy",
+    "rdkit",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from components.data.describe import (
 )
 from components.data.documents import is_empty
 from components.data.example import Dropped, NotARecording, Source, silent
+from components.data.molecule_files import Structure, describe_molecules, is_molecules, open_molecules
 from components.data.recordings import open_recordings
 from components.data.scores import open_pieces
 from components.data.series import cuts_of, unfit
@@ -37,8 +39,10 @@ from components.data.tables import open_tables
 from components.data.texts import open_texts
 from components.errors import UserError
 from components.families.family import names
+from components.modalities import chemistry
 from components.modalities.decoding import NotAPicture
 from components.modalities.tables import Table
+from components.molecule_rows import MoleculeFilesRow
 from components.music_rows import MidiRow
 from components.project import NAME, Project, check_name, open_project, read_tables
 from components.rows import OwnRow, TextFilesRow
@@ -50,12 +54,14 @@ OF_TEXT = frozenset({"tokenizer", "context", "unit"})
 OF_SERIES = frozenset({"context", "horizon", "season", "time"})
 OF_SOUND = frozenset({"rate", "seconds"})
 OF_MUSIC = frozenset({"notation", "steps", "context"})
+OF_MOLECULES = frozenset({"smiles", "bands", "hold_out", "context"})
 OPTIONS = {
     "text": OF_TEXT,
     "pictures": OF_PICTURES,
     "recordings": OF_SOUND,
     "music": OF_MUSIC,
     "series": OF_SERIES,
+    "molecules": OF_MOLECULES,
 }
 """The options that not every modality has, by what it holds."""
 OF_WINDOWS = {"steps": 1500, "batch": 32, "schedule": "wsd", "warmup": 50, "decay": 0.4}
@@ -80,7 +86,7 @@ class Survey:
 
 
 def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow:
-    """The row for the data at `path`: music, recordings, series, text, Parquet if it is or holds such, else pictures.
+    """The row for the data at `path`: what it holds by its files' names, else pictures.
 
     `options` are other fields of the row; those of the other modality are refused. Raises `UserError` if there is
     no `path`, or it holds the project's data.
@@ -93,10 +99,13 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
     inside = place.is_relative_to(project.root)
     where = place.relative_to(project.root).as_posix() if inside else place.as_posix()
     check_path(where)
-    holds = _held(place)
+    holds = _held(place, options)
     wrong = sorted(options.keys() & frozenset().union(*OPTIONS.values()) - OPTIONS[holds])
     if wrong:
-        raise UserError(f"{place} holds {holds}; leave out {' and '.join(f'--{x}' for x in wrong)}.")
+        left_out = " and ".join(f"--{option.replace('_', '-')}" for option in wrong)
+        raise UserError(f"{place} holds {holds}; leave out {left_out}.")
+    if holds == "molecules":
+        return describe_molecules(where, options)
     if holds == "music":
         return describe_music(place, where, options)
     if holds == "recordings":
@@ -108,8 +117,10 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
     return describe_pictures(place, where, options)
 
 
-def _held(place: Path) -> str:
+def _held(place: Path, options: Mapping[str, Any]) -> str:
     """What the file or folder at `place` holds, as `OPTIONS` calls it."""
+    if is_molecules(place, options.get("smiles")):
+        return "molecules"
     if is_music(place):
         return "music"
     if is_sound(place):
@@ -125,6 +136,8 @@ def survey(project: Project, name: str, row: OwnRow) -> Survey:
         return survey_text(project, name, row)
     if isinstance(row, MidiRow):
         return survey_music(project, name, row)
+    if isinstance(row, MoleculeFilesRow):
+        return survey_molecules(project, name, row)
     if isinstance(row, RecordingsRow):
         return _survey_entries(open_recordings(project, row, silent, set()), row.path, "recording")
     if isinstance(row, SeriesFilesRow):
@@ -196,6 +209,25 @@ def survey_music(project: Project, name: str, row: MidiRow) -> Survey:
     return Survey(len(found) - dropped.total(), {}, dict(dropped.most_common()), ())
 
 
+def survey_molecules(project: Project, name: str, row: MoleculeFilesRow) -> Survey:
+    """Count the molecules of `row`, which are read until one is valid; raises `UserError` if none is."""
+    chemistry.required()
+    files = open_molecules(project, row, silent)
+    dropped: Counter[str] = Counter()
+    entries, proved = 0, False
+    for found in files.structures(name, silent):
+        valid = isinstance(found, Structure) and (proved or chemistry.read(found.smiles) is not None)
+        proved, entries = proved or valid, entries + valid
+        if not valid:
+            dropped[found.reason if isinstance(found, Dropped) else "no valid molecule"] += 1
+    if not proved:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
+        raise UserError(
+            f"{row.path} holds no molecule that can be read ({reasons or 'no rows'}); put SMILES or SDF there."
+        )
+    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(files.ignored)))
+
+
 def _survey_entries(source: Source, path: str | None, noun: str) -> Survey:
     classes: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
@@ -253,7 +285,11 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
     if isinstance(row, RecordingsRow):
         return ("label" if by_class or classes > 1 else "free"), _known("vqvae")
     if by_class:
-        if isinstance(row, TextFilesRow | MidiRow | SeriesFilesRow) or row.gives_source or row.gives_prompt:
+        if (
+            isinstance(row, TextFilesRow | MidiRow | SeriesFilesRow | MoleculeFilesRow)
+            or row.gives_source
+            or row.gives_prompt
+        ):
             raise UserError(
                 "--by-class is for pictures with classes alone, without captions or pairs, and for recordings; "
                 "leave it out."
@@ -263,7 +299,7 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
         return "prompt", _known("gpt", "lstm")
     if isinstance(row, TextFilesRow):
         return ("source", ("seq2seq",)) if row.form == "pairs" else ("prompt", ("gpt", "lstm"))
-    if isinstance(row, MidiRow):
+    if isinstance(row, MidiRow | MoleculeFilesRow):
         return "prompt", _known("gpt", "lstm")
     if row.gives_source:
         return "source", _known("pix2pix")
@@ -273,7 +309,7 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
 def fitted(row: OwnRow) -> dict[str, Any]:
     """What the runs of a dataset need beside their families' defaults.
 
-    Of recordings, codes that stand for more; of music, rows that are long and few.
+    Of recordings, codes that stand for more; of music, rows that are long and few; of molecules, a schedule that ends.
     """
     if isinstance(row, MidiRow):
         return {
@@ -282,6 +318,10 @@ def fitted(row: OwnRow) -> dict[str, Any]:
         }
     if isinstance(row, SeriesFilesRow):
         return {"model": {"layers": 3, "width": 96, "dropout": 0.1}, "train": dict(OF_WINDOWS)}
+    if isinstance(row, MoleculeFilesRow):
+        return {
+            "train": {"steps": 2500, "batch": 32, "ema": 0, "schedule": "wsd", "warmup": 50, "decay": 0.5}
+        }
     if not isinstance(row, RecordingsRow):
         return {}
     halvings = min(MOST_HALVINGS, max(2, math.ceil(math.log2(row.samples / CODES))))
@@ -337,7 +377,10 @@ def _enter(
                 raise UserError(f"There is already a {what} “{name}” in params.yaml; choose another name.")
         tables["datasets"][name] = dict(content)
         tables["products"][name] = {"dataset": name} | ({} if task == "free" else {"task": task})
-        runs = {f"{name}-{family}": {"product": name, "family": family, **fitting} for family in families}
+        runs = {
+            f"{name}-{family}": {"product": name, "family": family, **deepcopy(dict(fitting))}
+            for family in families
+        }
         for run in runs:
             if run in tables["runs"]:
                 raise UserError(f"There is already a run “{run}” in params.yaml; choose another name.")

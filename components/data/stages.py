@@ -48,6 +48,8 @@ CODE = {
     "counterpoint": ("music", "scores", "counterpoint", "encoding", "packing"),
     "chorales": ("music", "scores", "encoding", "packing"),
     "midi": ("music", "scores", "archive", "trees", "encoding", "packing"),
+    "nci": ("molecules", "molecule_files", "reading", "documents", "texts"),
+    "molecules": ("molecules", "molecule_files", "reading", "documents", "texts"),
     "stdlib": ("text", "documents", "encoding", "packing", "records", "stdlib", "texts"),
     "text": ("text", "documents", "encoding", "packing", "records", "single", "texts"),
     "statsmodels": ("series", "tables"),

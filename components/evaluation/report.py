@@ -76,9 +76,10 @@ def sentence(report: Report) -> str:
     """What was measured on what, for people."""
     protocol = report.protocol
     if "tokens" in protocol:
+        held_out = "molecules" if "fingerprint" in protocol else "pieces"
         return (
             f"{protocol['tokens']:,} tokens of the test split of {report.dataset}; {protocol['samples']} samples "
-            f"beside {protocol['reference']} held-out pieces (real); in brackets, 95% intervals."
+            f"beside {protocol['reference']} held-out {held_out} (real); in brackets, 95% intervals."
         )
     asked = protocol.get("asked", "nothing")
     how = "" if asked == "nothing" else f", asked for by {asked},"

@@ -140,6 +140,10 @@ class Modality(ABC):
         """The media type of the files that answer a validated request `body`."""
         return self.media_type
 
+    def selects(self, body: Any) -> bool:
+        """Whether a validated request `body` wants only some of what is drawn."""
+        return False
+
     def warm(self, shape: Shape) -> BaseModel:
         """A small request that takes the way of all others, by which a model is warmed before it serves."""
         return self.request()

@@ -97,10 +97,8 @@ def ask(url: str, route: str, body: Mapping[str, Any]) -> Answer:
 
     Raises `WithheldError` if all are, `UserError` for what else the server refuses, `FailedError` if it fails.
     """
-    reply = post(url, route, body)
-    if _refusal(reply).get("code") == "content_policy_violation":
-        raise WithheldError(_message(reply))
-    items = answer(reply)["data"]
+    content, version = told(url, route, body)
+    items = content["data"]
     coded = [item.get("b64_json", item.get("b64")) for item in items]
     withheld = {
         int(item["seed"]): str(item["withheld"])
@@ -110,7 +108,15 @@ def ask(url: str, route: str, body: Mapping[str, Any]) -> Answer:
     data = [item for item in items if int(item["seed"]) not in withheld]
     files = [b64decode(file) for file in coded if file is not None]
     seeds, labels = [int(item["seed"]) for item in data], [item.get("label") for item in data]
-    return Answer(files, int(reply.headers["x-genloom-version"]), seeds, labels, withheld)
+    return Answer(files, version, seeds, labels, withheld)
+
+
+def told(url: str, route: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The JSON that a route answers, and the version that made it. Raises as `ask` does."""
+    reply = post(url, route, body)
+    if _refusal(reply).get("code") == "content_policy_violation":
+        raise WithheldError(_message(reply))
+    return answer(reply), int(reply.headers["x-genloom-version"])
 
 
 def post(url: str, route: str, body: Mapping[str, Any]) -> httpx.Response:

@@ -73,14 +73,19 @@ class Drawing:
     marker: Marker | None = None
 
 
-def check_target(path: Path, kinds: Sequence[str] = (".png",), what: str = "pictures") -> Target:
-    """Where the files of these `kinds` will be written, checked before anything is drawn. Raises `UserError`."""
+def check_target(
+    path: Path, kinds: Sequence[str] = (".png",), what: str = "pictures", folders: bool = True
+) -> Target:
+    """Where the files of these `kinds` will be written, checked before anything is drawn. Raises `UserError`.
+
+    Unless there may be `folders`, it is one file.
+    """
     folder = path.is_dir() or (path.suffix == "" and not path.exists())
-    if not folder and path.suffix.lower() not in kinds:
+    if (not folder or not folders) and path.suffix.lower() not in kinds:
         names = " or ".join(kind.removeprefix(".").upper() for kind in kinds)
-        raise UserError(
-            f"The {what} are {names}; name the file {path.with_suffix(kinds[0])}, or name a folder."
-        )
+        named = path / f"out{kinds[0]}" if path.is_dir() else path.with_suffix(kinds[0])
+        instead = ", or name a folder" if folders else ""
+        raise UserError(f"The {what} are {names}; name the file {named}{instead}.")
     parent = path if path.is_dir() else path.parent
     if not parent.is_dir():
         raise UserError(f"There is no folder {parent}; make it first, or write elsewhere with -o.")

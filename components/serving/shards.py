@@ -115,10 +115,10 @@ def _schema(job: Job, loaded: Loaded) -> pa.Schema:
 
     Where there are such, also `label`, `finish_reason`, and why a row is `withheld`, whose content is null.
     """
-    text = job.media_type.startswith("text/")
+    text = job.media_type.startswith(("text/", "chemical/"))
     fields = [("seed", pa.int64()), ("text", pa.string()) if text else ("content", pa.binary())]
     fields += [("label", pa.string())] if loaded.model.shape.classes else []
-    fields += [("finish_reason", pa.string())] if text else []
+    fields += [("finish_reason", pa.string())] if job.media_type.startswith("text/") else []
     fields += [("withheld", pa.string())] if job.terms.filters and not text else []
     about = {
         "model": job.product,

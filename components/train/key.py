@@ -31,6 +31,7 @@ BESIDE = {
     "audio": ("waveform",),
     "music": ("text", "notation", "score"),
     "series": ("binning",),
+    "molecule": ("text",),
 }
 """The modules beside a modality's own that decide what its rows become."""
 

@@ -28,13 +28,15 @@ CHOICES = {
     "tokenizer": ("characters", "bytes", "bpe"),
     "unit": ("document", "line", "whole"),
     "notation": ("grid", "events"),
+    "bands": ("qed", "logp", "weight"),
+    "hold_out": ("content", "scaffold"),
 }
 
 
 def attach(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
     data = typer.Typer(
-        help="Datasets: your own pictures, text, sound, music or series, preparing, looking.",
+        help="Datasets: your own pictures, text, sound, music, series or molecules, preparing, looking.",
         no_args_is_help=True,
     )
     data.command("list")(list_datasets)
@@ -74,7 +76,7 @@ def add_data(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A folder or file of pictures, text or series (CSV), a folder of recordings or MIDI files.",
+            help="A folder or file of pictures, text, molecules or series (CSV), a folder of recordings or MIDI files.",
             show_default=False,
         ),
     ],
@@ -87,7 +89,8 @@ def add_data(
     caption: Annotated[str | None, typer.Option("--caption", help="The column or key of captions.")] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="characters, bytes or bpe.")] = None,
     context: Annotated[
-        int | None, typer.Option("--context", help="Tokens a row of text or music; steps before a forecast.")
+        int | None,
+        typer.Option("--context", help="Tokens a row of text, music or molecules; steps before a forecast."),
     ] = None,
     horizon: Annotated[int | None, typer.Option("--horizon", help="Steps of series to forecast.")] = None,
     season: Annotated[int | None, typer.Option("--season", help="The period of series, in steps.")] = None,
@@ -99,6 +102,13 @@ def add_data(
         str | None, typer.Option("--notation", help="Of music: grid (single voices) or events (any).")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Of music: steps a quarter.")] = None,
+    smiles: Annotated[str | None, typer.Option("--smiles", help="The column of SMILES in a CSV.")] = None,
+    bands: Annotated[
+        str | None, typer.Option("--bands", help="Molecules are asked for by thirds of qed, logp or weight.")
+    ] = None,
+    hold_out: Annotated[
+        str | None, typer.Option("--hold-out", help="Molecules are held out by content or by scaffold.")
+    ] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Have the product draw by class.")] = False,
 ) -> None:
     """Look at your own data and write them into params.yaml, with a product, runs and a DVC stage."""
@@ -111,12 +121,19 @@ def add_data(
     given |= {"tokenizer": tokenizer, "context": context, "unit": unit}
     given |= {"rate": rate, "seconds": seconds, "notation": notation, "steps": steps}
     given |= {"rate": rate, "seconds": seconds, "horizon": horizon, "season": season, "time": time}
+    given |= {"smiles": smiles, "bands": bands, "hold_out": hold_out}
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
     row = describe(project, path, {**options, "licence": licence})
     found = add(project, name, row, by_class)
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
-    whats = {"text": "documents", "audio": "recordings", "music": "pieces", "series": "series"}
+    whats = {
+        "text": "documents",
+        "audio": "recordings",
+        "music": "pieces",
+        "series": "series",
+        "molecule": "molecules",
+    }
     what = whats.get(row.modality, "pictures")
     print(f"{found.entries} {what}" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
     for reason, count in found.dropped.items():
@@ -153,7 +170,7 @@ def _check_options(options: dict[str, Any]) -> None:
     for option, values in CHOICES.items():
         if options.get(option, values[0]) not in values:
             raise UserError(
-                f"--{option} is “{options[option]}”; take {', '.join(values[:-1])} or {values[-1]}."
+                f"--{option.replace('_', '-')} is “{options[option]}”; take {', '.join(values[:-1])} or {values[-1]}."
             )
 
 
@@ -212,6 +229,11 @@ def _size_of(split: dict[str, Any]) -> str | int:
         return f"{split['rows']} rows, {split['minutes']} minutes"
     if "pieces" in split:
         return f"{split['rows']} rows, {split['pieces']} pieces, {split['tokens']} tokens"
+    if "molecules" in split:
+        return (
+            f"{split['rows']} rows, {split['molecules']} molecules of {split['scaffolds']} scaffolds, "
+            f"{split['tokens']} tokens"
+        )
     if "documents" not in split:
         return int(split["rows"])
     return f"{split['rows']} rows, {split['documents']} documents, {split['tokens']} tokens"

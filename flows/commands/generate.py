@@ -1,4 +1,4 @@
-"""`genloom generate`: pictures, sound, music, text or series, by the running server or by the champion loaded here."""
+"""`genloom generate`: whatever a product's model makes, by the running server or by the champion loaded here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Count = Annotated[
         "--number",
         min=1,
         max=4096,
-        help="How many; 16 pictures or futures, 1 recording, piece of music or text.",
+        help="How many; 16 pictures, futures or molecules, 1 recording, piece of music or text.",
     ),
 ]
 Out = Annotated[
@@ -36,7 +36,7 @@ Out = Annotated[
         "-o",
         "--out",
         help="A .png for one picture or a grid, a .wav for sound, a .mid for music, a folder for single files; a file "
-        "for text; a .csv or .json for series, with a picture beside.",
+        "for text; a .csv or .json for series, a .smi, .csv or .sdf for molecules, with a picture beside.",
     ),
 ]
 Seed = Annotated[
@@ -55,10 +55,13 @@ Which = Annotated[
 Prompt = Annotated[
     str | None,
     typer.Option(
-        help="The text that the model continues or turns into another; of pictures, a caption; of sound, words."
+        help="The text that the model continues or turns into another; of pictures, a caption; of sound, words; "
+        "of molecules, what each SMILES begins with."
     ),
 ]
-Label = Annotated[str | None, typer.Option(help="Of pictures and sound: the class, by name.")]
+Label = Annotated[
+    str | None, typer.Option(help="Of pictures and sound: the class, by name; of molecules: the band.")
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Of pictures by diffusion: how many steps.")]
 Guidance = Annotated[
     float | None, typer.Option(help="Of pictures by diffusion: how much the class or caption weighs.")
@@ -69,11 +72,12 @@ Truncation = Annotated[
 Temperature = Annotated[
     float | None,
     typer.Option(
-        help="Of text, music and series: 0 always takes the likeliest token, 1 draws as the model says."
+        help="Of what is made of tokens: 0 always takes the likeliest one, 1 draws as the model says."
     ),
 ]
 TopP = Annotated[
-    float | None, typer.Option(help="Of text and music: draw from the likeliest tokens of this share.")
+    float | None,
+    typer.Option(help="Of text, music and molecules: draw from the likeliest tokens of this share."),
 ]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Of text: at most so many new tokens.")]
 Context = Annotated[
@@ -91,6 +95,12 @@ OneChannel = Annotated[
     typer.Option("--channel", help="Of series: the model's channel that the context is, or is drawn."),
 ]
 Stops = Annotated[list[str] | None, typer.Option("--stop", help="Of text: end before this; may be repeated.")]
+ValidOnly = Annotated[
+    bool, typer.Option("--valid-only", help="Of molecules: draw again in the place of what is none.")
+]
+Contains = Annotated[
+    str | None, typer.Option(help="Of molecules: keep those with this fragment (SMILES or SMARTS).")
+]
 
 Prime = Annotated[
     Path | None, typer.Option(help="Of music: a MIDI file that each piece begins with and goes on from.")
@@ -125,9 +135,11 @@ def generate(
     horizon: Horizon = None,
     quantiles: Quantiles = None,
     channel: OneChannel = None,
+    valid_only: ValidOnly = False,
+    contains: Contains = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw with a product's model and write PNG, WAV, MIDI or CSV files, or write text to the terminal as it comes.
+    """Draw with a product's model: PNG, WAV, MIDI, CSV or SMILES; text is written to the terminal as it comes.
 
     Beside each MIDI file lie the same piece as WAV and its piano roll as PNG.
     """
@@ -141,16 +153,26 @@ def generate(
     pictures = {"size": size, "label": label, **options}
     music = {"prime": prime, "bars": bars}
     series = {"context": context, "horizon": horizon, "quantiles": quantiles, "channel": channel}
+    molecules = {"valid_only": valid_only or None, "contains": contains}
     with locate(project.settings, product, version, project.own_terms(product)) as place:
         if place.modality != "music":
             _without(music, f"{product} makes no music: go on without")
+        if place.modality != "series":
+            _without(series, f"{product} makes {_MADE.get(place.modality, place.modality)}, without")
+        if place.modality != "molecule":
+            _without(molecules, f"{product} writes no molecules, without")
         if place.modality == "series":
             others = {**pictures, **text, "temperature": None, "prompt": prompt}
             _without(others, f"{product} makes series, without")
             asked = {"n": number or 16, "seed": seed, "temperature": temperature, **series}
             _forecast(place, asked, out or Path("out.csv"), as_json)
             return
-        _without(series, f"{product} makes {_MADE.get(place.modality, place.modality)}, without")
+        if place.modality == "molecule":
+            others = {**pictures, "label": None, "max_tokens": max_tokens, "stop": stop}
+            _without(others, f"{product} writes molecules, without")
+            how = {"prefix": prompt, "label": label, "temperature": temperature, "top_p": top_p}
+            _design(place, number or 16, seed, {**how, **molecules}, out or Path("out.smi"), as_json)
+            return
         if place.modality == "text":
             _without(pictures, f"{product} writes text, without")
             _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
@@ -267,6 +289,39 @@ def _compose(
     target = compose.check_target(out, number)
     drawn = compose.compose(place, number, seed, asked, prime)
     say_drawn(drawn, compose.write(place, target, drawn, prime), as_json)
+
+
+def _design(
+    place: Place, number: int, seed: int | None, asked: Mapping[str, Any], out: Path, as_json: bool
+) -> None:
+    from components.serving import draw
+    from components.serving import molecules as designs
+
+    draw.check_target(out, designs.KINDS, "molecules", folders=False)
+    made = designs.design(place, number, seed, asked)
+    written = designs.write(out, made)
+    shown = made.shown
+    valid = sum(bool(one["valid"]) for one in shown)
+    if as_json:
+        content = {
+            "product": place.product,
+            "version": place.version,
+            "seed": made.seed,
+            "drawn": made.drawn,
+            "valid": valid,
+            "molecules": list(made.found),
+            "files": [str(path) for path in written],
+            "where": place.where,
+        }
+        print(json.dumps(content, ensure_ascii=False, indent=2))
+        return
+    said = f"{len(shown)} molecules, {valid} valid, of {made.drawn} that were drawn"
+    if len(made.found) < number:
+        said += f" ({number} were wanted)"
+    places = " and ".join(map(str, written))
+    typer.echo(
+        f"{place.product}/{place.version} wrote {places} with seed {made.seed}, {place.where}: {said}."
+    )
 
 
 def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:

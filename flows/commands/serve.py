@@ -226,6 +226,8 @@ def _lines(product: str, url: str) -> list[str]:
             f"""curl -s {url}/v1/generations -H 'content-type: application/json' """
             f"""-d '{{"model": "{product}", "context": [{numbers}], "horizon": 4, "n": 20}}'""",
         ]
+    if about.get("modality") == "molecule":
+        return [f"genloom generate {product} -n 100 -o out.smi"]
     if "/v1/completions" not in routes:
         label = f" --label {shlex.quote(about['classes'][0])}" if about.get("classes") else ""
         prompt = ' --prompt "…"' if about.get("task") == "prompt" else ""

@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
 from components.modalities.completion import ChatRequest, CompletionRequest
+from components.modalities.designing import MoleculeRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.forecast import SeriesRequest
@@ -100,7 +101,7 @@ def create_app(
     watch = Metrics(catalog, description.paths(app) | {"/metrics"}, jobs)
     exposition = Exposition(watch, member)
     app.include_router(metrics.router(exposition))
-    own = (SoundRequest, MusicRequest, SeriesRequest, JobRequest, labels.LabelRequest)
+    own = (SoundRequest, MusicRequest, SeriesRequest, MoleculeRequest, JobRequest, labels.LabelRequest)
     description.install(app, [*BODIES.values(), *own])
     app.add_middleware(Direct, endpoints=of_requests(parts), bodies=BODIES)
     app.add_middleware(Bodies, uploads=UPLOADS, room=Room())

@@ -17,6 +17,7 @@ from components.errors import UserError
 from components.labels.statement import FIELD
 from components.modalities import forecast
 from components.modalities.completion import CompletionRequest
+from components.modalities.designing import MoleculeRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest
 from components.modalities.forecast import SeriesRequest, as_csv, as_json, collected
@@ -25,6 +26,7 @@ from components.modalities.series import Series
 from components.modalities.speech import SoundRequest
 from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import Made, Making, check_whole, ready
+from components.serving.routes import molecules
 from components.serving.routes.answers import Files, also
 from components.serving.routes.description import any_body
 from components.serving.routes.errors import WithheldError
@@ -53,7 +55,8 @@ def router(catalog: Catalog) -> APIRouter:
         response_model=None,
         responses=also(Files, 200),
         openapi_extra=any_body(
-            ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest, MusicRequest, SeriesRequest
+            *(ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest),
+            *(MusicRequest, SeriesRequest, MoleculeRequest),
         ),
     )
     async def generate(request: Request) -> Response:
@@ -67,6 +70,8 @@ def router(catalog: Catalog) -> APIRouter:
         modality, body = await asyncio.to_thread(_read, catalog, content, sent, accepted)
 
         async def ask(loaded: Loaded) -> Response:
+            if isinstance(body, MoleculeRequest):
+                return await molecules.respond(loaded, body)
             return await _respond(loaded, body, accepted)
 
         return await answered(catalog, request, body, ask, modality)

@@ -105,6 +105,10 @@ def _ordered(catalog: Catalog, content: bytes, sent: str, key: Key | None) -> Jo
     kind = modality.asked(loaded.model.shape)
     body = validated({**asked.request, "model": loaded.served.product, "n": 1}, kind, under="request")
     check_whole(body)
+    if modality.selects(body):
+        raise UserError(
+            "A job keeps every row that it draws; leave “valid_only” and “contains” out, and choose after."
+        )
     if modality.answers(body) != 1:
         raise UserError(
             "The “request” of a job has one prompt, picture or class, of which “n” answers are made."

@@ -15,6 +15,7 @@ from components.modalities.corruption import Corruption
 from components.modalities.drawing import options_of
 from components.modalities.editing import encodes
 from components.modalities.image import Image
+from components.modalities.molecule import Molecule
 from components.modalities.music import Music
 from components.modalities.series import Series
 from components.modalities.text import Text
@@ -85,6 +86,8 @@ def find(catalog: Catalog, name: str | None, modality: str | None = None, route:
 def routes_of(loaded: Loaded) -> list[str]:
     """The routes that a model answers at; a chat needs a template, or a model of pairs."""
     model, modality = loaded.model, loaded.model.modality
+    if isinstance(modality, Molecule):
+        return ["/v1/generations"]
     if isinstance(modality, Audio):
         return [*([SPEAK] if model.shape.classes else []), "/v1/generations"]
     if isinstance(modality, Music | Series):
@@ -150,6 +153,12 @@ def _asked(model: Model) -> dict[str, Any]:
         return composing(model.modality)
     if isinstance(model.modality, Series):
         return forecasting(model)
+    if isinstance(model.modality, Molecule):
+        return {
+            "task": "prompt",
+            "classes": list(model.modality.bands.names),
+            "bands": model.modality.bands.by,
+        }
     return sounding(model) if isinstance(model.modality, Audio) else {}
 
 
