@@ -150,7 +150,7 @@ class WaveNet(Autoregressive):
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.TOKENS, Kind.WAVEFORM})
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.FREE, Task.PROMPT, Task.LABEL})
-    small: ClassVar[Mapping[str, Any]] = {"layers": 4, "width": 32, "skip": 32}
+    small: ClassVar[Mapping[str, Any]] = {"layers": 4, "width": 16, "skip": 32}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -218,9 +218,9 @@ class WaveNet(Autoregressive):
         left = (samples - state.length).masked_fill(state.done, 0)
         run = min(RUN, int(left.max()))
         places = state.step[:, None] + torch.arange(run, device=left.device)
-        chances = uniform(state.seed.repeat_interleave(run), places.flatten()).view(-1, run).to(left.device)
+        chances = uniform(state.seed.repeat_interleave(run), places.flatten()).view(len(left), run)
         asked = used(state.settings, ~state.done)
-        for chance in chances.unbind(1):
+        for chance in chances.to(left.device).unbind(1):
             _sound(network_of(networks), state, asked, chance)
         return state
 
