@@ -60,7 +60,10 @@ Truncation = Annotated[
     float | None, typer.Option(help="Of pictures by a style GAN: below 1, likelier and less varied.")
 ]
 Temperature = Annotated[
-    float | None, typer.Option(help="Of text: 0 always takes the likeliest token, 1 draws as the model says.")
+    float | None,
+    typer.Option(
+        help="Of text, and sound by a WaveNet: 0 always takes the likeliest, 1 draws as the model says."
+    ),
 ]
 TopP = Annotated[float | None, typer.Option(help="Of text: draw from the likeliest tokens of this share.")]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Of text: at most so many new tokens.")]
@@ -104,12 +107,13 @@ def generate(
             _without(pictures, f"{product} writes text, without")
             _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
         elif place.modality == "audio":
-            _without({**text, **pictures, "label": None, "guidance": None}, f"{product} makes sound, without")
-            _sound(place, number, seed, out or Path("out.wav"), prompt, label, guidance, as_json)
+            asked = {"label": label, "guidance": guidance, "temperature": temperature}
+            others = {name: value for name, value in {**text, **pictures}.items() if name not in asked}
+            _without(others, f"{product} makes sound, without")
+            _sound(place, number, seed, out or Path("out.wav"), prompt, asked, as_json)
         else:
             _without(text, f"{product} draws pictures, without")
-            asked = {**pictures, "prompt": prompt}
-            _draw(place, number or 16, seed, asked, out or Path("out.png"), as_json)
+            _draw(place, number or 16, seed, {**pictures, "prompt": prompt}, out or Path("out.png"), as_json)
 
 
 def _without(options: Mapping[str, Any], sentence: str) -> None:
@@ -135,19 +139,21 @@ def _sound(
     seed: int | None,
     out: Path,
     prompt: str | None,
-    label: str | None,
-    guidance: float | None,
+    asked: Mapping[str, Any],
     as_json: bool,
 ) -> None:
     from components.serving import draw, sound
 
     if prompt is None:
         target = draw.check_target(out, (".wav",), "recordings")
-        made = sound.record(place, number or 1, seed, {"label": label, "guidance": guidance})
+        made = sound.record(place, number or 1, seed, asked)
     else:
-        _without({"label": label, "number": number}, "With --prompt all words are in one file, without")
+        options = {name: value for name, value in asked.items() if name != "label"}
+        _without(
+            {"label": asked["label"], "number": number}, "With --prompt all words are in one file, without"
+        )
         target = draw.check_target(out, sound.KINDS, "recordings")
-        made = sound.speak(place, prompt, seed, sound.target_kind(target), guidance)
+        made = sound.speak(place, prompt, seed, sound.target_kind(target), options)
     say_drawn(made, draw.write(target, made, joined=sound.joined), as_json)
 
 
