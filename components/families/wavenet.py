@@ -193,7 +193,7 @@ class WaveNet(Autoregressive):
         return torch.cat([Autoregressive.nats(self, networks, part) for part in parts])
 
     def start(self, networks: Networks, requests: Requests) -> Any:
-        """Rows of silence before their first sample; of text those of `Autoregressive`."""
+        """A `SoundState` of rows before their first sample; of text the `TextState` of `Autoregressive`."""
         network, rows, device = network_of(networks), len(requests), device_of(networks)
         if network.text:
             return super().start(networks, requests)
@@ -242,20 +242,17 @@ def leveled(batch: Batch) -> Batch:
 
 def _windows(batch: Batch, window: int) -> Batch:
     """1 + `window` tokens out of each row; a window that would reach beyond an end begins, or ends, there."""
-    last = batch.data.shape[1] - 1 - window
-    first = torch.randint(-window, last + window + 1, (len(batch), 1), device=batch.data.device).clamp(
-        0, last
-    )
-    place = first + torch.arange(1 + window, device=batch.data.device)
+    last, device = batch.data.shape[1] - 1 - window, batch.data.device
+    first = torch.randint(-window, last + window + 1, (len(batch), 1), device=device).clamp(0, last)
+    place = first + torch.arange(1 + window, device=device)
     return replace(batch, data=batch.data.gather(1, place), length=torch.full_like(batch.length, 1 + window))
 
 
 def _sound(network: Network, state: SoundState, asked: set[str], chance: Tensor) -> None:
     """Draw the next sample of all rows that are not done, by `chance` [R]; the others stay as they are."""
-    ready = ~state.done
-    drawn = choose(
-        network.step(state, ready).float(), state.settings, asked, chance, state.begin, state.begin
-    )
+    ready, nothing = ~state.done, state.token[:0]
+    logits = network.step(state, ready).float()
+    drawn = choose(logits, state.settings, asked, chance, nothing, nothing)  # no level is penalised
     place = state.length[:, None].clamp(max=state.output.shape[1] - 1)
     sample = drawn[:, None] / 127.5 - 1.0
     state.output.scatter_(1, place, torch.where(ready[:, None], sample, state.output.gather(1, place)))

@@ -35,7 +35,7 @@ class Gated(nn.Module):
         """Inputs [..., width] before and now → what is added to them, and to the skip; `condition` [..., 2 × width]."""
         mixed = self.mix(torch.cat((before, now), -1))
         if condition is not None:
-            mixed = mixed + condition
+            mixed = mixed + condition.to(mixed.dtype)
         signal, gate = mixed.chunk(2, -1)
         found: Tensor = self.out(signal.tanh() * gate.sigmoid())
         return found[..., self.skip :], found[..., : self.skip]
