@@ -26,11 +26,12 @@ from components.image_rows import (
     ParquetRow,
     UnpairedRow,
 )
+from components.music_rows import ChoralesRow, CounterpointRow, MidiRow
 from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
 from components.settings import Settings, read_settings
 from components.tables import read_yaml, validate
-from components.terms import FilterRow, Policy, Precision, Terms, terms_of
+from components.terms import USUAL, FilterRow, Labels, Policy, Precision, Terms, terms_of
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -59,6 +60,8 @@ class ProductRow(Row):
     precision: Precision = "fp32"
     compile: bool = False
     rows: int | None = Field(default=None, ge=1, le=256)
+    labels: Labels = "metadata"
+    visible: bool = False
 
 
 class TrainOptions(Row):
@@ -139,7 +142,19 @@ class Project:
         """The terms on which a product is served; raises `UserError` for a filter that cannot be."""
         row = self.product(name)
         held_back = terms_of(self.root, name, row.records, row.filter)
-        return dataclasses.replace(held_back, precision=row.precision, compile=row.compile, rows=row.rows)
+        return dataclasses.replace(
+            held_back,
+            precision=row.precision,
+            compile=row.compile,
+            rows=row.rows,
+            labels=row.labels,
+            visible=row.visible,
+        )
+
+    def own_terms(self, name: str) -> Terms:
+        """The terms on which the operator's own commands generate: nothing is held back, and marks are made."""
+        row = self.product(name)
+        return dataclasses.replace(USUAL, labels=row.labels, visible=row.visible)
 
     def run(self, name: str, overrides: Iterable[str] = ()) -> RunRow:
         """The row of a run with `--set` assignments applied; names and values are checked."""
@@ -222,6 +237,7 @@ def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
         "datasets": [
             *(DigitsRow, IdxRow, FolderRow, ParquetRow, ArchiveRow, UnpairedRow),
             *(StdlibRow, TextFilesRow, PlucksRow, RecordingsRow),
+            *(CounterpointRow, ChoralesRow, MidiRow),
         ],
         "products": [ProductRow],
         "runs": [RunRow],

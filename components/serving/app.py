@@ -24,6 +24,7 @@ from ray.serve.schema import ApplicationStatusOverview
 
 from components import cluster
 from components.errors import FailedError, UserError
+from components.labels import reading
 from components.serving import bulk, haproxy, protocol, tls
 from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
@@ -59,6 +60,7 @@ class Endpoint:
     def __init__(self, served: Sequence[Served], settings: Settings) -> None:
         _log_requests_once()
         protocol.install()
+        self.settings = settings
         self.catalog = open_champions(served, settings)
         self.follower = Follower(self.catalog, settings)
         self.follower.start()
@@ -75,7 +77,13 @@ class Endpoint:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(
-            self.catalog, self.access, self.follower.close, self.recorder, self.jobs, self.member
+            self.catalog,
+            self.access,
+            self.follower.close,
+            self.recorder,
+            self.jobs,
+            self.member,
+            lambda file: reading.read(file, self.settings, "The file"),
         )
 
     def check_health(self) -> None:

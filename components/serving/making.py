@@ -11,7 +11,8 @@ from torch import Tensor
 
 from components.errors import UserError
 from components.modalities.completion import TextBody
-from components.serving.catalog import Loaded, Withheld, seen
+from components.serving.catalog import Loaded, Withheld
+from components.serving.marking import let_out, marked
 from components.serving.writing import Answer, prepare
 
 
@@ -19,7 +20,8 @@ from components.serving.writing import Answer, prepare
 class Made:
     """One answer: a file of the modality's media type, its seed, and its class and its end where they are known.
 
-    `content` is None where the product's filter does not let it out, for the reason in `withheld`.
+    `content` is None where the product's filter does not let it out, for the reason in `withheld`; `media_type` is None
+    where the file is of the modality's.
     """
 
     content: bytes | None
@@ -27,6 +29,7 @@ class Made:
     label: str | None = None
     finish: str | None = None
     withheld: str | None = None
+    media_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,19 @@ def ready(loaded: Loaded, body: BaseModel) -> Callable[[], Making]:
     order = loaded.order(body)
 
     def take(place: int, output: Tensor) -> Made:
-        file = seen(loaded, order.file(place, output), order.media_type)
         seed, label = order.seeds[place], order.labels[place]
+        file = let_out(loaded, order.file(place, output), seed, order.media_type)
         if isinstance(file, Withheld):
-            return Made(None, seed, label, withheld=file.reason)
-        return Made(file, seed, label)
+            return Made(None, seed, label, withheld=file.reason, media_type=order.media_type)
+        return Made(file, seed, label, media_type=order.media_type)
 
     return lambda: Making(loaded.submit(body, order.requests, order.seeds[0]), len(order), take)
 
 
 def _written(answer: Answer, place: int) -> Made:
     piece = answer.writers[place].result()
-    text = answer.echoes[place] + piece.text
-    return Made(text.encode("utf-8"), (answer.seed + place) % 2**63, finish=piece.finish)
+    text, seed = (answer.echoes[place] + piece.text).encode("utf-8"), (answer.seed + place) % 2**63
+    return Made(marked(answer.loaded, text, seed), seed, finish=piece.finish)
 
 
 def check_whole(body: BaseModel) -> None:

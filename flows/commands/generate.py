@@ -1,4 +1,4 @@
-"""`genloom generate`: pictures, sound or text, by the running server or by the champion loaded here."""
+"""`genloom generate`: pictures, sound, music or text, by the running server or by the champion loaded here."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 Product = Annotated[str, typer.Argument(help="A product of params.yaml.", show_default=False)]
 Count = Annotated[
     int | None,
-    typer.Option("-n", "--number", min=1, max=4096, help="How many; 16 pictures, 1 recording or text."),
+    typer.Option(
+        "-n", "--number", min=1, max=4096, help="How many; 16 pictures, 1 recording, piece of music or text."
+    ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         "-o",
         "--out",
-        help="A .png for one picture or a grid, a .wav for sound, a folder for single files; a file for text.",
+        help="A .png for one picture or a grid, a .wav for sound, a .mid for music, a folder for single files; a file "
+        "for text.",
     ),
 ]
 Seed = Annotated[
@@ -62,12 +65,19 @@ Truncation = Annotated[
 Temperature = Annotated[
     float | None,
     typer.Option(
-        help="Of text, and sound by a WaveNet: 0 always takes the likeliest, 1 draws as the model says."
+        help="Of text, music, and sound by a WaveNet: 0 always takes the likeliest, 1 draws as the model says."
     ),
 ]
-TopP = Annotated[float | None, typer.Option(help="Of text: draw from the likeliest tokens of this share.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Of text and music: draw from the likeliest tokens of this share.")
+]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Of text: at most so many new tokens.")]
 Stops = Annotated[list[str] | None, typer.Option("--stop", help="Of text: end before this; may be repeated.")]
+
+Prime = Annotated[
+    Path | None, typer.Option(help="Of music: a MIDI file that each piece begins with and goes on from.")
+]
+Bars = Annotated[int | None, typer.Option(min=1, help="Of music: at most so many new bars.")]
 
 
 def attach(app: typer.Typer) -> None:
@@ -91,9 +101,14 @@ def generate(
     steps: Steps = None,
     guidance: Guidance = None,
     truncation: Truncation = None,
+    prime: Prime = None,
+    bars: Bars = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw with a product's model and write PNG or WAV files, or write with it to the terminal as the text comes."""
+    """Draw with a product's model and write PNG, WAV or MIDI files, or write with it to the terminal as the text comes.
+
+    Beside each MIDI file lie the same piece as WAV and its piano roll as PNG.
+    """
     from components.project import open_project
     from components.serving.place import locate
 
@@ -102,7 +117,10 @@ def generate(
     text = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop}
     options = {"steps": steps, "guidance": guidance, "truncation": truncation}
     pictures = {"size": size, "label": label, **options}
-    with locate(project.settings, product, version) as place:
+    music = {"prime": prime, "bars": bars}
+    with locate(project.settings, product, version, project.own_terms(product)) as place:
+        if place.modality != "music":
+            _without(music, f"{product} makes no music: go on without")
         if place.modality == "text":
             _without(pictures, f"{product} writes text, without")
             _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
@@ -111,6 +129,13 @@ def generate(
             others = {name: value for name, value in {**text, **pictures}.items() if name not in asked}
             _without(others, f"{product} makes sound, without")
             _sound(place, number, seed, out or Path("out.wav"), prompt, asked, as_json)
+        elif place.modality == "music":
+            _without(
+                {**pictures, "prompt": prompt, "max_tokens": max_tokens, "stop": stop},
+                f"{product} makes music, without",
+            )
+            how = {"temperature": temperature, "top_p": top_p, "bars": bars}
+            _compose(place, number or 1, seed, out or Path("out.mid"), prime, how, as_json)
         else:
             _without(text, f"{product} draws pictures, without")
             _draw(place, number or 16, seed, {**pictures, "prompt": prompt}, out or Path("out.png"), as_json)
@@ -157,6 +182,22 @@ def _sound(
     say_drawn(made, draw.write(target, made, joined=sound.joined), as_json)
 
 
+def _compose(
+    place: Place,
+    number: int,
+    seed: int | None,
+    out: Path,
+    prime: Path | None,
+    asked: Mapping[str, Any],
+    as_json: bool,
+) -> None:
+    from components.serving import compose
+
+    target = compose.check_target(out, number)
+    drawn = compose.compose(place, number, seed, asked, prime)
+    say_drawn(drawn, compose.write(place, target, drawn, prime), as_json)
+
+
 def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:
     """Say what was drawn into which files, for a person or, with every seed and class, for a program.
 
@@ -186,6 +227,8 @@ def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:
 def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | None, as_json: bool) -> None:
     import secrets
 
+    from components.labels.formats import TEXT
+    from components.labels.marker import lay_beside
     from components.serving import speak
 
     first = secrets.randbelow(2**52) if seed is None else seed
@@ -203,6 +246,8 @@ def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | No
                 said[piece.row] += piece.text
             for row, text in enumerate(said):
                 print(f"── {first + row} ──\n{text}\n", file=stream)
+    if out is not None and not as_json:
+        lay_beside(place.marker, out, TEXT, first)
     written = "" if out is None else f" {out}"
     typer.echo(f"{place.product}/{place.version} wrote{written} with seed {first}, {place.where}.", err=True)
 
