@@ -32,6 +32,7 @@ OPTIONS: Mapping[str, torch.dtype] = {
     "steps": torch.int64,
     "guidance": torch.float32,
     "truncation": torch.float32,
+    "temperature": torch.float32,
 }
 """What a request may set of the sampling, where the family has a field of that name."""
 LABELS = 2**32

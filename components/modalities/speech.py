@@ -57,11 +57,12 @@ class SoundRequest(BaseModel):
     label: Label | None = None
     prompt: str = Field(default="", max_length=4096)
     guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     user: str | None = None
 
 
 class SpeechRequest(BaseModel):
-    """The body of OpenAI's `POST /v1/audio/speech`; `seed` and `guidance` are ours.
+    """The body of OpenAI's `POST /v1/audio/speech`; `seed`, `guidance` and `temperature` are ours.
 
     `input` is words that are classes of the model, spoken one after the other. There is one voice: that of the
     recordings; whatever name a client must give it is taken. Fields whose value asks for what is not done are refused.
@@ -77,6 +78,7 @@ class SpeechRequest(BaseModel):
     stream_format: Literal["audio"] = "audio"
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
 
     @property
     def n(self) -> int:

@@ -24,7 +24,7 @@ KINDS = (".wav", ".mp3", ".flac", ".opus", ".pcm")
 
 
 def record(place: Place, number: int, seed: int | None, asked: Mapping[str, Any]) -> Drawing:
-    """`number` recordings as `asked` says (label, guidance). Raises as `draw` does."""
+    """`number` recordings as `asked` says (label, guidance, temperature). Raises as `draw` does."""
     return draw(place, number, seed, asked, RECORD, ".wav")
 
 
@@ -34,13 +34,16 @@ def joined(recordings: Sequence[bytes]) -> bytes:
     return written(together(np.stack([levels for levels, _ in found]), found[0][1]), found[0][1], "wav")
 
 
-def speak(place: Place, text: str, seed: int | None, kind: str, guidance: float | None) -> Drawing:
-    """The words of `text` in one file of a `kind` such as .mp3. Raises as `draw` does."""
+def speak(
+    place: Place, text: str, seed: int | None, kind: str, options: Mapping[str, float | None]
+) -> Drawing:
+    """The words of `text` in one file of a `kind` such as .mp3; `options` are of sampling. Raises as `draw` does."""
     if SPEAK not in place.about["routes"]:
         raise UserError(f"{place.product} knows no words; leave --prompt out.")
     first = secrets.randbelow(SEEDS) if seed is None else seed
     given = {"input": text, "response_format": kind.removeprefix("."), "seed": first}
-    body = body_of(SpeechRequest, given if guidance is None else {**given, "guidance": guidance})
+    asked = {name: value for name, value in options.items() if value is not None}
+    body = body_of(SpeechRequest, given | asked)
     name = f"{place.product}-{place.version}-{first}{kind}"
     return Drawing(
         product=place.product,

@@ -72,7 +72,7 @@ Truncation = Annotated[
 Temperature = Annotated[
     float | None,
     typer.Option(
-        help="Of what is made of tokens: 0 always takes the likeliest one, 1 draws as the model says."
+        help="Of tokens, and of sound by a WaveNet: 0 always takes the likeliest, 1 draws as the model says."
     ),
 ]
 TopP = Annotated[
@@ -177,8 +177,10 @@ def generate(
             _without(pictures, f"{product} writes text, without")
             _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
         elif place.modality == "audio":
-            _without({**text, **pictures, "label": None, "guidance": None}, f"{product} makes sound, without")
-            _sound(place, number, seed, out or Path("out.wav"), prompt, label, guidance, as_json)
+            asked = {"label": label, "guidance": guidance, "temperature": temperature}
+            others = {name: value for name, value in {**text, **pictures}.items() if name not in asked}
+            _without(others, f"{product} makes sound, without")
+            _sound(place, number, seed, out or Path("out.wav"), prompt, asked, as_json)
         elif place.modality == "music":
             _without(
                 {**pictures, "prompt": prompt, "max_tokens": max_tokens, "stop": stop},
@@ -188,8 +190,7 @@ def generate(
             _compose(place, number or 1, seed, out or Path("out.mid"), prime, how, as_json)
         else:
             _without(text, f"{product} draws pictures, without")
-            asked = {**pictures, "prompt": prompt}
-            _draw(place, number or 16, seed, asked, out or Path("out.png"), as_json)
+            _draw(place, number or 16, seed, {**pictures, "prompt": prompt}, out or Path("out.png"), as_json)
 
 
 _MADE = {"text": "text", "audio": "sound", "image": "pictures"}
@@ -259,19 +260,21 @@ def _sound(
     seed: int | None,
     out: Path,
     prompt: str | None,
-    label: str | None,
-    guidance: float | None,
+    asked: Mapping[str, Any],
     as_json: bool,
 ) -> None:
     from components.serving import draw, sound
 
     if prompt is None:
         target = draw.check_target(out, (".wav",), "recordings")
-        made = sound.record(place, number or 1, seed, {"label": label, "guidance": guidance})
+        made = sound.record(place, number or 1, seed, asked)
     else:
-        _without({"label": label, "number": number}, "With --prompt all words are in one file, without")
+        options = {name: value for name, value in asked.items() if name != "label"}
+        _without(
+            {"label": asked["label"], "number": number}, "With --prompt all words are in one file, without"
+        )
         target = draw.check_target(out, sound.KINDS, "recordings")
-        made = sound.speak(place, prompt, seed, sound.target_kind(target), guidance)
+        made = sound.speak(place, prompt, seed, sound.target_kind(target), options)
     say_drawn(made, draw.write(target, made, joined=sound.joined), as_json)
 
 

@@ -24,6 +24,7 @@ from tests.benchmarks import (
     overload,
     rerun,
     rivals,
+    samples,
     scaling,
     serve,
     shakespeare,
@@ -48,6 +49,7 @@ SPEED: dict[str, Benchmark] = {
     "scaling-large": scaling.large,
     "scaling-unet": scaling.unet,
     "rerun": rerun.run,
+    "samples": samples.run,
 }
 TEXT: dict[str, Benchmark] = {
     "shakespeare": shakespeare.run,

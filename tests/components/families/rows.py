@@ -50,9 +50,15 @@ def shapes_of(name: str) -> list[Shape]:
         found += [shape for task, shapes in IMAGES.items() if task in family.tasks for shape in shapes]
     if Kind.WAVEFORM in family.kinds:
         found += [shape for task, shape in WAVES.items() if task in family.tasks]
-    if Kind.TOKENS in family.kinds:
-        found += PAIRS if Task.SOURCE in family.tasks else TEXTS
-    return found
+    return found + texts_of(name)
+
+
+def texts_of(name: str) -> list[Shape]:
+    """The shapes of tokens that a family is tried with."""
+    family = kind_of(name)
+    if Kind.TOKENS not in family.kinds:
+        return []
+    return PAIRS if Task.SOURCE in family.tasks else TEXTS
 
 
 def token_families() -> list[str]:

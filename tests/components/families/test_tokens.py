@@ -16,14 +16,14 @@ from components.families.layers.muon import Muon, optimizers_of, orthogonal
 from components.families.layers.norm import normed
 from components.families.sampling import Slots, sample
 from components.families.seq2seq import Seq2Seq
-from tests.components.families.rows import batch_of, made, requests_of, shapes_of, stirred, token_families
+from tests.components.families.rows import batch_of, made, requests_of, stirred, texts_of, token_families
 
 LONG = 160
 """A context into which prompts of three chunks go, and whose cache has three blocks."""
 
 
 def long_shape(name: str) -> Shape:
-    source = (70,) if shapes_of(name)[0].source else None
+    source = (70,) if texts_of(name)[0].source else None
     return Shape(data=(LONG,), vocabulary=30, prompt=(LONG, 30), source=source)
 
 
@@ -122,7 +122,7 @@ def nats_of(
 
 @pytest.mark.parametrize("name", token_families())
 def test_given_tokens_are_not_counted_and_the_loss_is_the_mean_of_the_rest(name: str) -> None:
-    shape = shapes_of(name)[1]
+    shape = texts_of(name)[1]
     family, networks = ready(name, shape)
     batch = batch_of(shape, 4)
     with torch.no_grad():
@@ -201,7 +201,7 @@ def test_how_a_row_ends(name: str) -> None:
 
 @pytest.mark.parametrize("name", token_families())
 def test_a_prompt_that_does_not_fit_is_refused(name: str) -> None:
-    shape = shapes_of(name)[0]
+    shape = texts_of(name)[0]
     family, networks = ready(name, shape)
     requests = requests_of([1], shape)
     requests.prompt = torch.ones(1, 25, dtype=torch.int64)
@@ -212,7 +212,7 @@ def test_a_prompt_that_does_not_fit_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", token_families())
 def test_without_a_prompt_a_row_begins_with_the_boundary(name: str) -> None:
-    shape = shapes_of(name)[0]
+    shape = texts_of(name)[0]
     family, networks = ready(name, shape)
     free = Requests(seed=torch.arange(3))
     asked = Requests(seed=torch.arange(3), prompt=torch.full((3, 1), END))
@@ -261,7 +261,7 @@ def test_a_source_is_what_a_target_is_made_from() -> None:
     assert torch.allclose(some[0], empty[0], atol=1e-5)
     assert not torch.allclose(some[1], empty[1], atol=1e-2)
     with pytest.raises(ValueError, match="source"):
-        Seq2Seq().networks(shapes_of("gpt")[0])
+        Seq2Seq().networks(texts_of("gpt")[0])
     assert family.tasks == {"source"}
 
 

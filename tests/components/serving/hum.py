@@ -10,10 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.artifact import About, Model, save
+from components.artifact import About, Model, load, save
 from components.families.family import Batch, Family, Kind, Losses, Networks, Requests, Shape, State, Task
 from components.families.sampling import blank, finish
 from components.families.vqvae import VQVAE
+from components.families.wavenet import WaveNet
 from components.modalities.audio import Audio, save_rate
 from components.modalities.waveform import compand
 from components.serving.catalog import Loaded, Served
@@ -69,6 +70,19 @@ def hum(folder: Path, name: str = "hum", words: tuple[str, ...] = WORDS) -> Load
     networks = family.networks(shape)
     model = Model(family, networks, shape, about(name, words), "d" * 64, 4, Audio(folder))
     loaded = Loaded(Served(name, 2, folder, 1_700_000_000), model, Engine(model))
+    loaded.generate(model.modality.warm(shape))
+    return loaded
+
+
+def whistle(folder: Path, name: str = "whistle") -> Loaded:
+    """A warm `wavenet` that knows the words and was not trained: soft noise, a tenth of a second of it."""
+    torch.manual_seed(0)
+    (assets := folder / f"{name}-assets").mkdir()
+    save_rate(assets, RATE)
+    family, shape = WaveNet(**WaveNet.small), Shape(data=(RATE // 10,), classes=len(WORDS))
+    save(folder / name, family, family.networks(shape), shape, about(name, WORDS), assets)
+    model = load(folder / name)
+    loaded = Loaded(Served(name, 1, folder / name, 1_700_000_000), model, Engine(model, 4))
     loaded.generate(model.modality.warm(shape))
     return loaded
 

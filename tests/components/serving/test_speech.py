@@ -19,7 +19,7 @@ from components.modalities import speech
 from components.modalities.speech import spelled
 from components.serving.catalog import Catalog
 from components.serving.routes.application import create_app
-from tests.components.serving.hum import RATE, SAMPLES, TONES, WORDS, hum
+from tests.components.serving.hum import RATE, SAMPLES, TONES, WORDS, hum, whistle
 from tests.components.serving.parrot import parrot
 
 SPEAK, GENERATE = "/v1/audio/speech", "/v1/generations"
@@ -131,6 +131,11 @@ def test_recordings_by_the_general_route(client: TestClient) -> None:
         ({"input": "low", "speed": 2}, 400, "“speed”"),
         ({"input": "low", "response_format": "aac"}, 400, "“response_format”"),
         ({"input": "low", "stream_format": "sse"}, 400, "“stream_format”"),
+        (
+            {"input": "low", "temperature": 0.5},
+            400,
+            "draws without “temperature”; leave it out (its options are guidance)",
+        ),
         ({"input": "low", "model": "drone"}, 400, "knows no words"),
         ({"input": "low", "model": "tales"}, 400, "makes text; ask it at /v1/completions"),
         ({"input": "low", "model": "hun"}, 404, "did you mean hum"),
@@ -158,6 +163,32 @@ def test_a_model_of_sound_says_what_it_knows(client: TestClient) -> None:
     assert (about["classes"], about["rate"], about["task"]) == (list(WORDS), RATE, "label")
     assert about["options"] == {"guidance": 1.0}
     assert client.get("/v1/models/drone").json()["routes"] == [GENERATE]
+
+
+def test_a_wavenet_speaks_at_a_temperature(tmp_path: Path) -> None:
+    """Cold it takes the likeliest level whatever the seed; beside others and alone it says the same."""
+    client = TestClient(create_app(Catalog({"whistle": whistle(tmp_path)})))
+    assert client.get("/v1/models/whistle").json()["options"] == {"temperature": 1.0}
+
+    def said(**body: Any) -> bytes:
+        answer = speak(client, model="whistle", response_format="pcm", **body)
+        assert answer.status_code == 200, answer.text
+        content: bytes = answer.content
+        return content
+
+    assert said(seed=1) == said(seed=1, temperature=1) != said(seed=2)
+    assert said(seed=1, temperature=0) == said(seed=2, temperature=0) != said(seed=1)
+    body = {"model": "whistle", "seed": 7, "label": "mid"}
+    several = client.post(GENERATE, json={**body, "n": 6, "temperature": 0.7}).json()["data"]
+    single = client.post(GENERATE, json={**body, "seed": 12, "temperature": 0.7}).json()["data"]
+    assert several[5]["b64"] == single[0]["b64"], "six rows take turns at four places"
+    levels, rate = soundfile.read(io.BytesIO(base64.b64decode(single[0]["b64"])), dtype="int16")
+    assert (len(levels), rate) == (RATE // 10, RATE)
+    assert len(np.unique(levels)) > 20
+    for field, sentence in (("temperature", "“temperature”"), ("guidance", "(its options are temperature)")):
+        refused = speak(client, model="whistle", **{field: 3})
+        assert refused.status_code == 400
+        assert sentence in refused.json()["error"]["message"]
 
 
 def test_pictures_and_chats_are_not_asked_of_a_model_of_sound(client: TestClient) -> None:

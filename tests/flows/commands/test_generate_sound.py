@@ -45,7 +45,7 @@ def test_words_are_one_file(project: Path, genloom: Genloom, url: str, loaded: L
         assert heard(out.read_bytes())[0] == ["low", "high"]
     if kind != ".opus":  # libsndfile gives each of its streams a number by chance
         here = Place("digits", 2, "audio", describe(loaded), loaded=loaded)
-        assert sound.speak(here, "low high", 3, kind, None).files == [out.read_bytes()]
+        assert sound.speak(here, "low high", 3, kind, {}).files == [out.read_bytes()]
 
 
 def test_recordings_are_one_file_or_many(project: Path, genloom: Genloom, url: str) -> None:
@@ -77,7 +77,11 @@ def test_recordings_are_one_file_or_many(project: Path, genloom: Genloom, url: s
         (("--prompt", "loud"), "There is no class “loud”"),
         (("--label", "loud"), "There is no class “loud”"),
         (("--size", "8x8"), "digits makes sound, without --size; leave it out."),
-        (("--temperature", 1), "digits makes sound, without --temperature; leave it out."),
+        (("--top-p", 1), "digits makes sound, without --top-p; leave it out."),
+        (
+            ("--temperature", 1),
+            "This model draws without “temperature”; leave it out (its options are guidance).",
+        ),
     ],
 )
 def test_wrong_use_is_one_sentence(
@@ -94,6 +98,6 @@ def test_a_model_without_classes_knows_no_words(tmp_path: Path) -> None:
     drone = hum(tmp_path, "drone", ())
     here = Place("drone", 2, "audio", describe(drone), loaded=drone)
     with pytest.raises(UserError, match="drone knows no words; leave --prompt out"):
-        sound.speak(here, "low", 1, ".wav", None)
+        sound.speak(here, "low", 1, ".wav", {})
     assert len(sound.record(here, 2, 1, {"label": None}).files) == 2
     drone.engine.close()
