@@ -21,6 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from components.errors import UserError
+from components.ops.databases import check_present, run_log
 from components.project import flatten
 from components.settings import Settings, quiet_environment, writable_home
 
@@ -124,7 +125,8 @@ def open_client(settings: Settings) -> MlflowClient:
     home = writable_home(settings)
     try:
         with FileLock(home / "mlflow.lock"):
-            if not settings.tracking_uri:
+            if (log := run_log(settings)) is not None:
+                check_present(log)
                 _follow_move(home)
             return MlflowClient(tracking_uri=settings.tracking)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:

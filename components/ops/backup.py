@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -12,11 +11,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from components import files
 from components.errors import FailedError, UserError, unknown
 from components.layout import LAYOUT, read_layout
 from components.ops import store
 from components.ops.databases import copy_database
+from components.ops.last import remember
+from components.ops.running import LOCK
 from components.ops.snapshot import PARTS, Entry, Snapshot
 from components.ops.sources import (
     Source,
@@ -31,10 +31,7 @@ from components.ops.store import Store
 from components.project import Project
 from components.promotion import ledger
 from components.settings import Settings, writable_home
-from components.train import checkpoint
 
-LOCK = ".ops"
-"""What backup, garbage collection and migration hold; no product has a dot in its name."""
 SPARE = 64 * 2**20
 """Bytes of the disk that a backup leaves free."""
 TRIES = 5
@@ -116,7 +113,7 @@ def back_up(
         snapshot = _snapshot(project, parts, entries, moment, _name(target))
         where.finish(snapshot)
         freed = store.thin(target, keep) if keep and not store.is_tar(target) else 0
-    _remember(settings, target, snapshot)
+    remember(settings, target, snapshot.name, snapshot.created)
     return Made(target, snapshot, taking.done, freed)
 
 
@@ -250,6 +247,8 @@ def _resumable(settings: Settings) -> list[Source]:
 
 
 def _last(run: Path) -> Iterator[Source]:
+    from components.train import checkpoint  # which imports torch
+
     for last in checkpoint.checkpoints(run)[-1:]:
         yield from tree(last, f"shared/runs/{run.name}/checkpoints/{last.name}")
 
@@ -285,18 +284,3 @@ def _snapshot(
         products=moment.lines,
         files=tuple(sorted(entries, key=lambda entry: entry.path)),
     )
-
-
-def _remember(settings: Settings, target: Path, snapshot: Snapshot) -> None:
-    """Leave word of the backup, for doctor."""
-    content = {"target": str(target.resolve()), "name": snapshot.name, "created": snapshot.created}
-    files.write(settings.home / "last-backup.json", json.dumps(content))
-
-
-def last_backup(settings: Settings) -> tuple[str, datetime] | None:
-    """Where the last backup went and when; None if none was made."""
-    try:
-        content = json.loads((settings.home / "last-backup.json").read_text(encoding="utf-8"))
-        return str(content["target"]), datetime.fromisoformat(content["created"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

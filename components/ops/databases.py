@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import sqlite3
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from components.errors import FailedError
+from components.errors import FailedError, UserError
 from components.settings import Settings
 
 BUSY = 60.0
@@ -48,14 +49,38 @@ class Database:
 def databases(settings: Settings) -> list[Database]:
     """The databases that are there: MLflow's, unless it is kept elsewhere, and those of our Prefect servers."""
     prefect = "server/database/_migrations/versions/sqlite"
+    log = run_log(settings)
     found = [
         Database("flows", settings.home / "prefect" / "prefect.db", "prefect", prefect),
         Database("schedules", settings.home / "schedule" / "prefect.db", "prefect", prefect),
     ]
-    if not settings.tracking_uri:
-        log = Database("run log", settings.home / "mlflow.db", "mlflow", "store/db_migrations/versions")
-        found.insert(0, log)
-    return [one for one in found if one.path.is_file()]
+    return [one for one in (*([log] if log else []), *found) if one.path.is_file()]
+
+
+def run_log(settings: Settings) -> Database | None:
+    """MLflow's database in the home; None where it is kept elsewhere."""
+    if settings.tracking_uri:
+        return None
+    return Database("run log", settings.home / "mlflow.db", "mlflow", "store/db_migrations/versions")
+
+
+def check_not_newer(one: Database) -> None:
+    """Raise `UserError` for a database of a newer release of its library."""
+    if one.age == "newer":
+        raise UserError(
+            f"The database {one.path} has the schema {one.found} of a newer {one.package} than is installed, to which "
+            "genloom ops migrate does not lead back; install that release, or restore a backup."
+        )
+
+
+def check_present(one: Database) -> None:
+    """Raise `UserError` unless the schema is the installed library's: MLflow itself would change it, with no copy."""
+    check_not_newer(one)
+    if one.age == "older":
+        raise UserError(
+            f"The database {one.path} has the schema {one.found} of an earlier {one.package}; type genloom ops migrate, "
+            "which copies it and brings it up to date."
+        )
 
 
 def revision_of(path: Path) -> str | None:
@@ -76,6 +101,7 @@ def revision_of(path: Path) -> str | None:
     return None if row is None else str(row[0])
 
 
+@functools.cache
 def migrations(package: str, versions: str) -> tuple[frozenset[str], str]:
     """All revisions that the installed `package` knows, and the last of them.
 

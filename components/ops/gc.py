@@ -14,8 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from components.errors import UserError, unknown
-from components.ops.backup import LOCK
 from components.ops.garbage import KINDS, Garbage, View, changed_of
+from components.ops.running import LOCK
 from components.project import Project
 from components.promotion import ledger
 from components.settings import writable_home

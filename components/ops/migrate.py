@@ -13,9 +13,8 @@ from pathlib import Path
 
 from components.errors import FailedError, UserError
 from components.layout import LAYOUT, read_layout, write_layout
-from components.ops.backup import LOCK
-from components.ops.databases import Database, copy_database, databases, migrations
-from components.ops.running import refuse_running
+from components.ops.databases import Database, check_not_newer, copy_database, databases, migrations
+from components.ops.running import LOCK, refuse_running
 from components.promotion import ledger
 from components.settings import Settings, writable_home
 
@@ -47,11 +46,7 @@ def pending(settings: Settings) -> list[Step]:
     """What `migrate` would do, in its order. Raises `UserError` for a database of a newer release of its library."""
     found = []
     for one in databases(settings):
-        if one.age == "newer":
-            raise UserError(
-                f"The database {one.path} has the schema {one.found} of a newer {one.package} than is installed; "
-                "install the versions that pyproject.toml of the newer Genloom names, or restore a backup."
-            )
+        check_not_newer(one)
         if one.age == "older":
             _, head = migrations(one.package, one.versions)
             found.append(Step(f"{one.name} ({one.package})", str(one.found), head, one.path))
@@ -124,8 +119,8 @@ def _upgrade(settings: Settings, database: Database, copy: Path) -> None:
     shutil.copyfile(copy, database.path)
     said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
     raise FailedError(
-        f"{database.package} could not bring {database.path} up to date ({said[-1] if said else 'it said nothing'}), so "
-        f"it is as it was before, and a copy is {copy}; mend that and type the same command again."
+        f"{database.package} could not bring {database.path} up to date ({said[-1] if said else 'it said nothing'}), "
+        f"so it is as it was before, and a copy is {copy}; mend that and type the same command again."
     )
 
 

@@ -11,6 +11,9 @@ from components.errors import UserError
 from components.serving import server
 from components.settings import Settings
 
+LOCK = ".ops"
+"""The lock that backup, garbage collection and migration hold; no product has a dot in its name."""
+
 
 def held(lock: Path) -> bool:
     """Whether a process holds the lock at this path; one that is not there nobody holds."""
