@@ -78,8 +78,8 @@ def check_present(one: Database) -> None:
     check_not_newer(one)
     if one.age == "older":
         raise UserError(
-            f"The database {one.path} has the schema {one.found} of an earlier {one.package}; type genloom ops migrate, "
-            "which copies it and brings it up to date."
+            f"The database {one.path} has the schema {one.found} of an earlier {one.package}; type genloom ops "
+            "migrate, which copies it and brings it up to date."
         )
 
 

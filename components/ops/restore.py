@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import secrets
 import shutil
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from components import layout, tracking
+from components import layout
 from components.data.dataset import file_hash
 from components.errors import FailedError, UserError
 from components.ops import store
@@ -21,7 +22,11 @@ from components.ops.backup import SPARE, Progress, silent
 from components.ops.move import move_jobs, move_run_log
 from components.ops.running import refuse_running
 from components.ops.snapshot import Entry, Snapshot
+from components.promotion import ledger
 from components.promotion.promote import verify as verify_ledger
+from components.promotion.registry import Registry
+from components.promotion.version import CHAMPION
+from components.serving.jobs import Jobs
 from components.settings import Settings
 
 IDLE = ("layout", "ray-token", "downloads", "last-backup.json")
@@ -79,7 +84,7 @@ def restore(
     folders = {"home": settings.home, "shared": settings.shared}
     _check_empty(folders, over)
     _check_room(settings, snapshot)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = _stamp(folders)
     with _drafts(folders) as drafts:
         files = _places(snapshot, drafts)
         _write(source, snapshot, files)
@@ -90,6 +95,20 @@ def restore(
         ]
     stayed = _project_files(snapshot, settings.home / PENDING, root, over, stamp)
     return Restored(snapshot, settings.home, tuple(aside), stayed, _ledgers(settings, snapshot))
+
+
+def _stamp(folders: Mapping[str, Path]) -> str:
+    """The time, and a number where something was set aside in this second already."""
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamps = itertools.chain([now], (f"{now}-{number}" for number in itertools.count(2)))
+    return next(
+        stamp for stamp in stamps if not any(_aside(folder, stamp).exists() for folder in folders.values())
+    )
+
+
+def _aside(folder: Path, stamp: str) -> Path:
+    """Where what was in a folder is set aside."""
+    return folder.with_name(f"{folder.name}.before-{stamp}")
 
 
 PENDING = ".project-files"
@@ -221,7 +240,7 @@ def _move(snapshot: Snapshot, drafts: Mapping[str, Path], settings: Settings) ->
 
 def _swap(draft: Path, folder: Path, stamp: str) -> Path | None:
     """Put a draft in its place, with what only this machine has; where the old folder is now, if it held anything."""
-    aside = folder.with_name(f"{folder.name}.before-{stamp}")
+    aside = _aside(folder, stamp)
     old = folder.is_dir()
     if old:
         folder.rename(aside)
@@ -257,7 +276,7 @@ def _project_files(snapshot: Snapshot, pending: Path, root: Path, over: bool, st
             continue
         old.parent.mkdir(parents=True, exist_ok=True)
         if old.is_file():
-            aside = pending.parent.with_name(f"{pending.parent.name}.before-{stamp}") / "project" / below
+            aside = _aside(pending.parent, stamp) / "project" / below
             aside.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(old, aside)
         shutil.copy2(new, old)
@@ -266,7 +285,17 @@ def _project_files(snapshot: Snapshot, pending: Path, root: Path, over: bool, st
 
 
 def _ledgers(settings: Settings, snapshot: Snapshot) -> dict[str, int]:
-    """Check each ledger and that the registry agrees with it; raises `FailedError` if one does not."""
-    if tracking.served(settings) or settings.tracking_uri:
+    """Check each ledger and that the registry agrees with it, and fetch what is champion or a job generates by.
+
+    Raises `FailedError` or `UserError` that names what does not fit.
+    """
+    if settings.tracking_uri:
         return dict(snapshot.products)
-    return {product: verify_ledger(settings, product) for product in snapshot.products}
+    lines = {product: verify_ledger(settings, product) for product in snapshot.products}
+    registry = Registry(settings)
+    for product in lines:
+        if ledger.standing(ledger.read(ledger.path_of(settings, product))).champions:
+            registry.fetch(registry.version(product, CHAMPION))
+    for job in Jobs(settings.shared / "jobs").open():
+        registry.fetch(registry.version(job.product, job.version))
+    return lines
