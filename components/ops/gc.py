@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from components.errors import UserError, unknown
-from components.ops.garbage import KINDS, Garbage, View, changed_of
+from components.ops import leftovers, weights
+from components.ops.garbage import Finder, Garbage, View, changed_of
 from components.ops.running import LOCK
 from components.project import Project
 from components.promotion import ledger
@@ -22,6 +23,21 @@ from components.settings import writable_home
 
 Told = Callable[[int, int], None]
 """Told how many things are done, and of how many."""
+
+KINDS: Mapping[str, Finder] = {
+    "checkpoints": weights.checkpoints,
+    "artifacts": weights.artifacts,
+    "trials": weights.trials,
+    "uploads": weights.uploads,
+    "copies": weights.copies,
+    "judges": leftovers.judges,
+    "prepared": leftovers.prepared,
+    "jobs": leftovers.jobs,
+    "logs": leftovers.logs,
+    "ray": leftovers.ray,
+    "drafts": leftovers.drafts,
+}
+"""The kinds of garbage, each with what finds it."""
 
 
 @dataclass(frozen=True)

@@ -207,8 +207,11 @@ def largest(target: Path) -> Path:
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        (lambda target: harm(largest(target)), "safetensors in the backup .* was altered"),
-        (lambda target: largest(target).unlink(), "safetensors in the backup .* is missing"),
+        (lambda target: harm(largest(target)), "The content of home/mlflow.db in the backup .* was altered"),
+        (
+            lambda target: largest(target).unlink(),
+            "The content of home/mlflow.db in the backup .* is missing",
+        ),
         (
             lambda target: harm(next((target / "snapshots").iterdir())),
             "The manifest of the backup .* was altered",

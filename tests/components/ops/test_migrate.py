@@ -81,9 +81,7 @@ def test_an_earlier_run_log_is_brought_up_to_date_and_kept_as_it_was(
     done = migrate(settings)
     assert done.steps == (step,)
     assert done.kept is not None
-    assert (done.kept / "mlflow.db").read_bytes() == earlier.read_bytes() or revision_of(
-        done.kept / "mlflow.db"
-    ) == "7f2a7d5fae7d"
+    assert revision_of(done.kept / "mlflow.db") == "7f2a7d5fae7d"
     assert revision_of(settings.home / "mlflow.db") == head
     assert "kept" in {one.name for one in open_client(settings).search_experiments()}
     assert migrate(settings).steps == ()

@@ -38,6 +38,7 @@ def test_backup_and_restore(
     assert said.code == 0, said.err
     assert "of them are new" in said.err
     assert "Not in it: flows" in said.out
+    (root / ".genloom" / "records" / "digits" / "2026-11-20.jsonl").write_text("{}\n{}\n")
     made = json.loads(genloom("ops", "backup", tmp_path / "backups", "--keep", "1", "--json").out)
     assert made["freed"] > 0
     checked = json.loads(genloom("ops", "restore", tmp_path / "backups", "--check", "--json").out)
