@@ -17,9 +17,11 @@ from components.families.layers.modulation import (
     Linear,
     Modulated,
     Styled,
+    blurred,
     deviation,
     doubled,
     halved,
+    summed,
 )
 from components.families.sampling import sample
 from components.families.stylegan2 import Discriminator, Generator, StyleGAN2, channels_of
@@ -121,6 +123,25 @@ def test_resampling_keeps_what_is_even_and_is_its_own_transpose() -> None:
     assert float((doubled(small) * large).sum()) == pytest.approx(
         4 * float((small * halved(large)).sum()), rel=1e-4
     )
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 9)])
+def test_the_filter_of_a_gpu_is_that_of_a_cpu(size: tuple[int, int]) -> None:
+    """Also in its gradients, of which R1 takes those of the gradients."""
+    maps = torch.randn(2, 3, *size, requires_grad=True)
+    pairs = [
+        (summed(maps, 1, 4.0), blurred(maps, 1, 4.0)),
+        (summed(maps, 2, 1.0), blurred(maps, 2)),
+        (summed(maps, 1, 1.0, every=2), halved(maps)),
+    ]
+    for one, other in pairs:
+        assert torch.allclose(one, other, atol=1e-5)
+        slopes = [
+            torch.autograd.grad(each.square().sum(), maps, create_graph=True)[0] for each in (one, other)
+        ]
+        assert torch.allclose(*slopes, atol=1e-4)
+        twice = [torch.autograd.grad(slope.square().sum(), maps)[0] for slope in slopes]
+        assert torch.allclose(*twice, rtol=1e-3, atol=1e-3)
 
 
 def test_the_deviation_of_equal_rows_is_nothing_and_groups_do_not_mix() -> None:
