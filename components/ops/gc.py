@@ -21,6 +21,8 @@ from components.project import Project
 from components.promotion import ledger
 from components.settings import writable_home
 
+LAG = 1.0
+"""Seconds: a file system writes down coarser times than the clock has."""
 Told = Callable[[int, int], None]
 """Told how many things are done, and of how many."""
 
@@ -110,8 +112,8 @@ def _remove(one: Garbage) -> bool:
 
 
 def _changed(one: Garbage) -> bool:
-    """Whether anybody has changed its files since it was found."""
-    return changed_of(*_files(one.paths)) > one.found
+    """Whether anybody has changed its files since it was found; a file's time may lag behind the clock a little."""
+    return changed_of(*_files(one.paths)) > one.found - LAG
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

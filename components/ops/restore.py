@@ -76,7 +76,8 @@ def restore(
     """Make the state of a backup that of the project at `root`; until it is written whole, everything stays as it was.
 
     What is there already is refused, unless `over`: then it is set aside, whole. Files of the project that differ
-    stay, unless `over`. Raises `UserError` while anything runs, and for a backup that is not whole.
+    stay, unless `over`. A process that has had the run log open must not use it afterwards: it would go on with the old
+    one. Raises `UserError` while anything runs, and for a backup that is not whole.
     """
     refuse_running(settings, "restoring")
     snapshot = check(source, at, progress)

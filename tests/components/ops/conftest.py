@@ -101,6 +101,12 @@ def stopping(project: Project) -> Callable[[dict[str, float]], None]:
     return look
 
 
+@pytest.fixture(autouse=True)
+def nothing_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow keeps a database open for as long as its process lives; restores have processes of their own."""
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+
+
 @pytest.fixture
 def site(made: Site, tmp_path: Path) -> Site:
     """A copy of the project, for the test to change."""
