@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +20,8 @@ from components.ops.gc import collect, find
 from components.promotion.registry import Registry
 from components.serving.jobs import Jobs
 from components.train.runs import load_run, read_run, read_runs
-from tests.components.ops.conftest import Site
+from tests.components.ops.conftest import Site, small, version
 from tests.components.ops.test_backup import queued
-from tests.e2e.processes import line
 from tests.until import until
 
 AGED = time.time() - 40 * 86_400
@@ -90,18 +90,21 @@ def test_what_is_used_between_looking_and_removing_stays(site: Site) -> None:
     assert [one.name for one in done.removed] == [one.name for one in found[2:]]
 
 
+TRAIN = """
+from components.project import open_project
+from components.train.launch import train
+
+steps = ["train.steps=100000", "train.checkpoint_every=20", "train.log_every=10", "train.threads=1"]
+train(open_project(), "digits-vae", steps, workers=0)
+"""
+
+
 def test_a_training_that_runs_notices_nothing(site: Site) -> None:
     """By a real training in a process of its own, whose every file is old."""
     project = site.project
-    arguments = ["train", "digits-vae", "--workers", "0"]
-    for override in (
-        "train.steps=100000",
-        "train.checkpoint_every=20",
-        "train.log_every=10",
-        "train.threads=1",
-    ):
-        arguments += ["--set", override]
-    process = subprocess.Popen(line(*arguments), cwd=site.root, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN], cwd=site.root, stderr=subprocess.PIPE, text=True
+    )
     try:
         until(lambda: any(record.state == "running" for record in read_runs(project.settings)), 200)
         folder = read_run(project.settings, "digits-vae").folder
@@ -130,17 +133,16 @@ def read_steps(folder: Path) -> int:
 def test_copies_of_versions_that_nobody_serves_are_fetched_again(site: Site) -> None:
     project = site.project
     registry = Registry(project.settings)
-    first, second = registry.versions("digits")
-    folders = [registry.fetch(one) for one in (first, second)]
+    version(project, small(project, 3), 30.0)
+    folders = [registry.fetch(one) for one in registry.versions("digits")]
     age(site.root / ".genloom")
-    assert names(site, "copies") == [], "the champion and the challenger"
-    project.settings.home.joinpath("models/digits/9").mkdir()
-    registry.client.delete_registered_model_alias("digits", "challenger")
     assert names(site, "copies", keep=2) == []
     found = find(project, MONTH, 1, ["copies"])
-    assert found == [], "the newest version"
-    queued(project)
-    assert all(folder.is_dir() for folder in folders)
+    assert [one.name for one in found] == ["models/digits/2"], "not the champion, nor the challenger"
+    assert collect(project, found).stayed == ()
+    assert [folder.is_dir() for folder in folders] == [True, False, True]
+    assert registry.fetch(registry.version("digits", 2)) == folders[1]
+    assert folders[1].is_dir()
 
 
 def test_judges_of_data_that_are_gone(site: Site) -> None:

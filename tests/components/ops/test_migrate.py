@@ -87,6 +87,7 @@ def test_an_earlier_run_log_is_brought_up_to_date_and_kept_as_it_was(
     assert migrate(settings).steps == ()
 
 
+@pytest.mark.long  # MLflow's command takes seconds to import
 def test_a_migration_that_fails_changes_nothing(settings: Settings, earlier: Path) -> None:
     put(settings, earlier)
     with closing(sqlite3.connect(settings.home / "mlflow.db")) as database, database:
