@@ -31,7 +31,7 @@ from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
 from components.settings import Settings, read_settings
 from components.tables import read_yaml, validate
-from components.terms import FilterRow, Policy, Precision, Terms, terms_of
+from components.terms import USUAL, FilterRow, Labels, Policy, Precision, Terms, terms_of
 
 T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -60,6 +60,8 @@ class ProductRow(Row):
     precision: Precision = "fp32"
     compile: bool = False
     rows: int | None = Field(default=None, ge=1, le=256)
+    labels: Labels = "metadata"
+    visible: bool = False
 
 
 class TrainOptions(Row):
@@ -140,7 +142,19 @@ class Project:
         """The terms on which a product is served; raises `UserError` for a filter that cannot be."""
         row = self.product(name)
         held_back = terms_of(self.root, name, row.records, row.filter)
-        return dataclasses.replace(held_back, precision=row.precision, compile=row.compile, rows=row.rows)
+        return dataclasses.replace(
+            held_back,
+            precision=row.precision,
+            compile=row.compile,
+            rows=row.rows,
+            labels=row.labels,
+            visible=row.visible,
+        )
+
+    def own_terms(self, name: str) -> Terms:
+        """The terms on which the operator's own commands generate: nothing is held back, and marks are made."""
+        row = self.product(name)
+        return dataclasses.replace(USUAL, labels=row.labels, visible=row.visible)
 
     def run(self, name: str, overrides: Iterable[str] = ()) -> RunRow:
         """The row of a run with `--set` assignments applied; names and values are checked."""

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     threads: int | None = Field(default=None, ge=1)
+    producer: str = Field(default="", max_length=64)
     records_days: int = Field(default=30, ge=1, le=36_500)
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -17,6 +17,8 @@ Policy = Literal["none", "hash", "full"]
 """What a server keeps of a request: nothing, the hashes of what was asked and what came, or what was asked as well."""
 Precision = Literal["fp32", "bf16"]
 """Of plain linear layers and convolutions."""
+Labels = Literal["none", "metadata", "signed"]
+"""How what a product makes says that a model made it: not at all, in each file's metadata, or signed as well."""
 
 
 WITHHELD = "withheld"
@@ -44,6 +46,8 @@ class Terms:
     precision: Precision = "fp32"
     compile: bool = False
     rows: int | None = None
+    labels: Labels = "metadata"
+    visible: bool = False
 
     @property
     def filters(self) -> bool:

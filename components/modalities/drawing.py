@@ -194,7 +194,8 @@ def to_uint8(data: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     to have it back from the engine's thread than it computes.
     """
     plain = data.device.type == "cpu" and data.dtype is torch.float32 and not data.requires_grad
-    levels = np.clip(data.numpy() if plain else data.detach().float().cpu().numpy(), -1.0, 1.0)
+    whole = data.numpy() if plain else data.detach().float().cpu().numpy()
+    levels = np.minimum(np.maximum(whole, -1.0), 1.0)  # np.clip is Python, which takes longer than both
     levels += 1.0
     levels *= 127.5
     np.rint(levels, out=levels)

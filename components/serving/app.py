@@ -7,6 +7,7 @@ that all replicas agree.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ from ray.serve.schema import ApplicationStatusOverview
 
 from components import cluster
 from components.errors import FailedError, UserError
-from components.serving import bulk, haproxy, tls
+from components.labels import reading
+from components.serving import bulk, haproxy, protocol, tls
 from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
 from components.serving.declared import NAME, Replicas
@@ -57,6 +59,8 @@ class Endpoint:
 
     def __init__(self, served: Sequence[Served], settings: Settings) -> None:
         _log_requests_once()
+        protocol.install()
+        self.settings = settings
         self.catalog = open_champions(served, settings)
         self.follower = Follower(self.catalog, settings)
         self.follower.start()
@@ -69,16 +73,32 @@ class Endpoint:
             settings.shared / "metrics" / f"{own.app_name}-{there}", own.replica_id.unique_id
         )
         bulk.resume(settings)
+        _settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(
-            self.catalog, self.access, self.follower.close, self.recorder, self.jobs, self.member
+            self.catalog,
+            self.access,
+            self.follower.close,
+            self.recorder,
+            self.jobs,
+            self.member,
+            lambda file: reading.read(file, self.settings, "The file"),
         )
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
         if not self.catalog.healthy:
             raise RuntimeError("an engine keeps failing; its traceback is above")
+
+
+def _settle() -> None:
+    """Let the garbage collector pass over what is there: the modules and models that stay until the end.
+
+    Looking through them takes it some tenths of a second, in which no request of this replica is answered.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,11 @@ def augment(
             f"{place.product} draws without classes, so its pictures have no labels; augment with a product whose "
             "task is label."
         )
+    if place.about.get("visible"):
+        raise UserError(
+            f"The pictures of {place.product} have captions, which a model would learn; set visible: false in "
+            f"products.{place.product}, and serve it again if it is served."
+        )
     inner = _folders(place.product, classes)
     _check(folder)
     folder.mkdir(parents=True, exist_ok=True)

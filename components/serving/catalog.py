@@ -20,6 +20,8 @@ from components.artifact import Model, load
 from components.errors import FailedError
 from components.families.family import Requests
 from components.filtering import ContentFilter, open_filter
+from components.labels.journal import Journal
+from components.labels.marker import Marker, open_marker
 from components.modalities.modality import Maker, Order
 from components.serving import computing
 from components.serving.engine import Engine, When, now
@@ -60,7 +62,8 @@ Watch: TypeAlias = Callable[[Requests, float, Future[Tensor]], None]
 class Loaded:
     """A served version in memory, warm; `filter` holds back what is not let out to applications.
 
-    `watch` hears what becomes of all that is submitted by this object.
+    `watch` hears what becomes of all that is submitted by this object. `marker` marks what is let out, if that is
+    wanted, and `journal` keeps the hashes of it.
     """
 
     served: Served
@@ -68,6 +71,8 @@ class Loaded:
     engine: Engine
     filter: ContentFilter | None = None
     watch: Watch | None = None
+    marker: Marker | None = None
+    journal: Journal | None = None
 
     @property
     def name(self) -> str:
@@ -237,9 +242,12 @@ def open_version(served: Served, settings: Settings) -> Loaded:
     """
     held_back = open_filter(served.terms)
     model = load(_folder(served, settings))
+    marker = open_marker(served.product, served.version, model.digest, served.terms, settings)
+    journal = None if served.terms.records == "none" else Journal(settings, served.product)
     computing.prepare(model, served.terms, settings)
     rows = computing.rows(model, served.terms)
-    loaded = Loaded(served, model, Engine(model, rows, threads=settings.threads or 1), held_back)
+    engine = Engine(model, rows, threads=settings.threads or 1)
+    loaded = Loaded(served, model, engine, held_back, marker=marker, journal=journal)
     try:
         loaded.generate(model.modality.warm(model.shape), WARMING)
     except BaseException:

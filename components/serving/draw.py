@@ -20,12 +20,15 @@ from pydantic import BaseModel, ValidationError
 
 from components import files
 from components.errors import FailedError, UserError
+from components.labels.formats import PCM, format_of, media_type_of
+from components.labels.marker import Marker, lay_beside
 from components.modalities.drawing import PIXELS, ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.image import grid
 from components.modalities.speech import SoundRequest
 from components.serving import client
 from components.serving.catalog import SEEDS, Withheld
+from components.serving.marking import marked
 from components.serving.place import Place
 from components.serving.routes.errors import sentence
 
@@ -55,7 +58,7 @@ class Drawing:
     """Files with the name that each has in a folder, and its seed; `where` says who computed them.
 
     `seed` is the first that was asked for; `withheld` has those whose files the content filter held back, and why;
-    `what` is what one file is.
+    `what` is what one file is; `marker` marks one that is made of several.
     """
 
     product: str
@@ -68,6 +71,7 @@ class Drawing:
     labels: list[str | None]
     withheld: dict[int, str]
     what: str
+    marker: Marker | None = None
 
 
 def check_target(path: Path, kinds: Sequence[str] = (".png",), what: str = "pictures") -> Target:
@@ -150,7 +154,11 @@ def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
         check_version(place, answer.version)
         return answer
     files, order = place.loaded.generate(body)
-    return client.Answer(files, place.version, list(order.seeds), list(order.labels))
+    own = [
+        marked(place.loaded, file, seed, order.media_type)
+        for file, seed in zip(files, order.seeds, strict=True)
+    ]
+    return client.Answer(own, place.version, list(order.seeds), list(order.labels))
 
 
 def check_version(place: Place, version: int) -> None:
@@ -185,6 +193,7 @@ def _together(place: Place, first: int, answers: Sequence[client.Answer]) -> Dra
         labels=[label for answer in answers for label in answer.labels],
         withheld=withheld,
         what=what_of(place),
+        marker=place.marker,
     )
 
 
@@ -229,14 +238,32 @@ def write(
     """
     if not target.folder:
         check_apart([target.path], given)
-        files.write(target.path, drawing.files[0] if len(drawing.files) == 1 else joined(drawing.files))
+        whole = drawing.files[0] if len(drawing.files) == 1 else _marked(drawing, joined(drawing.files))
+        files.write(target.path, whole)
+        _lay_beside(drawing, target.path, whole, drawing.seed)
         return [target.path]
     paths = [target.path / name for name in drawing.names]
     check_apart(paths, given)
     target.path.mkdir(exist_ok=True)
-    for path, file in zip(paths, drawing.files, strict=True):
+    for path, file, seed in zip(paths, drawing.files, drawing.seeds, strict=True):
         files.write(path, file)
+        _lay_beside(drawing, path, file, seed)
     return paths
+
+
+def _lay_beside(drawing: Drawing, path: Path, file: bytes, seed: int) -> None:
+    """Say beside a file which has no place for a mark what a mark would say."""
+    kind = PCM if path.suffix.lower() == ".pcm" else media_type_of(file) or ""
+    if format_of(kind).put is None:
+        lay_beside(drawing.marker, path, kind, seed)
+
+
+def _marked(drawing: Drawing, file: bytes) -> bytes:
+    """One file made of several, which has lost their marks, with its own; its seed is the first one's."""
+    kind = media_type_of(file)
+    if drawing.marker is None or kind is None:
+        return file
+    return drawing.marker.mark(file, kind, drawing.seed)[0]
 
 
 def at_once(size: str | None, most: int) -> int:

@@ -327,6 +327,9 @@ class Engine:
         if self._slots is None:
             first = select(entries[0].job.requests, slice(0, 1))
             self._slots = Slots(self.model.family, self.model.networks, self.width, first)
+        if len(entries) == 1:
+            self._slots.admit(entries[0].places, entries[0].requests)
+            return
         groups: dict[Any, list[Entry]] = {}
         for entry in entries:
             groups.setdefault(alike(entry.job.requests), []).append(entry)

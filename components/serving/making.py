@@ -11,7 +11,8 @@ from torch import Tensor
 
 from components.errors import UserError
 from components.modalities.completion import TextBody
-from components.serving.catalog import Loaded, Withheld, seen
+from components.serving.catalog import Loaded, Withheld
+from components.serving.marking import let_out, marked
 from components.serving.writing import Answer, prepare
 
 
@@ -55,8 +56,8 @@ def ready(loaded: Loaded, body: BaseModel) -> Callable[[], Making]:
     order = loaded.order(body)
 
     def take(place: int, output: Tensor) -> Made:
-        file = seen(loaded, order.file(place, output), order.media_type)
         seed, label = order.seeds[place], order.labels[place]
+        file = let_out(loaded, order.file(place, output), seed, order.media_type)
         if isinstance(file, Withheld):
             return Made(None, seed, label, withheld=file.reason)
         return Made(file, seed, label)
@@ -66,8 +67,8 @@ def ready(loaded: Loaded, body: BaseModel) -> Callable[[], Making]:
 
 def _written(answer: Answer, place: int) -> Made:
     piece = answer.writers[place].result()
-    text = answer.echoes[place] + piece.text
-    return Made(text.encode("utf-8"), (answer.seed + place) % 2**63, finish=piece.finish)
+    text, seed = (answer.echoes[place] + piece.text).encode("utf-8"), (answer.seed + place) % 2**63
+    return Made(marked(answer.loaded, text, seed), seed, finish=piece.finish)
 
 
 def check_whole(body: BaseModel) -> None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from components.labels.marker import Marker, open_marker
 from components.serving import client, server
 from components.serving.catalog import Loaded, Served, open_version
 from components.serving.routes.models import describe
 from components.settings import Settings
+from components.terms import USUAL, Terms
 
 AWAKE = 60.0
 """Seconds that an application may take to list its models: one without a replica starts one."""
@@ -23,7 +25,7 @@ AWAKE = 60.0
 class Place:
     """A version of a product and who computes it: the server at `url`, or `loaded` in this process.
 
-    `about` is the model as `/v1/models` lists it.
+    `about` is the model as `/v1/models` lists it. `marker` marks what is made of several of its files.
     """
 
     product: str
@@ -32,6 +34,7 @@ class Place:
     about: Mapping[str, Any]
     url: str | None = None
     loaded: Loaded | None = None
+    marker: Marker | None = None
 
     @property
     def asked(self) -> str:
@@ -45,29 +48,35 @@ class Place:
 
 
 @contextmanager
-def locate(settings: Settings, product: str, which: str | None) -> Iterator[Place]:
+def locate(settings: Settings, product: str, which: str | None, terms: Terms = USUAL) -> Iterator[Place]:
     """`which` is a version's number or alias, or None for the one that is served, else the champion.
 
-    A model that is loaded here ends with the context. Raises `UserError` for a version that cannot be.
+    A model that is loaded here, on these `terms`, ends with the context. Raises `UserError` for a version that
+    cannot be, and for marks that cannot be made.
     """
     url = server.url_of(settings, product)
     served = None if url is None else client.served(url, product, AWAKE)
     if url is not None and served is not None and which is None:
-        yield _by_server(url, product, served)
+        yield _by_server(url, product, served, settings)
         return
     from components.promotion.registry import Registry
 
     registry = Registry(settings)
     version = registry.version(product, "champion" if which is None else which)
     if url is not None and served is not None and int(served["version"]) == version.number:
-        yield _by_server(url, product, served)
+        yield _by_server(url, product, served, settings)
         return
-    loaded = open_version(Served(product, version.number, registry.fetch(version), 0), settings)
+    loaded = open_version(Served(product, version.number, registry.fetch(version), 0, terms=terms), settings)
+    modality, about = loaded.model.about.modality, describe(loaded)
     try:
-        yield Place(product, version.number, loaded.model.about.modality, describe(loaded), loaded=loaded)
+        yield Place(product, version.number, modality, about, loaded=loaded, marker=loaded.marker)
     finally:
         loaded.engine.close()
 
 
-def _by_server(url: str, product: str, served: client.Listed) -> Place:
-    return Place(product, int(served["version"]), str(served["modality"]), served, url=url)
+def _by_server(url: str, product: str, served: client.Listed, settings: Settings) -> Place:
+    """The server's version; what it makes is marked there, and what is made of that here in the same way."""
+    number = int(served["version"])
+    terms = replace(USUAL, labels=served.get("labels", "none"), visible=bool(served.get("visible")))
+    marker = open_marker(product, number, str(served["digest"]), terms, settings)
+    return Place(product, number, str(served["modality"]), served, url=url, marker=marker)

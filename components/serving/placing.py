@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias
 
 from torch import Tensor
@@ -56,25 +57,26 @@ class Places:
     """Which request's row each of `width` places holds."""
 
     def __init__(self, width: int) -> None:
-        self._taken: list[tuple[Job, int] | None] = [None] * width
+        self.width = width
+        self._taken: dict[int, tuple[Job, int]] = {}
         self._heard = [0] * width
 
     def __len__(self) -> int:
         """How many are taken."""
-        return sum(taken is not None for taken in self._taken)
+        return len(self._taken)
 
     def __iter__(self) -> Iterator[tuple[int, Job, int]]:
         """(place, request, its row) of each that is taken, in order."""
-        return ((place, *taken) for place, taken in enumerate(self._taken) if taken)
+        return iter([(place, *self._taken[place]) for place in sorted(self._taken)])
 
     def holds(self, place: int) -> bool:
         """Whether the place is taken."""
-        return self._taken[place] is not None
+        return place in self._taken
 
     @property
     def jobs(self) -> set[Job]:
         """The requests that have rows here."""
-        return {job for _, job, _ in self}
+        return {job for job, _ in self._taken.values()}
 
     def where(self, wanted: Callable[[Job], bool]) -> list[int]:
         """The places of the requests that are `wanted`."""
@@ -82,11 +84,11 @@ class Places:
 
     def enter(self, job: Job) -> Entry | None:
         """Give free places to rows of `job` that wait; None where there are none."""
-        free = [place for place, taken in enumerate(self._taken) if taken is None]
-        rows = range(job.entered, min(job.entered + len(free), len(job.requests)))
+        free = self.width - len(self._taken)
+        rows = range(job.entered, min(job.entered + free, len(job.requests)))
         if not rows:
             return None
-        places = free[: len(rows)]
+        places = list(islice((place for place in range(self.width) if place not in self._taken), len(rows)))
         for place, row in zip(places, rows, strict=True):
             self._taken[place], self._heard[place] = (job, row), 0
         job.entered = rows.stop
@@ -95,15 +97,13 @@ class Places:
     def free(self, places: Collection[int]) -> None:
         """Make room at `places`."""
         for place in places:
-            self._taken[place] = None
+            self._taken.pop(place, None)
 
     def give(self, places: Sequence[int], outputs: Tensor) -> list[Job]:
         """Hand the finished rows [N,…] at `places` to their requests; those that are whole by it."""
         whole = []
         for place, output in zip(places, outputs.chunk(len(places)), strict=True):
-            taken = self._taken[place]
-            assert taken is not None
-            self._taken[place] = None
+            taken = self._taken.pop(place)
             _give(*taken, output)
             if not taken[0].left:
                 whole.append(taken[0])

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from components import files
 from components.errors import FailedError, UserError
+from components.labels import rows
 from components.serving.catalog import Loaded, Served, open_version
 from components.serving.jobs import Job, part
 from components.serving.making import Made, Making, begin
@@ -59,19 +60,24 @@ def open_job(job: Job, settings: Settings) -> Loaded:
 def write_shard(loaded: Loaded, job: Job, place: int, folder: Path, stopped: Callable[[], bool]) -> None:
     """Generate shard `place` and put it into `folder`. Raises `StoppedError` if `stopped` says so meanwhile."""
     path = folder / part(place)
-    kind = _schema(job, loaded)
+    kind, content = _schema(job, loaded), rows.Content()
+    column = next(name for name in rows.COLUMNS if name in kind.names)
     with files.draft(path, sync=True) as draft, pq.ParquetWriter(draft, kind, compression="zstd") as file:
         for made in _generated(loaded, job, job.shard(place), stopped):
-            file.write_table(_table(made, kind))
+            table = _table(made, kind)
+            file.write_table(table)
+            content.add(table.column(column).to_pylist())
+        if loaded.marker is not None:
+            file.add_key_value_metadata({rows.CONTENT: content.hex})
 
 
-def _generated(loaded: Loaded, job: Job, rows: range, stopped: Callable[[], bool]) -> Iterator[list[Made]]:
+def _generated(loaded: Loaded, job: Job, places: range, stopped: Callable[[], bool]) -> Iterator[list[Made]]:
     """The rows, so many of them at a time as one request may have."""
     body = loaded.model.modality.asked(loaded.model.shape).model_validate(job.request)
     begun: deque[Making] = deque()
     try:
-        for first in range(rows.start, rows.stop, job.at_once):
-            count = min(job.at_once, rows.stop - first)
+        for first in range(places.start, places.stop, job.at_once):
+            count = min(job.at_once, places.stop - first)
             begun.append(begin(loaded, _asked(body, count, (job.seed + first) % 2**63)))
             if len(begun) == AHEAD:
                 yield _taken(begun[0], stopped)
@@ -115,6 +121,7 @@ def _schema(job: Job, loaded: Loaded) -> pa.Schema:
         "digest": job.digest,
         "media_type": job.media_type,
         "job": job.id,
+        **({} if loaded.marker is None else rows.metadata(loaded.marker.field)),
     }
     return pa.schema(fields, metadata={f"genloom.{name}": value for name, value in about.items()})
 

@@ -15,6 +15,7 @@ from components.modalities.speech import SpeechRequest, together, written
 from components.serving import client
 from components.serving.catalog import SEEDS, Withheld
 from components.serving.draw import RECORD, Drawing, Target, body_of, check_version, draw, held_back, what_of
+from components.serving.marking import marked
 from components.serving.place import Place
 from components.serving.routes.models import SPEAK
 
@@ -52,14 +53,15 @@ def speak(place: Place, text: str, seed: int | None, kind: str, guidance: float 
         labels=[None],
         withheld={},
         what=what_of(place),
+        marker=place.marker,
     )
 
 
 def _spoken(place: Place, body: SpeechRequest) -> bytes:
     """The file; raises `FailedError` if the server does not let it out."""
     if place.loaded is not None:
-        (file,), _ = place.loaded.generate(body)
-        return file
+        (file,), order = place.loaded.generate(body)
+        return marked(place.loaded, file, order.seeds[0], order.media_type)
     assert place.url is not None
     try:
         content, version = client.file(

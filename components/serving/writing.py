@@ -183,6 +183,12 @@ class Answer:
         return [text for text in texts for _ in range(self.body.n or 1)]
 
     @property
+    def pieces(self) -> list[Piece]:
+        """Each row whole, with its prompt before it where that is to be repeated."""
+        rows = [writer.result() for writer in self.writers]
+        return [replace(row, text=echo + row.text) for row, echo in zip(rows, self.echoes, strict=True)]
+
+    @property
     def usage(self) -> dict[str, int]:
         """OpenAI's counts of tokens; a prompt counts once, however many answers it has."""
         given = self.requests.prompt if self.requests.source is None else self.requests.source

@@ -43,7 +43,7 @@ def augment(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; name a folder with -o.")
     options = {"size": size, "steps": steps, "guidance": guidance, "truncation": truncation}
-    with locate(project.settings, product, version) as place:
+    with locate(project.settings, product, version, project.own_terms(product)) as place:
         if place.modality != "image":
             raise UserError(f"{product} makes {place.modality}; genloom augment draws labelled pictures.")
         with Bars() as bars:

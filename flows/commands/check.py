@@ -51,12 +51,15 @@ def _finding(project: Project, product: str, run: str | None = None) -> str:
     """What is wrong with a product, or with one of its runs; ok if nothing is."""
     from components.errors import UserError
     from components.filtering import open_filter
+    from components.labels import marker
     from components.train.plan import check_product, check_run
     from components.train.wanted import check_init
 
     try:
         check_product(project, product)
-        open_filter(project.terms(product))
+        terms = project.terms(product)
+        open_filter(terms)
+        marker.check(product, terms, project.settings)
         if run is not None:
             check_run(project, run, project.run(run))
             check_init(project, project.run(run))

@@ -116,7 +116,7 @@ def _draw(project: Project, output: Path) -> None:
     from components.serving import draw
     from components.serving.place import locate
 
-    with locate(project.settings, PRODUCT, None) as place:
+    with locate(project.settings, PRODUCT, None, project.own_terms(PRODUCT)) as place:
         draw.write(draw.check_target(output), draw.draw(place, 64, 0, {}))
 
 

@@ -67,7 +67,7 @@ def edit(
     named = [target.path / f"{path.stem}.png" for path in pictures if number == 1]
     draw.check_apart(named if target.folder else [target.path], given)
     asked = {"mask": mask, "size": size, "strength": strength, "label": label, "steps": steps}
-    with locate(project.settings, product, version) as place:
+    with locate(project.settings, product, version, project.own_terms(product)) as place:
         check(place)
         drawn = draw.edit(place, pictures, number, seed, asked)
         say_drawn(drawn, draw.write(target, drawn, given), as_json)

@@ -99,7 +99,7 @@ def generate(
     text = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop}
     options = {"steps": steps, "guidance": guidance, "truncation": truncation}
     pictures = {"size": size, "label": label, **options}
-    with locate(project.settings, product, version) as place:
+    with locate(project.settings, product, version, project.own_terms(product)) as place:
         if place.modality == "text":
             _without(pictures, f"{product} writes text, without")
             _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
@@ -180,6 +180,8 @@ def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:
 def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | None, as_json: bool) -> None:
     import secrets
 
+    from components.labels.formats import TEXT
+    from components.labels.marker import lay_beside
     from components.serving import speak
 
     first = secrets.randbelow(2**52) if seed is None else seed
@@ -197,6 +199,8 @@ def _write(place: Place, asked: dict[str, Any], seed: int | None, out: Path | No
                 said[piece.row] += piece.text
             for row, text in enumerate(said):
                 print(f"── {first + row} ──\n{text}\n", file=stream)
+    if out is not None and not as_json:
+        lay_beside(place.marker, out, TEXT, first)
     written = "" if out is None else f" {out}"
     typer.echo(f"{place.product}/{place.version} wrote{written} with seed {first}, {place.where}.", err=True)
 

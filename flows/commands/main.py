@@ -26,6 +26,7 @@ MODULES = (
     "serve",
     "keys",
     "records",
+    "labels",
     "jobs",
     "generate",
     "edit",

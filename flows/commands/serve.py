@@ -87,9 +87,11 @@ class Wish:
 
 def _product(project: Project, product: str, which: str, replicas: int | None) -> Wish:
     from components.filtering import open_filter
+    from components.labels import marker
 
     version, terms = _resolve(project, product, which), project.terms(product)
     open_filter(terms)  # what is wrong with it is said here, not in a replica's log
+    marker.check(product, terms, project.settings)
 
     def put(settings: Settings) -> str:
         from components.serving import server
@@ -104,6 +106,7 @@ def _declared(project: Project, file: Path | None, which: str, replicas: int | N
     """The applications of a file, by default serve.yaml, checked now so that what is wrong starts nothing."""
     from components import cluster
     from components.filtering import open_filter
+    from components.labels import marker
     from components.serving import declared, deployment
 
     path = file or project.root / declared.FILE
@@ -122,8 +125,9 @@ def _declared(project: Project, file: Path | None, which: str, replicas: int | N
 
     deployment.resolve(Registry(project.settings), rows)
     terms = {product: project.terms(product) for row in rows.values() for product in row.models}
-    for one in terms.values():
+    for product, one in terms.items():
         open_filter(one)
+        marker.check(product, one, project.settings)
 
     def put(settings: Settings) -> str:
         done = deployment.apply(settings, rows, str(path), terms)

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 
+from components.labels.reading import Standing, Verdict
 from components.serving.jobs import Status
-from components.terms import Policy
+from components.terms import Labels, Policy
 
 Said: TypeAlias = dict[int | str, dict[str, Any]]
 """What FastAPI takes as `responses`."""
@@ -51,6 +52,8 @@ class ModelObject(BaseModel):
     threads: int
     records: Policy
     filtered: bool
+    labels: Labels
+    visible: bool
     terms: str
     canary: dict[str, Any] | None = None
 
@@ -60,6 +63,18 @@ class ModelList(BaseModel):
 
     object: Literal["list"]
     data: list[ModelObject]
+
+
+class Mark(BaseModel):
+    """That a model made this, which, and the hashes of an answer's texts; see docs/labels.md."""
+
+    product: str
+    version: int
+    digest: str
+    generator: str
+    digital_source_type: str
+    producer: str | None = None
+    contents: list[str] | None = None
 
 
 class Picture(BaseModel):
@@ -76,6 +91,7 @@ class Pictures(BaseModel):
 
     created: int
     data: list[Picture]
+    genloom: Mark | None = None
 
 
 class File(BaseModel):
@@ -95,6 +111,7 @@ class Files(BaseModel):
     created: int
     model: str
     data: list[File]
+    genloom: Mark | None = None
 
 
 class Usage(BaseModel):
@@ -124,6 +141,7 @@ class Completion(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+    genloom: Mark | None = None
 
 
 class Answered(BaseModel):
@@ -153,6 +171,7 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    genloom: Mark | None = None
 
 
 class JobObject(BaseModel):
@@ -183,6 +202,20 @@ class JobList(BaseModel):
     object: Literal["list"]
     data: list[JobObject]
     has_more: bool
+
+
+class LabelObject(BaseModel):
+    """What a file says of its origin, and whether that holds; `sentence` says the `verdict` to a person."""
+
+    object: Literal["label"]
+    media_type: str
+    verdict: Verdict
+    sentence: str
+    statement: dict[str, Any] | None
+    content: str
+    signature: dict[str, Any] | None
+    issued: dict[str, Any] | None
+    standing: Standing | None
 
 
 class Health(BaseModel):

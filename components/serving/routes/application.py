@@ -27,6 +27,7 @@ from components.serving.routes import (
     generations,
     health,
     images,
+    labels,
     metrics,
     models,
     speech,
@@ -47,8 +48,10 @@ BODIES: Mapping[str, type[BaseModel]] = {
     models.SPEAK: SpeechRequest,
 }
 """What each route takes."""
-UPLOADS = frozenset({"/v1/images/edits", "/v1/images/variations", generations.GENERATE, "/v1/jobs"})
-"""The routes that take pictures."""
+UPLOADS = frozenset(
+    {"/v1/images/edits", "/v1/images/variations", generations.GENERATE, "/v1/jobs", labels.READ}
+)
+"""The routes that take files."""
 
 
 def create_app(
@@ -58,11 +61,13 @@ def create_app(
     recorder: Recorder | None = None,
     jobs: Jobs | None = None,
     member: Member | None = None,
+    reader: labels.Reader | None = None,
 ) -> FastAPI:
     """The routes over `catalog`, which is closed when the application ends; `access` says who is let in.
 
     `closing` is called before the catalog is closed. `recorder`, which is closed after it, keeps a record of what
     is generated. Without `jobs` there are no routes for long work. `member` is this replica among others.
+    `reader` says what a file tells of its origin; without it nobody can ask that here.
     """
 
     @asynccontextmanager
@@ -88,10 +93,12 @@ def create_app(
         app.include_router(part)
     if jobs is not None:
         app.include_router(job_routes.router(catalog, jobs))
+    if reader is not None:
+        app.include_router(labels.router(reader))
     watch = Metrics(catalog, description.paths(app) | {"/metrics"}, jobs)
     exposition = Exposition(watch, member)
     app.include_router(metrics.router(exposition))
-    description.install(app, [*BODIES.values(), SoundRequest, JobRequest])
+    description.install(app, [*BODIES.values(), SoundRequest, JobRequest, labels.LabelRequest])
     app.add_middleware(Direct, endpoints=of_requests(parts), bodies=BODIES)
     app.add_middleware(Bodies, uploads=UPLOADS, room=Room())
     if recorder is not None:

@@ -81,12 +81,15 @@ def json_body(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def form_or_json(kind: type[BaseModel]) -> dict[str, Any]:
-    """A body that is read as a `kind` and holds pictures: as files of a form, or as Base64 in JSON."""
+    """A body that is read as a `kind` and holds files: as those of a form, or as Base64 in JSON."""
     form = schema_of(kind)
     properties = dict(form["properties"])
-    properties["image"] = {"anyOf": [PICTURE, {"type": "array", "items": PICTURE}]}
-    if "mask" in properties:
-        properties["mask"] = PICTURE
+    sent = {
+        "image": {"anyOf": [PICTURE, {"type": "array", "items": PICTURE}]},
+        "mask": PICTURE,
+        "file": PICTURE,
+    }
+    properties |= {name: schema for name, schema in sent.items() if name in properties}
     return body(
         ("multipart/form-data", {**form, "properties": properties}), ("application/json", _named(kind))
     )

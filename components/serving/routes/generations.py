@@ -24,7 +24,7 @@ from components.serving.routes.description import any_body
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import done
 from components.serving.routes.forms import loads, validated
-from components.serving.routes.models import find, headers
+from components.serving.routes.models import field_of, find, headers
 from components.serving.routes.sides import answered
 
 GENERATE = "/v1/generations"
@@ -91,7 +91,8 @@ def _written(loaded: Loaded, made: Sequence[Made]) -> bytes:
     kind = loaded.model.modality.media_type
     data = (json.dumps(described(one, kind)).encode() for one in made)
     model = json.dumps(loaded.served.product).encode()
-    return b'{"created":%d,"model":%b,"data":[%b]}' % (int(time.time()), model, b",".join(data))
+    content = (int(time.time()), model, b",".join(data), field_of(loaded))
+    return b'{"created":%d,"model":%b,"data":[%b]%b}' % content
 
 
 def described(made: Made, media_type: str) -> Mapping[str, Any]:

@@ -16,13 +16,14 @@ from torch import Tensor
 from components.modalities.drawing import ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.modality import Order
-from components.serving.catalog import Catalog, Loaded, Withheld, seen
+from components.serving.catalog import Catalog, Loaded, Withheld
+from components.serving.marking import let_out
 from components.serving.routes.answers import Pictures, whole_or_streamed
 from components.serving.routes.description import form_or_json, json_body
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import aside, done
 from components.serving.routes.forms import json_of, read
-from components.serving.routes.models import headers
+from components.serving.routes.models import field_of, headers
 from components.serving.routes.sides import answered
 from components.serving.routes.sketches import streamed
 
@@ -68,21 +69,22 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
         return await streamed(loaded, body, order, event)
     soon = asyncio.get_running_loop().call_soon
     output = await done(loaded.submit(body, order.requests, order.seeds[0], when=soon))
-    small = _is_small(body) and output.numel() <= SMALL and loaded.filter is None
+    quick = loaded.filter is None and (loaded.marker is None or not loaded.marker.slow)
+    small = _is_small(body) and output.numel() <= SMALL and quick
     if small:
         files = _files(loaded, order, output, range(len(order)))
     else:
         files = [file async for _, file in encoded(loaded, order, output)]
     if all(isinstance(file, Withheld) for file in files):
         raise WithheldError(str(files[0]))
-    content = await aside(small, lambda: written(order, files))
+    content = await aside(small, lambda: written(loaded, order, files))
     return Response(content, headers=headers(loaded, order.seeds[0]), media_type="application/json")
 
 
-def written(order: Order, files: Sequence[bytes | Withheld]) -> bytes:
+def written(loaded: Loaded, order: Order, files: Sequence[bytes | Withheld]) -> bytes:
     """The JSON of an answer; file by file, as one call for all would hold up the other threads."""
     data = (json.dumps(described(order, place, file)).encode() for place, file in enumerate(files))
-    return b'{"created":%d,"data":[%b]}' % (int(time.time()), b",".join(data))
+    return b'{"created":%d,"data":[%b]%b}' % (int(time.time()), b",".join(data), field_of(loaded))
 
 
 def described(order: Order, place: int, file: bytes | Withheld) -> dict[str, Any]:
@@ -111,4 +113,4 @@ async def encoded(
 
 
 def _files(loaded: Loaded, order: Order, output: Tensor, places: range) -> list[bytes | Withheld]:
-    return [seen(loaded, order.file(place, output)) for place in places]
+    return [let_out(loaded, order.file(place, output), order.seeds[place]) for place in places]

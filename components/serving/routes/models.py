@@ -88,13 +88,19 @@ def routes_of(loaded: Loaded) -> list[str]:
 
 
 def headers(loaded: Loaded, seed: int) -> dict[str, str]:
-    """What is needed to generate the same again, bit for bit."""
+    """What is needed to generate the same again, bit for bit, and that a model made it."""
     return {
         "x-genloom-model": loaded.served.product,
         "x-genloom-version": str(loaded.served.version),
         "x-genloom-width": str(loaded.engine.width),
         "x-genloom-seed": str(seed),
+        **({} if loaded.marker is None else loaded.marker.headers),
     }
+
+
+def field_of(loaded: Loaded) -> bytes:
+    """What marks a JSON answer, as its last field, in the place that OpenAI's clients pass over; or nothing."""
+    return b"" if loaded.marker is None else b',"genloom":%b' % loaded.marker.field_json
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:
@@ -120,6 +126,8 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "threads": loaded.engine.threads,
         "records": served.terms.records,
         "filtered": served.terms.filters,
+        "labels": served.terms.labels,
+        "visible": served.terms.visible,
         "terms": served.terms.digest,
     }
 

@@ -9,7 +9,7 @@ import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from components.modalities.drawing import PictureBody
 from components.modalities.modality import Order
-from components.serving.catalog import Loaded, Withheld, seen
+from components.serving.catalog import Loaded, Withheld
 from components.serving.listening import Glimpse, Look
+from components.serving.marking import let_out
 from components.serving.routes.events import EventStream, Waiting, kept, opened, told
 
 USAGE = {
@@ -84,11 +85,11 @@ def _seen(loaded: Loaded, sight: Sight, event: str, glimpse: Glimpse) -> bytes |
     picture = sight.see(glimpse)
     if picture is None or (loaded.filter is not None and picture.partial is not None):
         return None
-    file = seen(loaded, picture.file)
+    file = let_out(loaded, picture.file, sight.order.seeds[picture.place])
     if isinstance(file, Withheld):
         place = {"index": picture.place, "seed": sight.order.seeds[picture.place]}
         return _written(f"{event}.withheld", {**place, "withheld": file.reason})
-    return _event(sight.order, event, picture)
+    return _event(sight.order, event, replace(picture, file=file))
 
 
 class Sight:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from components.modalities.completion import TextBody
 from components.serving.catalog import Loaded
+from components.serving.marking import keep
 from components.serving.routes.events import EventStream, Waiting, aside, done, kept, opened, told
 from components.serving.routes.models import headers
 from components.serving.writing import Answer, Piece, prepare
@@ -62,12 +63,11 @@ async def respond(loaded: Loaded, body: TextBody, form: Form) -> Response:
 
 
 def _whole(answer: Answer, form: Form, envelope: Mapping[str, Any]) -> bytes:
-    pieces = [writer.result() for writer in answer.writers]
-    choices = [
-        form.choice(Piece(piece.row, echo + piece.text, piece.finish, piece.entries))
-        for piece, echo in zip(pieces, answer.echoes, strict=True)
-    ]
-    return _json({**envelope, "choices": choices, "usage": answer.usage})
+    pieces, marker = answer.pieces, answer.loaded.marker
+    choices = [form.choice(piece) for piece in pieces]
+    contents = keep(answer.loaded, (piece.text for piece in pieces), answer.seed)
+    mark = {} if marker is None else {"genloom": marker.told(contents)}
+    return _json({**envelope, "choices": choices, "usage": answer.usage, **mark})
 
 
 async def _streamed(answer: Answer, form: Form, envelope: Mapping[str, Any]) -> Response:
@@ -86,9 +86,15 @@ async def _events(
     work: Future[Tensor],
 ) -> AsyncIterator[bytes]:
     usage: dict[str, Any] = {"usage": None} if answer.body.usage else {}
+    marker = answer.loaded.marker
+    mark = {} if marker is None else {"genloom": marker.field}
 
     def chunk(choices: Sequence[Choice]) -> bytes:
-        return b"".join(_event({**envelope, "choices": [choice], **usage}) for choice in choices)
+        content = b""
+        for choice in choices:
+            content += _event({**envelope, "choices": [choice], **usage, **mark})
+            mark.clear()  # the first chunk says it for all
+        return content
 
     for row, echo in enumerate(answer.echoes):
         if opening := form.opening(Piece(row, echo)):
@@ -103,6 +109,7 @@ async def _events(
     if error is not None:
         yield _event(told(error))
         return
+    keep(answer.loaded, (piece.text for piece in answer.pieces), answer.seed)
     if answer.body.usage:
         yield _event({**envelope, "choices": [], "usage": answer.usage})
     yield DONE

@@ -14,9 +14,11 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
 from components.families.family import Shape
+from components.labels import reading
 from components.serving.catalog import Catalog
 from components.serving.jobs import Jobs
 from components.serving.routes.application import create_app
+from components.settings import Settings
 from tests.components.serving.hum import hum
 from tests.components.serving.painter import Painter, masked, mirrors, picture, saved, served
 from tests.components.serving.parrot import HI
@@ -52,9 +54,10 @@ def narrow(description: dict[str, Any], models: list[str], jobs: list[str]) -> N
     few = {
         **{"n": [1, 2, 5], "size": ["auto"], "label": [None], "guidance": [None]},
         **{"steps": [None], "strength": [0, 0.5], "image": [png], "mask": [hole], "max_tokens": [None, 1, 9]},
-        **{"input": ["low", "High, mid"]},
+        **{"input": ["low", "High, mid"], "file": [png]},
         **{"best_of": [None], "truncation": ["auto"], "logprobs": [None], "top_logprobs": [None]},
     }
+    description["components"]["schemas"]["LabelRequest"]["properties"]["file"] = {"enum": few["file"]}
     for name, fitting in BODIES.items():
         body, alone = description["components"]["schemas"][name], name in ALONE
         own = {**few, "model": [*fitting, *[None] * alone]}
@@ -89,14 +92,16 @@ def schema(text_catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> A
         }
     )
     jobs = Jobs(root / "jobs")
-    app = create_app(catalog, jobs=jobs)
+    home = Settings(home=root / "home")
+    app = create_app(catalog, jobs=jobs, reader=lambda file: reading.read(file, home, "The file"))
     ids = [TestClient(app).post("/v1/jobs", json={"model": "digits", "n": 1}).json()["id"] for _ in range(2)]
     narrow(app.openapi(), [*catalog.loaded], ids)
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
 def operations() -> list[tuple[str, str]]:
-    paths = create_app(Catalog({}), jobs=Jobs(Path("none"))).openapi()["paths"]
+    app = create_app(Catalog({}), jobs=Jobs(Path("none")), reader=lambda file: reading.read(file, Settings()))
+    paths = app.openapi()["paths"]
     return [(path, method) for path, found in paths.items() for method in found]
 
 

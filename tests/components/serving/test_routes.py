@@ -41,6 +41,10 @@ def pngs(answer: Any) -> list[bytes]:
     return [base64.b64decode(item["b64_json"]) for item in answer.json()["data"]]
 
 
+def pixels(png: bytes) -> bytes:
+    return Image.open(io.BytesIO(png)).tobytes()
+
+
 def test_models_are_listed_as_openai_lists_them(client: TestClient) -> None:
     listed = client.get("/v1/models").json()
     assert listed["object"] == "list"
@@ -68,7 +72,8 @@ def test_the_pictures_are_those_of_the_model(client: TestClient, folder: Path) -
 
     answer = client.post(URL, json={"n": 5, "seed": 11})
     output = load(folder).sample(Requests(seed=torch.arange(11, 16)))
-    assert pngs(answer) == ImageModality(None).encode(output, ImageRequest())
+    bare = ImageModality(None).encode(output, ImageRequest())
+    assert [pixels(png) for png in pngs(answer)] == [pixels(png) for png in bare]
 
 
 def test_picture_i_has_seed_plus_i(client: TestClient) -> None:
