@@ -33,6 +33,7 @@ PARTS: Mapping[str, Part] = {
     "runs": Part("the trainings without their resume state: settings, progress, samples, reports, models"),
     "pictures": Part("the pictures that the run log keeps"),
     "records": Part("the records of requests"),
+    "issued": Part("what was issued with a label, by which files that lost their mark are known again"),
     "evaluations": Part("reports of versions that were measured again"),
     "judges": Part("the fitted features by which models are compared"),
     "studies": Part("searches for settings, without the weights of their trials"),
@@ -40,6 +41,7 @@ PARTS: Mapping[str, Part] = {
     "checkpoints": Part("the last resume state of each training that is not done", usual=False),
     "jobs": Part("bulk jobs with their shards", usual=False),
     "data": Part("prepared data, which DVC can make or fetch again", usual=False),
+    "labels": Part("the certificate and the private key that sign labels", usual=False),
     "tls": Part(
         "the certificate and the private key that GENLOOM_TLS_CERT and GENLOOM_TLS_KEY name", usual=False
     ),

@@ -131,11 +131,13 @@ _PARTS: dict[str, Callable[[Project], Iterator[Source]]] = {
     "runs": _runs,
     "pictures": _pictures,
     "records": _shared("records"),
+    "issued": _shared("issued"),
     "evaluations": _shared("evaluations"),
     "judges": _judges,
     "studies": _studies,
     "jobs": _shared("jobs"),
     "data": _data,
+    "labels": _shared("labels"),
     "tls": _tls,
 }
 
