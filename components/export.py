@@ -27,6 +27,7 @@ from components.errors import UserError
 from components.families.family import Family
 from components.families.gpt import GPT
 from components.families.layers.norm import EPSILON
+from components.modalities.text import Text
 from components.modalities.tokenizer import FILES, load_tokenizer, load_vocabulary
 from components.settings import expanded
 
@@ -55,6 +56,8 @@ def export_hf(artifact: Path, folder: Path) -> Path:
     if type(model.family) is not GPT:
         name = type(model.family).__module__.rpartition(".")[2]
         raise UserError(f"Hugging Face's format is for the family gpt, and {artifact} holds a {name}.")
+    if not isinstance(model.modality, Text):
+        raise UserError(f"Hugging Face's format is for text, and {artifact} makes {model.about.modality}.")
     folder = expanded(folder, "The folder").resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; name a folder that is new or empty.")
@@ -141,6 +144,10 @@ def start_from_hf(folder: Path, family: Family, dataset: Dataset, cache: Path) -
         ) from error
     if not (folder / FILES[0]).is_file():
         raise UserError(f"{folder} has no {FILES[0]}; save its tokenizer beside the model.")
+    if not isinstance(dataset.tensors, Text):
+        raise UserError(
+            f"{folder} holds a model of text, and the dataset {dataset.name} holds {dataset.modality}; leave init out."
+        )
     if type(family) is not GPT:
         raise UserError(
             f"{folder} is a {config['model_type']}; only runs of the family gpt can start from it."

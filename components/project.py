@@ -27,6 +27,7 @@ from components.image_rows import (
     UnpairedRow,
 )
 from components.layout import check_layout
+from components.music_rows import ChoralesRow, CounterpointRow, MidiRow
 from components.row import Row
 from components.rows import AnyDataset, StdlibRow, TextFilesRow
 from components.settings import Settings, read_settings
@@ -239,6 +240,7 @@ def _fields_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
         "datasets": [
             *(DigitsRow, IdxRow, FolderRow, ParquetRow, ArchiveRow, UnpairedRow),
             *(StdlibRow, TextFilesRow, PlucksRow, RecordingsRow),
+            *(CounterpointRow, ChoralesRow, MidiRow),
         ],
         "products": [ProductRow],
         "runs": [RunRow],

@@ -19,6 +19,7 @@ from components.image_rows import (
     ParquetRow,
     UnpairedRow,
 )
+from components.music_rows import ChoralesRow, CounterpointRow, MidiRow
 from components.row import DatasetRow, Expression, Part, RemoteFile, Split, check_place
 
 
@@ -158,8 +159,11 @@ AnyDataset = Annotated[
     | StdlibRow
     | TextFilesRow
     | PlucksRow
-    | RecordingsRow,
+    | RecordingsRow
+    | CounterpointRow
+    | ChoralesRow
+    | MidiRow,
     Field(discriminator="source"),
 ]
-OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow
+OwnRow = FolderRow | ParquetRow | TextFilesRow | RecordingsRow | MidiRow
 """The rows of a person's own data, which may lie at a `path`."""

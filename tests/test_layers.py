@@ -33,6 +33,8 @@ MODALITY_IMPORTS = FAMILY_IMPORTS | {
     "tokenizers",
     "jinja2",
     "soundfile",
+    "mido",
+    "scipy",
 }
 
 

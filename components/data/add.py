@@ -16,21 +16,25 @@ from ruamel.yaml.comments import CommentedSeq
 from components import files
 from components.audio_rows import RecordingsRow
 from components.data.describe import (
+    describe_music,
     describe_pictures,
     describe_recordings,
     describe_text,
+    is_music,
     is_sound,
     is_text,
 )
 from components.data.documents import is_empty
 from components.data.example import Dropped, NotARecording, Source, silent
 from components.data.recordings import open_recordings
+from components.data.scores import open_pieces
 from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
 from components.data.texts import open_texts
 from components.errors import UserError
 from components.families.family import names
 from components.modalities.decoding import NotAPicture
+from components.music_rows import MidiRow
 from components.project import NAME, Project, check_name, open_project, read_tables
 from components.rows import OwnRow, TextFilesRow
 from components.settings import expanded, writable_home
@@ -38,7 +42,8 @@ from components.settings import expanded, writable_home
 OF_PICTURES = frozenset({"size", "channels", "fit", "image", "label", "caption"})
 OF_TEXT = frozenset({"tokenizer", "context", "unit"})
 OF_SOUND = frozenset({"rate", "seconds"})
-OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND}
+OF_MUSIC = frozenset({"notation", "steps", "context"})
+OPTIONS = {"text": OF_TEXT, "pictures": OF_PICTURES, "recordings": OF_SOUND, "music": OF_MUSIC}
 """The options that only one modality has, by what it holds."""
 CODES, MOST_HALVINGS = 500, 10
 """The most codes of a recording that a run begins with, and how often `vqvae` halves at most."""
@@ -58,7 +63,7 @@ class Survey:
 
 
 def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow:
-    """The row for the data at `path`: recordings, text, Parquet if it is such a file or holds some, else pictures.
+    """The row for the data at `path`: music, recordings, text, Parquet if there is some, else pictures.
 
     `options` are other fields of the row; those of the other modality are refused. Raises `UserError` if there is
     no `path`, or it holds the project's data.
@@ -71,11 +76,12 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
     inside = place.is_relative_to(project.root)
     where = place.relative_to(project.root).as_posix() if inside else place.as_posix()
     check_path(where)
-    holds = "recordings" if is_sound(place) else "text" if is_text(place) else "pictures"
-    others = frozenset().union(*(found for what, found in OPTIONS.items() if what != holds))
-    wrong = sorted(options.keys() & others)
+    holds = _held(place)
+    wrong = sorted(options.keys() & frozenset().union(*OPTIONS.values()) - OPTIONS[holds])
     if wrong:
         raise UserError(f"{place} holds {holds}; leave out {' and '.join(f'--{x}' for x in wrong)}.")
+    if holds == "music":
+        return describe_music(place, where, options)
     if holds == "recordings":
         return describe_recordings(place, where, options)
     if holds == "text":
@@ -83,10 +89,19 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
     return describe_pictures(place, where, options)
 
 
+def _held(place: Path) -> str:
+    """What the file or folder at `place` holds, as `OPTIONS` calls it."""
+    if is_music(place):
+        return "music"
+    return "recordings" if is_sound(place) else "text" if is_text(place) else "pictures"
+
+
 def survey(project: Project, name: str, row: OwnRow) -> Survey:
     """Look at a source without preparing it; raises `UserError` if it holds nothing that can be read."""
     if isinstance(row, TextFilesRow):
         return survey_text(project, name, row)
+    if isinstance(row, MidiRow):
+        return survey_music(project, name, row)
     if isinstance(row, RecordingsRow):
         return _survey_entries(open_recordings(project, row, silent, set()), row.path, "recording")
     return _survey_entries(open_source(project, row, silent), row.path, "picture")
@@ -110,6 +125,16 @@ def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:
             f"{row.path} holds no text that can be read ({reasons or 'no records'}); put text there."
         )
     return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(files.ignored)))
+
+
+def survey_music(project: Project, name: str, row: MidiRow) -> Survey:
+    """Read the pieces of `row`; raises `UserError` if there is none."""
+    found = list(open_pieces(project, name, row, silent))
+    dropped = Counter(piece.reason for piece in found if isinstance(piece, Dropped))
+    if dropped.total() == len(found):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
+        raise UserError(f"{row.path} holds no piece that can be read ({reasons}); put MIDI files there.")
+    return Survey(len(found) - dropped.total(), {}, dict(dropped.most_common()), ())
 
 
 def _survey_entries(source: Source, path: str | None, noun: str) -> Survey:
@@ -169,7 +194,7 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
     if isinstance(row, RecordingsRow):
         return ("label" if by_class or classes > 1 else "free"), _known("vqvae")
     if by_class:
-        if isinstance(row, TextFilesRow) or row.gives_source or row.gives_prompt:
+        if isinstance(row, TextFilesRow | MidiRow) or row.gives_source or row.gives_prompt:
             raise UserError(
                 "--by-class is for pictures with classes alone, without captions or pairs, and for recordings; "
                 "leave it out."
@@ -177,13 +202,23 @@ def goal(row: OwnRow, by_class: bool = False, classes: int = 0) -> tuple[str, tu
         return "label", _known("cvae", "diffusion")
     if isinstance(row, TextFilesRow):
         return ("source", ("seq2seq",)) if row.form == "pairs" else ("prompt", ("gpt", "lstm"))
+    if isinstance(row, MidiRow):
+        return "prompt", _known("gpt", "lstm")
     if row.gives_source:
         return "source", _known("pix2pix")
     return ("prompt", _known("diffusion")) if row.gives_prompt else ("free", ("vae", "gan"))
 
 
 def fitted(row: OwnRow) -> dict[str, Any]:
-    """What the runs of a dataset need beside their families' defaults: of recordings, codes that stand for more."""
+    """What the runs of a dataset need beside their families' defaults.
+
+    Of recordings, codes that stand for more; of music, rows that are long and few.
+    """
+    if isinstance(row, MidiRow):
+        return {
+            "model": {"dropout": 0.2},
+            "train": {"steps": 1000, "batch": 8, "schedule": "wsd", "warmup": 30},
+        }
     if not isinstance(row, RecordingsRow):
         return {}
     halvings = min(MOST_HALVINGS, max(2, math.ceil(math.log2(row.samples / CODES))))

@@ -25,12 +25,14 @@ from components.data.texts import PLAIN, RECORDS, suffix, text_files
 from components.data.trees import Folder
 from components.errors import UserError
 from components.image_rows import FolderRow, ParquetRow
+from components.music_rows import MidiRow
 from components.rows import Form, TextFilesRow
 
 CAPTIONS = ("caption", "text")
 """What captions are called where nobody says it; Hugging Face's imagefolder calls them text."""
 SINGLE = 2**16
 """Bytes from which on a lone file of text is taken for one text to be cut in order."""
+MIDI = (".mid", ".midi")
 SOUNDS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 COVERED, MOST_SECONDS = 95, 10
 """So many percent of the recordings are not cut where nobody says how long they are to be, if that is short enough."""
@@ -45,6 +47,21 @@ def is_sound(place: Path) -> bool:
     pictures = sum(found in Image.registered_extensions() for found in suffixes)
     texts = sum(found in PLAIN | RECORDS for found in suffixes)
     return sounds > 0 and ".parquet" not in suffixes and sounds >= max(pictures, texts)
+
+
+def is_music(place: Path) -> bool:
+    """Whether a file is MIDI, or at least half of those in a folder are."""
+    names = [place.name] if place.is_file() else Folder(place).files
+    found = sum(name.lower().endswith(MIDI) for name in names)
+    return found > 0 and 2 * found >= len(names)
+
+
+def describe_music(place: Path, where: str, options: Mapping[str, Any]) -> MidiRow:
+    """The row for the MIDI files in the folder `place`, written as `where`; `UserError` if it is no folder."""
+    if not place.is_dir():
+        raise UserError(f"{place} is one piece; give the folder that holds your MIDI files.")
+    wanted = {"notation": "events", "steps": 4, **options}  # written out: a person sees what to change
+    return MidiRow(source="midi", path=where, modality="music", **wanted)
 
 
 def describe_recordings(place: Path, where: str, options: Mapping[str, Any]) -> RecordingsRow:

@@ -149,12 +149,12 @@ class Encoder:
             return [_pair(sequence) for sequence in found.sequences]
         short = [sequence for sequence in found.sequences if len(sequence) <= self.width and not self.whole]
         rows = [
-            _packed([short[place] for place in places])
+            packed([short[place] for place in places])
             for places in pack([len(sequence) - 2 for sequence in short], self.width)
         ]
         for sequence in found.sequences:
             if self.whole or len(sequence) > self.width:
-                rows += [_cut(sequence, window) for window in windows(len(sequence), self.width)]
+                rows += [cut(sequence, window) for window in windows(len(sequence), self.width)]
         return rows if self.whole else sorted(rows, key=lambda row: row.key)
 
 
@@ -182,7 +182,7 @@ def _pair(sequence: Tokenized) -> RowPlan:
     return RowPlan(sequence.key, (span,), len(sequence) - 1, (sequence.source, sequence.first))
 
 
-def _packed(sequences: Sequence[Tokenized]) -> RowPlan:
+def packed(sequences: Sequence[Tokenized]) -> RowPlan:
     """One row `END d1 END d2 END`; each document after the first shares the END before it."""
     first, *rest = sequences
     spans = ((first.first, first.last), *((sequence.first + 1, sequence.last) for sequence in rest))
@@ -190,7 +190,8 @@ def _packed(sequences: Sequence[Tokenized]) -> RowPlan:
     return RowPlan(key, spans, sum(len(sequence) - 1 for sequence in sequences))
 
 
-def _cut(sequence: Tokenized, window: Window) -> RowPlan:
+def cut(sequence: Tokenized, window: Window) -> RowPlan:
+    """One row, a window of a long document."""
     key = _hash(f"{sequence.key}:{window.first}")
     span = (sequence.first + window.first, sequence.first + window.last)
     return RowPlan(key, (span,), window.fresh)
@@ -201,9 +202,17 @@ def _hash(text: str) -> str:
 
 
 def write_rows(
-    folder: Path, rows: Sequence[RowPlan], tokens: Tokens, schema: pa.Schema, longest: int
+    folder: Path,
+    rows: Sequence[RowPlan],
+    tokens: Tokens,
+    schema: pa.Schema,
+    longest: int,
+    more: Callable[[Sequence[RowPlan]], list[pa.Array]] = lambda _: [],
 ) -> Iterator[tuple[Path, int]]:
-    """Write rows of at most `longest` tokens to `folder`/00000.parquet and on; yields each file and its rows."""
+    """Write rows of at most `longest` tokens to `folder`/00000.parquet and on; yields each file and its rows.
+
+    `more` makes the columns that `schema` has behind those of text.
+    """
     folder.mkdir(parents=True)
     group = max(1, min(GROUP_ROWS, GROUP_BYTES // (4 * longest)))
     file = max(1, FILE_BYTES // (4 * group * longest)) * group
@@ -211,11 +220,11 @@ def write_rows(
         path = folder / f"{count:05d}.parquet"
         with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
             for some in parts(part, group):
-                writer.write_table(_table(some, tokens, schema), row_group_size=group)
+                writer.write_table(_table(some, tokens, schema, more(some)), row_group_size=group)
         yield path, len(part)
 
 
-def _table(rows: Sequence[RowPlan], tokens: Tokens, schema: pa.Schema) -> pa.Table:
+def _table(rows: Sequence[RowPlan], tokens: Tokens, schema: pa.Schema, more: Sequence[pa.Array]) -> pa.Table:
     columns: list[Any] = [
         pa.array([row.key for row in rows], pa.string()),
         pa.array([b"".join(tokens[slice(*span)].tobytes() for span in row.spans) for row in rows]),
@@ -224,4 +233,4 @@ def _table(rows: Sequence[RowPlan], tokens: Tokens, schema: pa.Schema) -> pa.Tab
     ]
     if "source" in schema.names:
         columns.append(pa.array([tokens[slice(*row.source)].tobytes() for row in rows if row.source]))
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.Table.from_arrays([*columns, *more], schema=schema)

@@ -11,6 +11,7 @@ from pathlib import Path
 from components.audio_rows import AudioRow
 from components.data.dataset import Dataset, open_dataset
 from components.data.example import Progress, silent
+from components.data.music import write_music
 from components.data.pictures import write_pictures
 from components.data.recordings import write_audio
 from components.data.report import Written
@@ -20,6 +21,7 @@ from components.data.text import write_text
 from components.data.unpaired import write_unpaired
 from components.errors import UserError
 from components.image_rows import UnpairedRow
+from components.music_rows import MusicRow
 from components.project import Project, open_project
 from components.rows import OwnRow, TextRow
 
@@ -72,6 +74,8 @@ def _write(project: Project, name: str, folder: Path, progress: Progress) -> Wri
         return write_unpaired(project, name, row, folder, progress)
     if isinstance(row, AudioRow):
         return write_audio(project, name, row, folder, progress)
+    if isinstance(row, MusicRow):
+        return write_music(project, name, row, folder, progress)
     return write_pictures(project, name, row, folder, progress)
 
 

@@ -45,16 +45,27 @@ CODE = {
     "unpaired": ("pictures", "reading", "conditioned", "unpaired", "images"),
     "plucks": ("recordings", "reading", "plucks", "sound"),
     "recordings": ("recordings", "reading", "archive", "layout", "sound", "trees"),
+    "counterpoint": ("music", "scores", "counterpoint", "encoding", "packing"),
+    "chorales": ("music", "scores", "encoding", "packing"),
+    "midi": ("music", "scores", "archive", "trees", "encoding", "packing"),
     "stdlib": ("text", "documents", "encoding", "packing", "records", "stdlib", "texts"),
     "text": ("text", "documents", "encoding", "packing", "records", "single", "texts"),
 }
 """The modules beside prepare, report, spool and example that decide what a source becomes.
 
-Where files are decoded, modalities/decoding.py decides too. modalities/image.py is left out although it gives the
+Modules of modalities that decide too are in `READING`. modalities/image.py is left out although it gives the
 schema and the preview: nearly all of it serves requests, and each change of it would prepare all data again; so are
 modalities/text.py and modalities/tokenizer.py. Whoever changes `schema` or `train_tokenizer` there prepares with
 --force.
 """
+READING = (
+    ("images", "decoding"),
+    ("plucks", "strings"),
+    ("music", "notation"),
+    ("music", "score"),
+    ("scores", "midi"),
+)
+"""Modules of modalities that decide it as well, each beside a module of data."""
 PROGRESS = re.compile(r"(.+): (\d+)/(\d+)")
 
 
@@ -246,7 +257,7 @@ def _dependencies(project: Project, name: str) -> set[str]:
     rows = [project.dataset(one) for one in rows_of(project, name)]
     modules = {"prepare", "report", "spool", "example"}.union(*(CODE[row.source] for row in rows))
     code = {f"components/data/{module}.py" for module in modules}
-    code |= {"components/modalities/decoding.py"} if "images" in modules else set()
+    code |= {f"components/modalities/{name}.py" for own, name in READING if own in modules}
     found = {path for path in code if (project.root / path).is_file()}
     for row in rows:
         if isinstance(row, OwnRow) and row.path is not None:

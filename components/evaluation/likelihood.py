@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from components.evaluation.intervals import resampled
+from components.evaluation.intervals import Interval, resampled
 from components.evaluation.report import Metric
 from components.modalities.text import Text
 
@@ -20,8 +21,18 @@ def likelihood(nats: Tensor, tokens: Tensor, characters: Tensor, seed: int) -> d
     Both are ratios of sums over rows. Tokens of one row depend on each other, so whole rows are resampled, with
     what they count (Efron & Tibshirani 1993, chapter 8); a row is a document, or a window of a long one.
     """
+    bits, rate = rates(nats, [characters * math.log(2), tokens], seed)
+    value, low, high = (math.exp(found) for found in rate)
+    return {
+        "bits_per_character": Metric(*bits, Text.metrics["bits_per_character"]),
+        "perplexity": Metric(value, low, high, Text.metrics["perplexity"]),
+    }
+
+
+def rates(nats: Tensor, counts: Sequence[Tensor], seed: int) -> list[Interval]:
+    """The sum of `nats` [N] over the sum of each of `counts` [N], with intervals of whole rows that are resampled."""
     generator = torch.Generator().manual_seed(seed)
-    values = torch.stack([nats.double(), tokens.double(), characters.double()], 1)
+    values = torch.stack([nats.double(), *(count.double() for count in counts)], 1)
     total = values.sum(0)
     draws = torch.stack(
         [
@@ -29,10 +40,7 @@ def likelihood(nats: Tensor, tokens: Tensor, characters: Tensor, seed: int) -> d
             for _ in range(RESAMPLES)
         ]
     ).clamp(min=1e-12)
-    bits = resampled(float(total[0] / total[2] / math.log(2)), draws[:, 0] / draws[:, 2] / math.log(2))
-    rate = resampled(float(total[0] / total[1]), draws[:, 0] / draws[:, 1])
-    value, low, high = (math.exp(found) for found in rate)
-    return {
-        "bits_per_character": Metric(*bits, Text.metrics["bits_per_character"]),
-        "perplexity": Metric(value, low, high, Text.metrics["perplexity"]),
-    }
+    return [
+        resampled(float(total[0] / total[place]), draws[:, 0] / draws[:, place])
+        for place in range(1, values.shape[1])
+    ]

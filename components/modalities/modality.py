@@ -136,6 +136,10 @@ class Modality(ABC):
         """How many answers a validated request `body` asks for."""
         return int(body.n)
 
+    def media(self, body: Any) -> str:
+        """The media type of the files that answer a validated request `body`."""
+        return self.media_type
+
     def warm(self, shape: Shape) -> BaseModel:
         """A small request that takes the way of all others, by which a model is warmed before it serves."""
         return self.request()

@@ -25,7 +25,7 @@ from components.labels.marker import Marker, lay_beside
 from components.modalities.drawing import PIXELS, ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
 from components.modalities.image import grid
-from components.modalities.speech import SoundRequest
+from components.modalities.modality import kind_of
 from components.serving import client
 from components.serving.catalog import SEEDS, Withheld
 from components.serving.marking import marked
@@ -37,11 +37,10 @@ AT_ONCE = 128
 """Pictures of one request."""
 DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 RECORD = "/v1/generations"
-BODIES: Mapping[str, type[PictureBody | SoundRequest]] = {
+BODIES: Mapping[str, type[PictureBody]] = {
     DRAW: ImageRequest,
     EDIT: ImageEditRequest,
     VARY: ImageVariationRequest,
-    RECORD: SoundRequest,
 }
 
 
@@ -130,12 +129,12 @@ def edit(
     return drawing
 
 
-def content(path: Path) -> str:
+def content(path: Path, what: str = "a picture") -> str:
     """A file as Base64, as requests carry it; raises `UserError`."""
     try:
         return b64encode(path.read_bytes()).decode("ascii")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); name a picture.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); name {what}.") from error
 
 
 def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
@@ -144,7 +143,7 @@ def ask(place: Place, route: str, asked: Mapping[str, Any]) -> client.Answer:
     So it does if the server has gone over to another version since `place` was found.
     """
     given = {name: value for name, value in asked.items() if value is not None}
-    body = body_of(BODIES[route], given)
+    body = body_of(BODIES.get(route) or kind_of(place.modality).request, given)
     if place.loaded is None:
         assert place.url is not None
         try:
@@ -199,7 +198,7 @@ def _together(place: Place, first: int, answers: Sequence[client.Answer]) -> Dra
 
 def what_of(place: Place) -> str:
     """What one file of the model at `place` is."""
-    return "recording" if place.modality == "audio" else "picture"
+    return {"audio": "recording", "music": "piece"}.get(place.modality, "picture")
 
 
 def held_back(product: str, withheld: Mapping[int, str], rest: int, what: str) -> str:

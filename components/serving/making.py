@@ -20,7 +20,8 @@ from components.serving.writing import Answer, prepare
 class Made:
     """One answer: a file of the modality's media type, its seed, and its class and its end where they are known.
 
-    `content` is None where the product's filter does not let it out, for the reason in `withheld`.
+    `content` is None where the product's filter does not let it out, for the reason in `withheld`; `media_type` is None
+    where the file is of the modality's.
     """
 
     content: bytes | None
@@ -28,6 +29,7 @@ class Made:
     label: str | None = None
     finish: str | None = None
     withheld: str | None = None
+    media_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ def ready(loaded: Loaded, body: BaseModel) -> Callable[[], Making]:
         seed, label = order.seeds[place], order.labels[place]
         file = let_out(loaded, order.file(place, output), seed, order.media_type)
         if isinstance(file, Withheld):
-            return Made(None, seed, label, withheld=file.reason)
-        return Made(file, seed, label)
+            return Made(None, seed, label, withheld=file.reason, media_type=order.media_type)
+        return Made(file, seed, label, media_type=order.media_type)
 
     return lambda: Making(loaded.submit(body, order.requests, order.seeds[0]), len(order), take)
 

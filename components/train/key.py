@@ -26,7 +26,11 @@ DECIDING = (
 )
 """Sources outside families and modalities that decide the weights of a training."""
 
-BESIDE = {"image": ("conditions", "corruption", "views"), "audio": ("waveform",)}
+BESIDE = {
+    "image": ("conditions", "corruption", "views"),
+    "audio": ("waveform",),
+    "music": ("text", "notation", "score"),
+}
 """The modules beside a modality's own that decide what its rows become."""
 
 

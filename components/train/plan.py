@@ -21,6 +21,7 @@ from components.families.family import Family, Shape, Task, kind_of, names
 from components.image_rows import ImageRow, UnpairedRow
 from components.modalities.modality import kind_of as modality_kind
 from components.modalities.modality import modality_of
+from components.music_rows import MusicRow
 from components.project import ProductRow, Project, RunRow, TrainOptions
 from components.terms import WITHHELD
 from components.train.adapters import adapted_layers
@@ -71,6 +72,11 @@ def check_product(project: Project, name: str) -> None:
         raise UserError(
             f"In products.{name}, recordings can be drawn freely or by class and the task is {product.task}; set task "
             "to free or label."
+        )
+    if isinstance(row, MusicRow) and product.task not in ("free", "prompt"):
+        raise UserError(
+            f"In products.{name}, music is drawn freely or goes on with what is given, and the task is {product.task}; "
+            "set task to free or prompt."
         )
     known = (*modality_kind(row.modality).reported(), *([WITHHELD] if project.terms(name).filters else []))
     for metric in [*([product.primary] if product.primary else []), *product.guards]:

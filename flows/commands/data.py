@@ -27,13 +27,14 @@ CHOICES = {
     "fit": ("crop", "pad", "stretch", "cut"),
     "tokenizer": ("characters", "bytes", "bpe"),
     "unit": ("document", "line", "whole"),
+    "notation": ("grid", "events"),
 }
 
 
 def attach(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
     data = typer.Typer(
-        help="Datasets: your own pictures, text or sound, preparing, looking.", no_args_is_help=True
+        help="Datasets: your own pictures, text, sound or music, preparing, looking.", no_args_is_help=True
     )
     data.command("list")(list_datasets)
     data.command("add")(add_data)
@@ -72,7 +73,8 @@ def add_data(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A folder or file of pictures or text, a folder of recordings.", show_default=False
+            help="A folder or file of pictures or text, a folder of recordings or MIDI files.",
+            show_default=False,
         ),
     ],
     licence: Annotated[str, typer.Option("--licence", help="The licence of the data.")] = "unknown",
@@ -83,10 +85,14 @@ def add_data(
     label: Annotated[str | None, typer.Option("--label", help="The column of classes in Parquet.")] = None,
     caption: Annotated[str | None, typer.Option("--caption", help="The column or key of captions.")] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="characters, bytes or bpe.")] = None,
-    context: Annotated[int | None, typer.Option("--context", help="Tokens a row of text.")] = None,
+    context: Annotated[int | None, typer.Option("--context", help="Tokens a row of text or music.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="document, line, or whole: one text.")] = None,
     rate: Annotated[int | None, typer.Option("--rate", help="Samples a second of recordings.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="How long recordings become.")] = None,
+    notation: Annotated[
+        str | None, typer.Option("--notation", help="Of music: grid (single voices) or events (any).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Of music: steps a quarter.")] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Have the product draw by class.")] = False,
 ) -> None:
     """Look at your own data and write them into params.yaml, with a product, runs and a DVC stage."""
@@ -97,13 +103,13 @@ def add_data(
     given: dict[str, Any] = {"channels": channels, "fit": fit, "image": image, "label": label}
     given |= {"caption": caption, "size": None if size is None else _size(size)}
     given |= {"tokenizer": tokenizer, "context": context, "unit": unit}
-    given |= {"rate": rate, "seconds": seconds}
+    given |= {"rate": rate, "seconds": seconds, "notation": notation, "steps": steps}
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
     row = describe(project, path, {**options, "licence": licence})
     found = add(project, name, row, by_class)
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
-    what = {"text": "documents", "audio": "recordings"}.get(row.modality, "pictures")
+    what = {"text": "documents", "audio": "recordings", "music": "pieces"}.get(row.modality, "pictures")
     print(f"{found.entries} {what}" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
     for reason, count in found.dropped.items():
         print(f"{count} left out: {reason}")
@@ -129,6 +135,8 @@ def _check_options(options: dict[str, Any]) -> None:
         raise UserError(f"--rate is {options['rate']}; take samples a second from 4000 to 48000.")
     if not 0.05 <= options.get("seconds", 1) <= 30:
         raise UserError(f"--seconds is {options['seconds']:g}; take a length from 0.05 to 30.")
+    if not 1 <= options.get("steps", 1) <= 24:
+        raise UserError(f"--steps is {options['steps']}; take steps a quarter from 1 to 24.")
     for option, values in CHOICES.items():
         if options.get(option, values[0]) not in values:
             raise UserError(
@@ -189,6 +197,8 @@ def _size_of(split: dict[str, Any]) -> str | int:
     """The rows of a split; of text and recordings also what they hold."""
     if "minutes" in split:
         return f"{split['rows']} rows, {split['minutes']} minutes"
+    if "pieces" in split:
+        return f"{split['rows']} rows, {split['pieces']} pieces, {split['tokens']} tokens"
     if "documents" not in split:
         return int(split["rows"])
     return f"{split['rows']} rows, {split['documents']} documents, {split['tokens']} tokens"

@@ -26,6 +26,9 @@ Name = Annotated[
     ),
 ]
 
+KINDS = {".wav": "sound", ".mid": "music"}
+"""What files beside a report are called; the others are pictures."""
+
 
 def attach(app: typer.Typer) -> None:
     """Add the verb to `app`."""
@@ -77,7 +80,7 @@ def _show(settings: Settings, record: RunRecord) -> None:
         tracker = Tracker(settings)
         there = tracker.sizes(record.tracking_run, "evaluation")
         for path in sorted(record.evaluation.glob("*")):
-            if path.suffix in (".png", ".wav") and there.get(path.name) != path.stat().st_size:
+            if path.suffix in (".png", ".wav", ".mid") and there.get(path.name) != path.stat().st_size:
                 tracker.picture(record.tracking_run, path, "evaluation")
     except UserError as error:
         print(f"MLflow has not got the pictures. {error}", file=sys.stderr)
@@ -107,4 +110,4 @@ def _print(report: Report, folder: Path, as_json: bool) -> None:
         return
     listing(table(report), False)
     print(f"\n{sentence(report)}")
-    print("\n".join(f"{'sound' if path.endswith('.wav') else 'picture'}: {path}" for path in pictures))
+    print("\n".join(f"{KINDS.get(Path(path).suffix, 'picture')}: {path}" for path in pictures))

@@ -1,4 +1,4 @@
-"""`genloom generate`: pictures, sound or text, by the running server or by the champion loaded here."""
+"""`genloom generate`: pictures, sound, music or text, by the running server or by the champion loaded here."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 Product = Annotated[str, typer.Argument(help="A product of params.yaml.", show_default=False)]
 Count = Annotated[
     int | None,
-    typer.Option("-n", "--number", min=1, max=4096, help="How many; 16 pictures, 1 recording or text."),
+    typer.Option(
+        "-n", "--number", min=1, max=4096, help="How many; 16 pictures, 1 recording, piece of music or text."
+    ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         "-o",
         "--out",
-        help="A .png for one picture or a grid, a .wav for sound, a folder for single files; a file for text.",
+        help="A .png for one picture or a grid, a .wav for sound, a .mid for music, a folder for single files; a file "
+        "for text.",
     ),
 ]
 Seed = Annotated[
@@ -60,11 +63,19 @@ Truncation = Annotated[
     float | None, typer.Option(help="Of pictures by a style GAN: below 1, likelier and less varied.")
 ]
 Temperature = Annotated[
-    float | None, typer.Option(help="Of text: 0 always takes the likeliest token, 1 draws as the model says.")
+    float | None,
+    typer.Option(help="Of text and music: 0 always takes the likeliest token, 1 draws as the model says."),
 ]
-TopP = Annotated[float | None, typer.Option(help="Of text: draw from the likeliest tokens of this share.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Of text and music: draw from the likeliest tokens of this share.")
+]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Of text: at most so many new tokens.")]
 Stops = Annotated[list[str] | None, typer.Option("--stop", help="Of text: end before this; may be repeated.")]
+
+Prime = Annotated[
+    Path | None, typer.Option(help="Of music: a MIDI file that each piece begins with and goes on from.")
+]
+Bars = Annotated[int | None, typer.Option(min=1, help="Of music: at most so many new bars.")]
 
 
 def attach(app: typer.Typer) -> None:
@@ -88,9 +99,14 @@ def generate(
     steps: Steps = None,
     guidance: Guidance = None,
     truncation: Truncation = None,
+    prime: Prime = None,
+    bars: Bars = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw with a product's model and write PNG or WAV files, or write with it to the terminal as the text comes."""
+    """Draw with a product's model and write PNG, WAV or MIDI files, or write with it to the terminal as the text comes.
+
+    Beside each MIDI file lie the same piece as WAV and its piano roll as PNG.
+    """
     from components.project import open_project
     from components.serving.place import locate
 
@@ -99,13 +115,23 @@ def generate(
     text = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop}
     options = {"steps": steps, "guidance": guidance, "truncation": truncation}
     pictures = {"size": size, "label": label, **options}
+    music = {"prime": prime, "bars": bars}
     with locate(project.settings, product, version, project.own_terms(product)) as place:
+        if place.modality != "music":
+            _without(music, f"{product} makes no music: go on without")
         if place.modality == "text":
             _without(pictures, f"{product} writes text, without")
             _write(place, {**text, "prompt": prompt, "n": number or 1}, seed, out, as_json)
         elif place.modality == "audio":
             _without({**text, **pictures, "label": None, "guidance": None}, f"{product} makes sound, without")
             _sound(place, number, seed, out or Path("out.wav"), prompt, label, guidance, as_json)
+        elif place.modality == "music":
+            _without(
+                {**pictures, "prompt": prompt, "max_tokens": max_tokens, "stop": stop},
+                f"{product} makes music, without",
+            )
+            how = {"temperature": temperature, "top_p": top_p, "bars": bars}
+            _compose(place, number or 1, seed, out or Path("out.mid"), prime, how, as_json)
         else:
             _without(text, f"{product} draws pictures, without")
             asked = {**pictures, "prompt": prompt}
@@ -149,6 +175,22 @@ def _sound(
         target = draw.check_target(out, sound.KINDS, "recordings")
         made = sound.speak(place, prompt, seed, sound.target_kind(target), guidance)
     say_drawn(made, draw.write(target, made, joined=sound.joined), as_json)
+
+
+def _compose(
+    place: Place,
+    number: int,
+    seed: int | None,
+    out: Path,
+    prime: Path | None,
+    asked: Mapping[str, Any],
+    as_json: bool,
+) -> None:
+    from components.serving import compose
+
+    target = compose.check_target(out, number)
+    drawn = compose.compose(place, number, seed, asked, prime)
+    say_drawn(drawn, compose.write(place, target, drawn, prime), as_json)
 
 
 def say_drawn(drawn: Drawing, written: Sequence[Path], as_json: bool) -> None:

@@ -217,6 +217,8 @@ def _lines(product: str, url: str) -> list[str]:
     if about.get("modality") == "audio":
         words = f" --prompt {shlex.quote(' '.join(about['classes'][:3]))}" if about["classes"] else ""
         return [f"genloom generate {product}{words} -o out.wav"]
+    if about.get("modality") == "music":
+        return [f"genloom generate {product} -n 4 -o out"]
     if "/v1/completions" not in routes:
         label = f" --label {shlex.quote(about['classes'][0])}" if about.get("classes") else ""
         prompt = ' --prompt "…"' if about.get("task") == "prompt" else ""

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from components.modalities.completion import ChatRequest, CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
+from components.modalities.playing import MusicRequest
 from components.modalities.speech import SoundRequest, SpeechRequest
 from components.serving.catalog import Catalog
 from components.serving.exposition import Exposition, Member
@@ -98,7 +99,7 @@ def create_app(
     watch = Metrics(catalog, description.paths(app) | {"/metrics"}, jobs)
     exposition = Exposition(watch, member)
     app.include_router(metrics.router(exposition))
-    description.install(app, [*BODIES.values(), SoundRequest, JobRequest, labels.LabelRequest])
+    description.install(app, [*BODIES.values(), SoundRequest, MusicRequest, JobRequest, labels.LabelRequest])
     app.add_middleware(Direct, endpoints=of_requests(parts), bodies=BODIES)
     app.add_middleware(Bodies, uploads=UPLOADS, room=Room())
     if recorder is not None:

@@ -13,9 +13,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
+from components.errors import UserError
 from components.modalities.completion import CompletionRequest
 from components.modalities.drawing import ImageRequest
 from components.modalities.editing import ImageEditRequest
+from components.modalities.playing import MEDIA, MusicRequest
 from components.modalities.speech import SoundRequest
 from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import Made, Making, check_whole, ready
@@ -46,22 +48,26 @@ def router(catalog: Catalog) -> APIRouter:
         GENERATE,
         response_model=None,
         responses=also(Files, 200),
-        openapi_extra=any_body(ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest),
+        openapi_extra=any_body(ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest, MusicRequest),
     )
     async def generate(request: Request) -> Response:
-        """Generate `n` files of the model's media type; file i has the seed of the request + i."""
+        """Generate `n` files of the model's media type; file i has the seed of the request + i.
+
+        Who accepts that media type and nothing else gets one file as it is.
+        """
         content, sent = await request.body(), request.headers.get("content-type", "")
-        modality, body = await asyncio.to_thread(_read, catalog, content, sent)
+        accepted = request.headers.get("accept", "").strip().lower()
+        modality, body = await asyncio.to_thread(_read, catalog, content, sent, accepted)
 
         async def ask(loaded: Loaded) -> Response:
-            return await _respond(loaded, body)
+            return await _respond(loaded, body, accepted)
 
         return await answered(catalog, request, body, ask, modality)
 
     return routes
 
 
-async def _respond(loaded: Loaded, body: BaseModel) -> Response:
+async def _respond(loaded: Loaded, body: BaseModel, accepted: str) -> Response:
     making = (await asyncio.to_thread(ready, loaded, body))()
     output = await done(making.work)
     made = []
@@ -69,17 +75,32 @@ async def _respond(loaded: Loaded, body: BaseModel) -> Response:
         made += await asyncio.to_thread(_taken, making, output, first, loaded.engine.width)
     if all(one.content is None for one in made):
         raise WithheldError(str(Withheld(made[0].withheld or "")))
+    file = made[0]
+    if accepted == (file.media_type or loaded.model.modality.media_type) and len(made) == 1:
+        return Response(file.content, media_type=accepted, headers=headers(loaded, file.seed))
     answer = await asyncio.to_thread(_written, loaded, made)
     return Response(answer, media_type="application/json", headers=headers(loaded, made[0].seed))
 
 
-def _read(catalog: Catalog, content: bytes, sent: str) -> tuple[str, BaseModel]:
-    """The modality of the model that a body names, and the body as it reads it."""
+def _read(catalog: Catalog, content: bytes, sent: str, accepted: str) -> tuple[str, BaseModel]:
+    """The modality of the model that a body names, and the body as it reads it; `accepted` may choose its format."""
     value = loads(content, sent)
     loaded = find(catalog, (validated(value, Named).model or "").partition("@")[0] or None)
     body = validated(value, loaded.model.modality.asked(loaded.model.shape))
     check_whole(body)
-    return loaded.model.about.modality, body
+    return loaded.model.about.modality, _accepting(body, accepted)
+
+
+def _accepting(body: BaseModel, accepted: str) -> BaseModel:
+    """`body` with the format of music that a client accepts alone; raises `UserError` if it asks for several files."""
+    kind = next((kind for kind, media in MEDIA.items() if media == accepted), None)
+    if not isinstance(body, MusicRequest) or kind is None:
+        return body
+    if body.n > 1:
+        raise UserError(
+            f"{accepted} is one file and “n” asks for {body.n}; accept application/json, or ask for one."
+        )
+    return body.model_copy(update={"response_format": kind})
 
 
 def _taken(making: Making, output: Any, first: int, count: int) -> list[Made]:
@@ -100,7 +121,7 @@ def described(made: Made, media_type: str) -> Mapping[str, Any]:
     told = {"label": made.label, "finish_reason": made.finish, "withheld": made.withheld}
     return {
         "b64": None if made.content is None else b64encode(made.content).decode("ascii"),
-        "media_type": media_type,
+        "media_type": made.media_type or media_type,
         "seed": made.seed,
         **{name: value for name, value in told.items() if value is not None},
     }

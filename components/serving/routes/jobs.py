@@ -117,7 +117,7 @@ def _ordered(catalog: Catalog, content: bytes, sent: str, key: Key | None) -> Jo
         version=loaded.served.version,
         digest=loaded.model.digest,
         artifact=loaded.served.folder,
-        media_type=modality.media_type,
+        media_type=modality.media(body),
         n=asked.n,
         seed=secrets.randbelow(SEEDS) if asked.seed is None else asked.seed,
         request={**asked.request, "model": loaded.served.product},

@@ -14,6 +14,7 @@ from components.modalities.corruption import Corruption
 from components.modalities.drawing import options_of
 from components.modalities.editing import encodes
 from components.modalities.image import Image
+from components.modalities.music import Music
 from components.modalities.text import Text
 from components.serving.catalog import Catalog, Loaded
 from components.serving.routes.answers import ModelList, ModelObject, also
@@ -79,6 +80,8 @@ def routes_of(loaded: Loaded) -> list[str]:
     model, modality = loaded.model, loaded.model.modality
     if isinstance(modality, Audio):
         return [*([SPEAK] if model.shape.classes else []), "/v1/generations"]
+    if isinstance(modality, Music):
+        return ["/v1/generations"]
     if not isinstance(modality, Text):
         if model.shape.source is not None:
             return ["/v1/images/edits"]
@@ -136,7 +139,22 @@ def _asked(model: Model) -> dict[str, Any]:
     """What can be asked of a model, as its modality puts it."""
     if isinstance(model.modality, Image):
         return pictured(model)
+    if isinstance(model.modality, Music):
+        return composing(model.modality)
     return sounding(model) if isinstance(model.modality, Audio) else {}
+
+
+def composing(modality: Music) -> dict[str, Any]:
+    """What can be asked of a model of music: its voices, the steps of a quarter and of a bar, its pitches."""
+    notation = modality.notation
+    return {
+        "task": "prompt",
+        "notation": notation.kind,
+        "voices": [asdict(voice) for voice in notation.voices],
+        "steps": notation.steps,
+        "bar": notation.bar,
+        "pitches": [notation.lowest, notation.highest],
+    }
 
 
 def sounding(model: Model) -> dict[str, Any]:

@@ -16,10 +16,11 @@ import pytest
 import soundfile
 
 from components.data.dataset import Batches, Dataset, Position, open_dataset
-from components.data.plucks import LOWEST, NOTES, STEPS, pluck
+from components.data.plucks import LOWEST, NOTES, STEPS
 from components.data.prepare import prepare
 from components.data.stages import ensure_stage
 from components.errors import UserError
+from components.modalities.strings import pluck
 from components.project import Project, open_project
 
 Bare = Callable[[dict[str, Any]], Project]
