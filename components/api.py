@@ -19,6 +19,7 @@ from components.families.family import Requests
 from components.modalities.modality import Maker
 from components.project import Project, open_project
 from components.promotion.registry import Registry
+from components.promotion.revocation import check_digest
 from components.settings import quiet_environment
 from components.train.attempts import Trained
 from components.train.launch import train as launch
@@ -71,7 +72,9 @@ def load(where: Project, name: str | Path) -> Model:
     if "/" in name or "@" in name:
         registry = Registry(where.settings)
         return load_artifact(registry.fetch(registry.named(name)))
-    return load_artifact(read_run(where.settings, name).artifact)
+    model = load_artifact(read_run(where.settings, name).artifact)
+    check_digest(where.settings, model.about.product, model.digest)
+    return model
 
 
 def sample(model: Model, n: int, seed: int = 0) -> Tensor:

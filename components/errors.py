@@ -19,6 +19,10 @@ class RefusedError(UserError):
     exit_code = 3
 
 
+class WithdrawnError(UserError):
+    """A version that was withdrawn may not be used; HTTP 503."""
+
+
 class FailedError(UserError):
     """The work itself failed for a reason that can be named (a loss that is not finite); exit code 1."""
 

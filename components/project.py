@@ -48,7 +48,8 @@ class Guard(Row):
 class ProductRow(Row):
     """What is registered and served: a dataset, a task, the terms of promotion and of serving.
 
-    Without `primary`, a challenger is judged by the first metric of its report.
+    Without `primary`, a challenger is judged by the first metric of its report. With `approval: required` none is
+    promoted that somebody else has not approved.
     """
 
     dataset: str
@@ -56,6 +57,7 @@ class ProductRow(Row):
     primary: str | None = None
     min_gain: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     guards: Mapping[str, Guard] = {}
+    approval: Literal["none", "required"] = "none"
     records: Policy = "hash"
     filter: FilterRow | None = None
     precision: Precision = "fp32"

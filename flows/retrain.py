@@ -17,7 +17,10 @@ from flows.progress import console, say, training_bar
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained model that is to be judged; `version` is 0 until it is registered."""
+    """A trained model that is to be judged; `version` is 0 until it is registered.
+
+    `withdrawn` is why nobody may use it: then nothing is done with it.
+    """
 
     product: str
     run_id: str
@@ -26,6 +29,7 @@ class Candidate:
     evaluation: Path
     steps: int
     version: int = 0
+    withdrawn: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ def train_model(
     project = open_project(root)
     wanted = plan_of(project, run, overrides)
     if not fresh and (known := _registered(root, wanted.row.product, wanted.key)) is not None:
+        if known.withdrawn:
+            say(f"trained    nothing: {known.withdrawn}")
+            return known, False
         say(f"trained    {run} is version {known.product}/{known.version} already; --fresh trains it anyway")
         return known, False
     with training_bar(run, wanted.row.train.steps) as show:
@@ -71,14 +78,23 @@ def train_model(
 
 
 def _registered(root: Path, product: str, key: str) -> Candidate | None:
-    """The registered version that carries `key`, fetched."""
+    """The registered version that carries `key`, fetched unless it was withdrawn."""
     from components.project import open_project
+    from components.promotion import revocation
     from components.promotion.registry import Registry
 
     registry = Registry(open_project(root).settings)
     found = registry.find(product, key)
     if found is None:
         return None
+    line = revocation.standing_of(registry.settings, product).revoked.get(found.number)
+    if line is not None:
+        why = (
+            f"this training is {found.name}, and {revocation.told(line)}; change the data or the settings, or lift "
+            f"that with genloom models restore {found.name}"
+        )
+        nowhere = Path()
+        return Candidate(product, found.run_id, found.tracking_run, nowhere, nowhere, 0, found.number, why)
     return Candidate(
         product=product,
         run_id=found.run_id,
@@ -138,7 +154,7 @@ def register_model(root: Path, candidate: Candidate) -> Candidate:
 def promote_model(root: Path, candidate: Candidate) -> tuple[bool, tuple[str, ...], int | None]:
     """Let the gate judge: whether it accepted, its reasons, and the champion's number afterwards."""
     from components.project import open_project
-    from components.promotion.promote import champion, promote
+    from components.promotion.promote import promote
 
     project = open_project(root)
     decision = promote(
@@ -148,8 +164,16 @@ def promote_model(root: Path, candidate: Candidate) -> tuple[bool, tuple[str, ..
         candidate.version,
         flow_run=str(flow_run.id or ""),
     )
-    now = champion(project.settings, candidate.product)
-    return decision.accepted, decision.reasons, now.number if now else None
+    return decision.accepted, decision.reasons, champion_of(root, candidate.product)
+
+
+def champion_of(root: Path, product: str) -> int | None:
+    """The number of the product's champion."""
+    from components.project import open_project
+    from components.promotion.promote import champion
+
+    now = champion(open_project(root).settings, product)
+    return now.number if now else None
 
 
 @task(name="evaluate-champion", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
@@ -196,6 +220,12 @@ def retrain(
     product = project.run(run, overrides).product
     prepare_dataset(root, project.product(product).dataset)
     candidate, trained = train_model(root, run, overrides, workers, fresh)
+    if (
+        candidate.withdrawn
+    ):  # every night again, until somebody changes something: no failure, and no way back
+        said = (candidate.withdrawn,)
+        now = champion_of(root, product)
+        return Outcome(product, candidate.run_id, candidate.version, False, False, said, now)
     evaluate_model(root, candidate)
     candidate = register_model(root, candidate)
     evaluate_champion(root, candidate)

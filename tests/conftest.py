@@ -29,6 +29,7 @@ ONE_AFTER_THE_OTHER = frozenset(
         "components/serving/test_haproxy.py",
         "components/serving/test_openai.py",
         "components/serving/test_pictures.py",
+        "components/serving/test_revoked_server.py",
         "components/serving/test_roll_over.py",
         "components/serving/test_server.py",
         "components/tuning/test_sweep.py",

@@ -19,7 +19,7 @@ RAY = {
     "components/serving/app.py",
     "components/serving/bulk.py",  # jobs are Ray Data's, and outlive the replica that takes them
 }
-MLFLOW = {"components/tracking.py", "components/promotion/registry.py"}
+MLFLOW = {"components/tracking.py", "components/promotion/registry.py", "components/promotion/mirror.py"}
 C2PA = {"components/labels/credentials.py"}
 FAMILY_IMPORTS = {"torch", "components.families"}
 MODALITY_IMPORTS = FAMILY_IMPORTS | {

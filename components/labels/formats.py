@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from components.errors import UserError
-from components.labels import png, sound
+from components.labels import midi, png, sound
 from components.labels.statement import Statement, Words
 
 
@@ -36,12 +36,14 @@ def _levels(file: bytes) -> str:
 
 PNG, WAV, MP3, FLAC, OPUS = "image/png", "audio/wav", "audio/mpeg", "audio/flac", "audio/ogg"
 TEXT, PCM, JPEG, WEBP = "text/plain", "audio/pcm", "image/jpeg", "image/webp"
+MIDI = "audio/midi"
 FORMATS: Mapping[str, Format] = {
     PNG: Format(png.content, png.put, png.found, sealed=True),
     WAV: Format(sound.lossless, sound.put_wav, sound.found_wav, sealed=True),
     MP3: Format(sound.content_mp3, sound.put_mp3, sound.found_mp3, sealed=True),
     FLAC: Format(sound.lossless, sound.put_flac, sound.found_flac, sealed=True),
     OPUS: Format(sound.content_opus, sound.put_opus, sound.found_opus),
+    MIDI: Format(midi.content, midi.put, midi.found),
     PCM: Format(_levels),
     TEXT: Format(text_content),
     # what others made of our pictures, if they kept the XMP
@@ -63,7 +65,7 @@ def media_type_of(file: bytes) -> str | None:
     """The media type of a file by its first bytes; None for what is none of `FORMATS`."""
     if file[:4] == b"RIFF":
         return {b"WAVE": WAV, b"WEBP": WEBP}.get(file[8:12])
-    begins = {b"\x89PNG": PNG, b"\xff\xd8\xff": JPEG, b"fLaC": FLAC, b"OggS": OPUS}
+    begins = {b"\x89PNG": PNG, b"\xff\xd8\xff": JPEG, b"fLaC": FLAC, b"OggS": OPUS, midi.HEAD: MIDI}
     for start, kind in begins.items():
         if file.startswith(start):
             return kind
@@ -82,6 +84,6 @@ def check_known(media_type: str | None, name: str) -> None:
     """Raise `UserError` if `media_type_of` knew nothing of the file `name`."""
     if media_type is None:
         raise UserError(
-            f"{name} is no kind of file that Genloom makes; give a PNG, WAV, MP3, FLAC or Opus file, a text, a JSON "
-            "answer or Parquet."
+            f"{name} is no kind of file that Genloom makes; give a PNG, WAV, MP3, FLAC, Opus or MIDI file, a text, "
+            "a JSON answer or Parquet."
         )

@@ -19,7 +19,7 @@ from components.labels.statement import FIELD, SOURCE, Statement, of_content, pa
 from components.settings import Settings
 
 Verdict = Literal["signed", "marked", "altered", "stripped", "foreign", "unmarked"]
-Standing = Literal["champion", "registered", "another", "unknown"]
+Standing = Literal["champion", "registered", "withdrawn", "another", "unknown"]
 """Of the version that a mark names, in this project's registry: `another` has that number and other weights."""
 JSON, PARQUET, BYTES = "application/json", "application/vnd.apache.parquet", "application/octet-stream"
 LARGEST = 2**28
@@ -141,7 +141,7 @@ def _verdict(found: Found, issued: Issued | None) -> Verdict:
 
 
 def standing_of(settings: Settings, statement: Statement) -> Standing:
-    """How the version that a mark names stands here; a version that was withdrawn is told here once there are such."""
+    """How the version that a mark names stands here."""
     if not settings.tracking_uri and not (settings.home / "mlflow.db").exists():
         return "unknown"  # nothing was registered here, and a look makes no registry
     from components.promotion.registry import Registry
@@ -152,12 +152,15 @@ def standing_of(settings: Settings, statement: Statement) -> Standing:
         return "unknown"
     if statement.digest and statement.digest != version.digest:
         return "another"
+    if version.withdrawn is not None:
+        return "withdrawn"
     return "champion" if "champion" in version.aliases else "registered"
 
 
 STANDINGS: Mapping[Standing, str] = {
     "champion": "that version is the champion",
     "registered": "that version is registered and not the champion",
+    "withdrawn": "that version was withdrawn, and nobody may use it any more",
     "another": "the version of that number in this registry is another artifact",
     "unknown": "this registry does not know that version",
 }

@@ -298,5 +298,8 @@ def _ledgers(settings: Settings, snapshot: Snapshot) -> dict[str, int]:
         if ledger.standing(ledger.read(ledger.path_of(settings, product))).champions:
             registry.fetch(registry.version(product, CHAMPION))
     for job in Jobs(settings.shared / "jobs").open():
-        registry.fetch(registry.version(job.product, job.version))
+        with contextlib.suppress(
+            UserError
+        ):  # of a version that was withdrawn since, which the job itself will say
+            registry.fetch(registry.version(job.product, job.version))
     return lines

@@ -19,9 +19,23 @@ from filelock import FileLock, Timeout
 from components.errors import FailedError, UserError
 from components.settings import Settings
 
-Event = Literal["promote", "refuse", "rollback", "canary", "shadow", "withdraw", "stop"]
+Event = Literal[
+    "promote",
+    "refuse",
+    "rollback",
+    "canary",
+    "shadow",
+    "withdraw",  # a trial failed
+    "stop",
+    "revoke",  # nobody may use the version
+    "restore",
+    "purge",
+    "approve",
+]
 MOVES = frozenset({"promote", "rollback"})
 """The events that make a version champion; each ends a trial that runs."""
+OPTIONAL = ("terms", "data", "by")
+"""Fields that a line has only where they say something; those of old ledgers had none."""
 TRIALS = frozenset({"canary", "shadow"})
 """The events that begin a trial of a version beside the champion."""
 PATIENCE = 600.0
@@ -32,7 +46,8 @@ PATIENCE = 600.0
 class Entry:
     """What was decided about a version: `champion` is the one before, `reasons` are the gate's.
 
-    `terms` are those of a trial that begins: numbers by name.
+    `terms` are those of a trial that begins: numbers by name. `data` is the dataset's revision for which a version is
+    revoked, such as digits@3f2a…; `by` is who approved a version.
     """
 
     event: Event
@@ -45,6 +60,8 @@ class Entry:
     why: str = ""
     flow_run: str = ""
     terms: Mapping[str, float] = field(default_factory=dict, hash=False)
+    data: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +80,8 @@ class Standing:
     `champions` are (number, digest), the present one last, with those before it that no rollback undid;
     `ever` are all that were champion once; `rolled_back` were left by a rollback, with its line, and `withdrawn`
     failed on trial, and were not promoted since. `trial` is the line that began the canary or shadow which runs now.
+    `revoked` may not be used by anybody, and the weights of those that are `purged` are gone; `approved` are those
+    that somebody has approved.
     """
 
     champions: tuple[tuple[int, str], ...] = ()
@@ -70,6 +89,9 @@ class Standing:
     rolled_back: Mapping[int, Line] = field(default_factory=dict)
     withdrawn: frozenset[int] = frozenset()
     trial: Line | None = None
+    revoked: Mapping[int, Line] = field(default_factory=dict)
+    purged: frozenset[int] = frozenset()
+    approved: Mapping[int, Line] = field(default_factory=dict)
 
     @property
     def champion(self) -> int | None:
@@ -118,10 +140,9 @@ def append(path: Path, entry: Entry) -> Line:
     path.parent.mkdir(parents=True, exist_ok=True)
     _set_aside(path)
     content = dataclasses.asdict(entry)
-    for name in ("who", "why"):  # of a terminal that speaks no UTF-8
+    for name in ("who", "why", "by"):  # of a terminal that speaks no UTF-8
         content[name] = content[name].encode("utf-8", "backslashreplace").decode()
-    if not entry.terms:
-        del content["terms"]
+    content = {name: value for name, value in content.items() if value or name not in OPTIONAL}
     content["time"] = datetime.now(UTC).isoformat(timespec="milliseconds")
     content["previous"] = lines[-1].hash if lines else ""
     content["hash"] = _hash(content)
@@ -166,39 +187,84 @@ def verify(path: Path) -> int:
 
 def last_move(lines: Sequence[Line]) -> str:
     """The hash of the line that made the present champion so; nothing if there is none."""
-    return next((line.hash for line in reversed(lines) if line.event in MOVES), "")
+    return next((line.hash for line in reversed(lines) if moves(line)), "")
+
+
+def moves(line: Line) -> bool:
+    """Whether the line gave the product another champion; one that is revoked gives way to the one before it."""
+    return line.event in MOVES or (line.event == "revoke" and line.version == line.champion)
 
 
 def standing(lines: Iterable[Line]) -> Standing:
     """Replay `lines`: a promotion adds a champion, a rollback returns to an earlier one; both end a trial."""
-    champions: list[tuple[int, str]] = []
-    ever: set[int] = set()
-    left: dict[int, Line] = {}
-    withdrawn: set[int] = set()
-    trial: Line | None = None
+    replay = _Replay()
     for line in lines:
-        if line.event in MOVES:
-            trial = None
-            _move(line, champions, left)
-            ever.add(line.version)
-            left.pop(line.version, None)
-            withdrawn.discard(line.version)
-        elif line.event in TRIALS:
-            trial = line
-        elif line.event != "refuse":
-            trial = None
-            withdrawn |= {line.version} if line.event == "withdraw" else set()
-    return Standing(tuple(champions), frozenset(ever), left, frozenset(withdrawn), trial)
+        replay.take(line)
+    return Standing(
+        champions=tuple(replay.champions),
+        ever=frozenset(replay.ever),
+        rolled_back=replay.left,
+        withdrawn=frozenset(replay.withdrawn),
+        trial=replay.trial,
+        revoked=replay.revoked,
+        purged=frozenset(replay.purged),
+        approved=replay.approved,
+    )
 
 
-def _move(line: Line, champions: list[tuple[int, str]], left: dict[int, Line]) -> None:
-    """Let `line` move the champion; those that a rollback leaves go to `left`."""
-    target = (line.version, line.digest)
-    if line.event == "rollback" and target in champions:
-        while champions[-1] != target:
-            left[champions.pop()[0]] = line
-    else:
-        champions.append(target)
+class _Replay:
+    """What the lines so far add up to; see `Standing`."""
+
+    def __init__(self) -> None:
+        self.champions: list[tuple[int, str]] = []
+        self.ever: set[int] = set()
+        self.left: dict[int, Line] = {}
+        self.withdrawn: set[int] = set()
+        self.trial: Line | None = None
+        self.revoked: dict[int, Line] = {}
+        self.purged: set[int] = set()
+        self.approved: dict[int, Line] = {}
+
+    def take(self, line: Line) -> None:
+        """Add one line."""
+        match line.event:
+            case "promote" | "rollback":
+                self._move(line)
+            case "canary" | "shadow":
+                self.trial = line
+            case "withdraw" | "stop":
+                self.trial = None
+                self.withdrawn |= {line.version} if line.event == "withdraw" else set()
+            case "revoke":
+                self._revoke(line)
+            case "restore":
+                self.revoked.pop(line.version, None)
+            case "purge":
+                self.purged.add(line.version)
+            case "approve":
+                self.approved[line.version] = line
+
+    def _move(self, line: Line) -> None:
+        """Make another version champion; those that a rollback leaves go to `left`."""
+        target = (line.version, line.digest)
+        if line.event == "rollback" and target in self.champions:
+            while self.champions[-1] != target:
+                self.left[self.champions.pop()[0]] = line
+        else:
+            self.champions.append(target)
+        self.trial = None
+        self.ever.add(line.version)
+        self.left.pop(line.version, None)
+        self.withdrawn.discard(line.version)
+
+    def _revoke(self, line: Line) -> None:
+        """Take a version from everywhere; who is champion twice in a row by that is so once."""
+        self.revoked[line.version] = line
+        self.approved.pop(line.version, None)
+        kept = [one for one in self.champions if one[0] != line.version]
+        self.champions = [one for place, one in enumerate(kept) if place == 0 or kept[place - 1] != one]
+        if self.trial is not None and line.version in (self.trial.version, self.trial.champion):
+            self.trial = None
 
 
 def _split(path: Path) -> tuple[list[bytes], bytes]:
@@ -222,8 +288,8 @@ def _set_aside(path: Path) -> None:
 
 
 def _line(content: Mapping[str, Any]) -> Line:
-    fields = {item.name: content[item.name] for item in dataclasses.fields(Line) if item.name != "terms"}
-    fields["terms"] = content.get("terms", {})  # lines from before there were trials have none
+    names = [item.name for item in dataclasses.fields(Line)]
+    fields = {name: content[name] for name in names if name not in OPTIONAL or name in content}
     return Line(**{**fields, "reasons": tuple(fields["reasons"])})
 
 

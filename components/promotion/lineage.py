@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,20 @@ from components.evaluation.report import Metric
 from components.promotion import ledger
 from components.promotion.ledger import Line
 from components.promotion.registry import Registry
-from components.promotion.version import Version
+from components.promotion.version import Version, parents
 from components.settings import Settings
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Everything that made a version; `ancestors` are the versions that it was started from, nearest first."""
+    """Everything that made a version; `ancestors` are the versions that it was started from, nearest first.
+
+    `descendants` are those that were made from it.
+    """
 
     version: Version
     ancestors: tuple[str, ...]
+    descendants: tuple[str, ...]
     metrics: Mapping[str, Metric]
     protocol: Mapping[str, Any]
     events: tuple[Line, ...]
@@ -33,6 +37,7 @@ def lineage(settings: Settings, version: Version) -> Lineage:
     return Lineage(
         version=version,
         ancestors=_ancestors(registry, version),
+        descendants=tuple(one.name for one in descendants(registry, [version])),
         metrics=report.metrics,
         protocol=report.protocol,
         events=tuple(line for line in lines if version.number in (line.version, line.champion)),
@@ -49,3 +54,23 @@ def _ancestors(registry: Registry, version: Version) -> tuple[str, ...]:
             break
         parent = registry.named(parent).parameters.get("init")
     return tuple(found)
+
+
+def descendants(registry: Registry, roots: Sequence[Version]) -> list[Version]:
+    """The versions of all products that were made from `roots`, directly or not; parents come before children."""
+    every = [version for product in registry.products() for version in registry.versions(product)]
+    made, found = {version.name for version in roots}, list[Version]()
+    while fresh := [one for one in every if one.name not in made and parents(one) & made]:
+        made |= {one.name for one in fresh}
+        found += fresh
+    return found
+
+
+def trained_on(registry: Registry, dataset: str, revision: str = "") -> list[Version]:
+    """The versions of all products that were trained on a dataset, or on that revision of it, by its first digits."""
+    return [
+        version
+        for product in registry.products()
+        for version in registry.versions(product)
+        if version.dataset == dataset and version.revision.startswith(revision)
+    ]

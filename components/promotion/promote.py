@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from components.errors import FailedError, UserError
 from components.project import ProductRow
-from components.promotion import ledger
+from components.promotion import ledger, revocation
 from components.promotion.gate import Verdict, decide
 from components.promotion.ledger import Entry, Event, Line, Standing
 from components.promotion.registry import Registry
-from components.promotion.version import CHALLENGER, CHAMPION, Version
+from components.promotion.revocation import data_name
+from components.promotion.version import CHALLENGER, CHAMPION, Version, parents
 from components.settings import Settings
+
+FORCED = "it is promoted only by --force."
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ def promote(
     """Let the gate judge a version; if it accepts, or `force` overrules it, the version becomes champion.
 
     A refusal is written to the ledger as well, once. A version that a rollback left is refused until someone
-    forces it. Safe to repeat: what a crash interrupted is mended first. Raises `UserError`.
+    forces it; one that was withdrawn, or that nobody has approved where the product asks for that, is not to be
+    forced. Safe to repeat: what a crash interrupted is mended first. Raises `UserError`.
     """
     registry = Registry(settings)
     with ledger.locked(settings, product_name):
@@ -57,10 +61,7 @@ def promote(
         before = standing.champion
         if version.number == before:
             return Decision(product_name, before, False, (f"{version.name} is already champion.",), before)
-        verdict = judged(registry, version, product_row, lines, standing)
-        reasons, accepted = verdict.reasons, verdict.accepted
-        if force and not accepted:
-            accepted, reasons = True, (*reasons, f"{ledger.who()} promoted it all the same (--force).")
+        accepted, reasons = allowed(registry, version, product_row, lines, force, "promoted it")
         event: Event = "promote" if accepted else "refuse"
         entry = entry_of(event, version, before, reasons, why, flow_run)
         if accepted:
@@ -91,7 +92,8 @@ def rollback(
             return Decision(product_name, number, True, (f"{version.name} is champion already.",), number)
         registry.fetch(version)
         before = standing.champion
-        reasons = (f"{product_name}/{before} gave way to {version.name}, which was champion before.",)
+        left = "There was no champion" if before is None else f"{product_name}/{before} gave way"
+        reasons = (f"{left}; {version.name} was champion before.",)
         record(registry, entry_of("rollback", version, before, reasons, why, ""))
         return Decision(product_name, number, True, reasons, before)
 
@@ -125,7 +127,7 @@ def settle(registry: Registry, product: str) -> list[Line]:
     standing = ledger.standing(lines)
     if standing.champions:
         registry.version(product, CHAMPION)  # raises if the registry does not hold what the ledger means
-    registry.agree(product, standing.champion, lines[-1].hash if lines else "")
+    registry.agree(product, standing, lines[-1].hash if lines else "")
     return lines
 
 
@@ -133,7 +135,7 @@ def record(registry: Registry, entry: Entry) -> None:
     """First the ledger, then the alias: a crash between the two is mended by the next `settle`."""
     path = ledger.path_of(registry.settings, entry.product)
     line = ledger.append(path, entry)
-    registry.agree(entry.product, ledger.standing(ledger.read(path)).champion, line.hash)
+    registry.agree(entry.product, ledger.standing(ledger.read(path)), line.hash)
 
 
 def entry_of(
@@ -164,14 +166,67 @@ def _known(registry: Registry, product: str, lines: list[Line]) -> None:
         )
 
 
-def judged(
+def allowed(
+    registry: Registry, version: Version, row: ProductRow, lines: list[Line], force: bool, done: str
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether a version may answer, and why: by the gate, by the ledger, or by `force`, of which `done` is said."""
+    standing = ledger.standing(lines)
+    if barrier := _barrier(version, row, standing):
+        return False, (barrier,)
+    verdict = _judged(registry, version, row, lines, standing)
+    if force and not verdict.accepted:
+        return True, (*verdict.reasons, f"{ledger.who()} {done} all the same (--force).")
+    return verdict.accepted, verdict.reasons
+
+
+def _barrier(version: Version, row: ProductRow, standing: Standing) -> str:
+    """What no force overrules; nothing if there is nothing of it."""
+    if (line := standing.revoked.get(version.number)) is not None:
+        return f"{revocation.told(line)}; it returns only by genloom models restore."
+    if row.approval != "required":
+        return ""
+    approved = standing.approved.get(version.number)
+    ask = f"somebody else must look at it and type genloom models approve {version.name} --by NAME"
+    if approved is None:
+        return (
+            f"The product {version.product} needs an approval, and {version.name} has none on record; {ask}."
+        )
+    if approved.by.casefold() == ledger.who().casefold():
+        return f"{version.name} was approved by {approved.by}, who may not promote it as well; {ask}."
+    return ""
+
+
+def _judged(
     registry: Registry, version: Version, row: ProductRow, lines: list[Line], standing: Standing
 ) -> Verdict:
     """The gate's verdict, and the ledger's: nothing that was rolled back or withdrawn comes back by itself."""
     before = registry.version(version.product, CHAMPION) if standing.champions else None
     verdict = decide(registry.report(version), registry.report(before) if before else None, row)
-    reason = _left(version, lines, standing)
-    return Verdict(False, (reason, *verdict.reasons), verdict.primary) if reason else verdict
+    found = (_left(version, lines, standing), _tainted(registry, version, standing))
+    reasons = tuple(reason for reason in found if reason)
+    return Verdict(False, (*reasons, *verdict.reasons), verdict.primary) if reasons else verdict
+
+
+def _tainted(registry: Registry, version: Version, standing: Standing) -> str:
+    """Why a version is as one that was withdrawn: made from it, by the same training, or of the same data."""
+    for parent in sorted(parents(version)):
+        product, _, digits = parent.partition("/")
+        line = revocation.standing_of(registry.settings, product).revoked.get(int(digits))
+        if line is not None:
+            return f"{version.name} was made from {parent}, and {revocation.told(line)}; {FORCED}"
+    line = revocation.barred(registry.settings).get(data_name(version.dataset, version.revision))
+    if line is not None:
+        return (
+            f"{version.name} was trained on {version.dataset} at revision {version.revision[:12]}, for which "
+            f"{revocation.told(line)}; {FORCED}"
+        )
+    for number, line in standing.revoked.items():
+        if registry.version(version.product, number).key == version.key:
+            return (
+                f"{version.name} was trained just as {version.product}/{number} was, and {revocation.told(line)}; "
+                f"{FORCED}"
+            )
+    return ""
 
 
 def _left(version: Version, lines: list[Line], standing: Standing) -> str:
@@ -206,7 +261,9 @@ def _repeated(lines: list[Line], entry: Entry) -> bool:
 
 def _target(product: str, standing: Standing, to: int | None) -> int:
     """Where a rollback goes."""
-    if standing.champion is None:
+    if to is not None and to in standing.revoked:
+        raise revocation.refusal(standing.revoked[to])
+    if standing.champion is None and (to is None or not standing.ever):
         raise UserError(f"The product {product} has no champion yet, so there is nothing to roll back.")
     if to is None:
         if len(standing.champions) < 2:

@@ -14,9 +14,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils import get_results_from_paginated_fn
 
 from components.artifact import read_manifest
-from components.errors import FailedError, UserError, unknown
+from components.errors import FailedError, UserError, WithdrawnError, unknown
 from components.evaluation.report import Report, locked, read_report
-from components.promotion import ledger
+from components.promotion import ledger, mirror, revocation
 from components.promotion.copies import check_artifact, check_report, kept, report_name
 from components.promotion.version import CHALLENGER, CHAMPION, Version, tags_of, version_of
 from components.settings import Settings
@@ -34,12 +34,19 @@ class Registry:
 
     @asks
     def register(
-        self, artifact: Path, evaluation: Path, run_id: str, tracking_run: str, flow_run: str = ""
+        self,
+        artifact: Path,
+        evaluation: Path,
+        run_id: str,
+        tracking_run: str,
+        flow_run: str = "",
+        origin: Mapping[str, Any] | None = None,
     ) -> Version:
         """Make the artifact a version of its product, with its evaluation; the newest is the challenger.
 
-        An artifact that is registered already keeps its version and gets this evaluation. Safe to repeat
-        after an interruption. Raises `UserError` if the artifact is not whole.
+        An artifact that is registered already keeps its version and gets this evaluation. `origin` says where one
+        comes from that was not trained here. Safe to repeat after an interruption. Raises `UserError` if the artifact
+        is not whole, and `WithdrawnError` if its weights are those of a version that was withdrawn.
         """
         manifest = read_manifest(artifact)
         product, digest = manifest["about"]["product"], manifest["digest"]
@@ -47,12 +54,13 @@ class Registry:
             self.check_ledger(product)
             number = self._number(product, "digest", digest)
             if number is None:
-                tags = tags_of(manifest, run_id, tracking_run, flow_run)
+                tags = tags_of(manifest, run_id, tracking_run, flow_run, origin)
+                self._check_weights(product, tags["weights"])
                 number = self._create(product, artifact, evaluation, tags)
             else:
                 self._evaluate(product, number, evaluation)
-            if number == max(self._numbers(product)):
-                self.client.set_registered_model_alias(product, CHALLENGER, str(number))
+            found = self._found(product)
+            mirror.point(self.client, self._model(product), found, self._standing(product))
         return self.version(product, number)
 
     @asks
@@ -64,17 +72,21 @@ class Registry:
 
     @asks
     def find(self, product: str, key: str) -> Version | None:
-        """The newest version that the training `key` made. Raises as `check_ledger`, before anything is trained."""
+        """The newest version that the training `key` made; one that was withdrawn only where there is no other.
+
+        Raises as `check_ledger`, before anything is trained.
+        """
         self.check_ledger(product)
-        number = self._number(product, "key", key)
+        revoked = self._standing(product).revoked
+        numbers = self._tagged(product, "key", key)
+        number = max(numbers, key=lambda one: (one not in revoked, one), default=None)
         return None if number is None else self.version(product, number)
 
     @asks
     def versions(self, product: str) -> list[Version]:
         """All versions, the oldest first; `UserError` if there is no such product."""
-        model = self._model(product)
-        champion = self._standing(product).champion
-        found = [_version(found, model, champion) for found in self._found(product)]
+        model, standing = self._model(product), self._standing(product)
+        found = [_version(found, model, standing) for found in self._found(product)]
         return sorted(found, key=lambda version: version.number)
 
     @asks
@@ -89,12 +101,18 @@ class Registry:
                 raise
             known = ", ".join(str(number) for number in sorted(self._numbers(product))[-10:])
             raise UserError(f"There is no version {product}/{which}; there are: {known}.") from error
-        return _version(found, model, self._standing(product).champion)
+        return _version(found, model, self._standing(product))
 
     def named(self, reference: str) -> Version:
         """The version that `digits/3`, `digits@champion` or `digits` (its champion) names."""
         product, between, which = reference.replace("@", "/").partition("/")
         return self.version(product, which if between else CHAMPION)
+
+    def usable(self, product: str, which: str | int) -> Version:
+        """As `version`, of one that was not withdrawn; raises `WithdrawnError`."""
+        found = self.version(product, which)
+        revocation.check(self.settings, product, found.number)
+        return found
 
     @asks
     def products(self) -> list[str]:
@@ -106,14 +124,20 @@ class Registry:
     def fetch(self, version: Version) -> Path:
         """The folder of the artifact below `home`, downloaded once and checked each time.
 
-        A copy that was altered is fetched again; raises `UserError` if the registry's own files are.
+        A copy that was altered is fetched again; raises `UserError` if the registry's own files are, and
+        `WithdrawnError` for a version that was withdrawn: all who want its weights come by here.
         """
-        folder = self.settings.home / "models" / version.product / str(version.number)
+        revocation.check(self.settings, version.product, version.number)
+        folder = self.copy_of(version)
 
         def check(copy: Path) -> None:
             check_artifact(copy, version.digest)
 
         return kept(version.name, folder, check, lambda draft: self._download(version, "artifact", draft))
+
+    def copy_of(self, version: Version) -> Path:
+        """Where `fetch` keeps its copy."""
+        return self.settings.home / "models" / version.product / str(version.number)
 
     def report(self, version: Version) -> Report:
         """The report of the version's evaluation."""
@@ -136,16 +160,27 @@ class Registry:
         return str(self._model(product).tags.get(f"{TAG}ledger", ""))
 
     @asks
-    def agree(self, product: str, champion: int | None, head: str) -> None:
-        """Make MLflow's alias and its memory of the ledger's last line agree with the ledger."""
+    def agree(self, product: str, standing: ledger.Standing, head: str) -> None:
+        """Make MLflow's aliases, its tags and its memory of the ledger's last line agree with the ledger."""
         model = self._model(product)
-        alias = model.aliases.get(CHAMPION)
-        if champion is None and alias is not None:
-            self.client.delete_registered_model_alias(product, CHAMPION)
-        if champion is not None and str(alias) != str(champion):
-            self.client.set_registered_model_alias(product, CHAMPION, str(champion))
+        mirror.crown(self.client, model, standing.champion)
         if head and model.tags.get(f"{TAG}ledger") != head:
+            found = self._found(product)
+            mirror.mark(self.client, found, standing)
+            mirror.point(self.client, model, found, standing)
             self.client.set_registered_model_tag(product, f"{TAG}ledger", head)
+
+    @asks
+    def purge(self, version: Version) -> None:
+        """Delete the files of the version but for its manifest and its reports; what is gone already is no error."""
+        root = self.client.get_model_version_download_uri(version.product, str(version.number))
+        try:
+            mirror.purge(root, self.settings.tracking)
+        except OSError as error:
+            raise FailedError(
+                f"The files of {version.name} at {root} cannot be deleted ({error.strerror}); mend that and repeat "
+                "the command."
+            ) from error
 
     def _model(self, product: str) -> RegisteredModel:
         try:
@@ -166,7 +201,9 @@ class Registry:
         if which.isascii() and which.isdigit():
             return int(which)
         if which == CHALLENGER and which in model.aliases:
-            return int(model.aliases[which])
+            number = int(model.aliases[which])
+            if number not in self._standing(model.name).revoked:
+                return number
         if which == CHAMPION:
             return self._champion(model.name)
         if which == CHALLENGER:
@@ -180,6 +217,12 @@ class Registry:
         """The ledger's champion, if the registry's version of that number is the one the ledger means."""
         standing = self._standing(product)
         if not standing.champions:
+            last = next((line for line in reversed(self._lines(product)) if ledger.moves(line)), None)
+            if last is not None:
+                raise WithdrawnError(
+                    f"The product {product} has no champion: {revocation.told(last)}, and no champion before it is "
+                    f"left; promote another version with genloom promote {product} --version N."
+                )
             raise UserError(
                 f"The product {product} has no champion yet; promote a version with genloom promote {product}."
             )
@@ -208,11 +251,27 @@ class Registry:
 
     def _number(self, product: str, tag: str, value: str) -> int | None:
         """The newest version whose tag has that value."""
+        return max(self._tagged(product, tag, value), default=None)
+
+    def _tagged(self, product: str, tag: str, value: str) -> list[int]:
         found = self._found(product, f" AND tags.`{TAG}{tag}` = '{value}'")
-        return max((int(version.version) for version in found), default=None)
+        return [int(version.version) for version in found]
+
+    def _check_weights(self, product: str, weights: str) -> None:
+        """Raise `WithdrawnError` if a withdrawn version has the same weights, whatever else its manifest says."""
+        revoked = self._standing(product).revoked
+        same = [number for number in self._tagged(product, "weights", weights) if number in revoked]
+        if same:
+            raise WithdrawnError(
+                f"These weights may not become a version of {product} again: {revocation.told(revoked[same[-1]])}; "
+                "change the data or the settings of the run."
+            )
+
+    def _lines(self, product: str) -> list[ledger.Line]:
+        return ledger.read(ledger.path_of(self.settings, product))
 
     def _standing(self, product: str) -> ledger.Standing:
-        return ledger.standing(ledger.read(ledger.path_of(self.settings, product)))
+        return ledger.standing(self._lines(product))
 
     def _create(self, product: str, artifact: Path, evaluation: Path, tags: Mapping[str, str]) -> int:
         """Upload, then register: a version exists only when all its files do."""
@@ -268,13 +327,20 @@ class Registry:
             raise UserError(f"{uri} cannot be fetched ({cause}); restore it from a backup.") from error
 
 
-def _version(found: ModelVersion, model: RegisteredModel, champion: int | None) -> Version:
-    number = int(found.version)
+def _version(found: ModelVersion, model: RegisteredModel, standing: ledger.Standing) -> Version:
+    number, champion = int(found.version), standing.champion
+    revoked, approved = standing.revoked.get(number), standing.approved.get(number)
     aliases = {alias for alias, held in model.aliases.items() if str(held) == str(number)} - {CHAMPION}
     tags = {key.removeprefix(TAG): value for key, value in found.tags.items() if key.startswith(TAG)}
     created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
     return version_of(
-        found.name, number, created, tags, aliases | ({CHAMPION} if number == champion else set())
+        found.name,
+        number,
+        created,
+        tags,
+        aliases | ({CHAMPION} if number == champion else set()) if revoked is None else (),
+        None if revoked is None else revoked.why,
+        None if approved is None else approved.by,
     )
 
 

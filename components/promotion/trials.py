@@ -14,7 +14,7 @@ from components.project import ProductRow
 from components.promotion import ledger
 from components.promotion.canary import Criteria, Verdict
 from components.promotion.ledger import Line, Standing
-from components.promotion.promote import Decision, entry_of, judged, record, settle
+from components.promotion.promote import Decision, allowed, entry_of, record, settle
 from components.promotion.registry import Registry
 from components.promotion.version import CHALLENGER, Version
 from components.settings import Settings
@@ -35,7 +35,7 @@ def start(
     """Let a version be tried beside the champion; a canary must pass the gate, as it may become champion by itself.
 
     A canary may follow the shadow of the same version. Safe to repeat. Raises `UserError` where there is no
-    champion, or another trial runs.
+    champion, or another trial runs, and for a version that was withdrawn.
     """
     registry = Registry(settings)
     with ledger.locked(settings, product):
@@ -46,13 +46,9 @@ def start(
             _same_terms(kind, version, standing.trial, criteria)
             said = f"The {kind} of {version.name} runs already."
             return Decision(product, version.number, True, (said,), standing.champion)
-        reasons: tuple[str, ...] = ()
-        accepted = True
+        accepted, reasons = True, tuple[str, ...]()
         if kind == "canary":
-            verdict = judged(registry, version, row, lines, standing)
-            reasons, accepted = verdict.reasons, verdict.accepted
-        if force and not accepted:
-            accepted, reasons = True, (*reasons, f"{ledger.who()} tries it all the same (--force).")
+            accepted, reasons = allowed(registry, version, row, lines, force, "tries it")
         if accepted:
             registry.fetch(version)  # what cannot be fetched whole cannot be tried
             entry = entry_of(kind, version, standing.champion, reasons, why)

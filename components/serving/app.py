@@ -25,13 +25,14 @@ from ray.serve.schema import ApplicationStatusOverview
 from components import cluster
 from components.errors import FailedError, UserError
 from components.labels import reading
-from components.serving import bulk, haproxy, protocol, tls
+from components.serving import bulk, haproxy, live, protocol, tls
 from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
 from components.serving.declared import NAME, Replicas
 from components.serving.exposition import Member
 from components.serving.follow import Follower, open_champions
 from components.serving.keys import keyring
+from components.serving.live import Presence
 from components.serving.records import Recorder, folder_of
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
@@ -62,12 +63,14 @@ class Endpoint:
         protocol.install()
         self.settings = settings
         self.catalog = open_champions(served, settings)
-        self.follower = Follower(self.catalog, settings)
+        own = serve.get_replica_context()
+        live.sweep(settings)
+        self.presence = Presence(self.catalog, settings, own.app_name, own.replica_id.unique_id)
+        self.follower = Follower(self.catalog, settings, self.presence.tell)
         self.follower.start()
         self.recorder = Recorder(folder_of(settings), settings.records_days)
         self.access = Access(keyring(settings), required=settings.host not in LOOPBACK)
         self.jobs = bulk.jobs_of(settings)
-        own = serve.get_replica_context()
         there = ray.get_runtime_context().gcs_address.replace(":", "-")  # other clusters may share the folder
         self.member = Member(
             settings.shared / "metrics" / f"{own.app_name}-{there}", own.replica_id.unique_id
@@ -79,12 +82,16 @@ class Endpoint:
         return create_app(
             self.catalog,
             self.access,
-            self.follower.close,
+            self._close,
             self.recorder,
             self.jobs,
             self.member,
             lambda file: reading.read(file, self.settings, "The file"),
         )
+
+    def _close(self) -> None:
+        self.follower.close()
+        self.presence.leave()
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""

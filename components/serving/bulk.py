@@ -265,5 +265,11 @@ class Generator:
             )
         if self.loaded is None:
             self.loaded = shards.open_job(self.job, self.settings)
-        folder = self.jobs.data(self.job)
-        shards.write_shard(self.loaded, self.job, place, folder, lambda: self.jobs.cancelled(self.job.id))
+        shards.write_shard(self.loaded, self.job, place, self.jobs.data(self.job), self._unwanted)
+
+    def _unwanted(self) -> bool:
+        """Whether somebody cancelled the job; raises `WithdrawnError` if its version may make nothing more."""
+        from components.promotion import revocation
+
+        revocation.check(self.settings, self.job.product, self.job.version)
+        return self.jobs.cancelled(self.job.id)

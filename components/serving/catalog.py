@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import RLock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from components.artifact import Model, load
-from components.errors import FailedError
+from components.errors import FailedError, WithdrawnError
 from components.families.family import Requests
 from components.filtering import ContentFilter, open_filter
 from components.labels.journal import Journal
@@ -177,45 +178,110 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass(frozen=True)
+class Gone:
+    """In the place of a version that was withdrawn, until another one answers: `why` is what is told to who asks."""
+
+    served: Served
+    digest: str
+    why: str
+
+
 class Catalog:
     """The loaded versions by product name; closing it ends their engines.
 
-    `trials` are the versions that are tried beside them. Both are replaced and never changed, so who has read one
-    goes on with what was there.
+    `trials` are the versions that are tried beside them, `gone` the products whose version was withdrawn. All are
+    replaced and never changed, so who has read one goes on with what was there.
     """
 
-    def __init__(self, loaded: Mapping[str, Loaded]) -> None:
+    def __init__(self, loaded: Mapping[str, Loaded], gone: Sequence[Gone] = ()) -> None:
         self.loaded: Mapping[str, Loaded] = MappingProxyType(dict(loaded))
         self.trials: Mapping[str, Trial] = MappingProxyType({})
+        self.gone: Mapping[str, Gone] = MappingProxyType({one.served.product: one for one in gone})
+        self._barred: dict[str, Mapping[int, str]] = {}
         self._all = list(loaded.values())
+        self._order = [*loaded, *self.gone]
+        self._lock = RLock()  # one thread follows the champions, another one what is withdrawn
+
+    @property
+    def served(self) -> dict[str, Served]:
+        """What every product is to be served as, also of one whose version is gone."""
+        there = {product: loaded.served for product, loaded in self.loaded.items()}
+        return {product: one.served for product, one in self.gone.items()} | there
 
     def put(self, product: str, loaded: Loaded) -> None:
-        """Answer with `loaded` from now on; the version before it stays open for those who use it still."""
-        self.keep(loaded)
-        self.loaded = MappingProxyType({**self.loaded, product: loaded})
+        """Answer with `loaded` from now on; the version before it stays open for those who use it still.
 
-    def keep(self, loaded: Loaded) -> None:
-        """Close this version too when the catalog is closed."""
-        if not any(one is loaded for one in self._all):
-            self._all.append(loaded)
+        Raises `WithdrawnError`, and closes it, if it was withdrawn meanwhile.
+        """
+        with self._keeping(loaded):
+            there = {**self.loaded, product: loaded}
+            self._order += [] if product in self._order else [product]
+            self.loaded = MappingProxyType({own: there[own] for own in self._order if own in there})
+            self.gone = MappingProxyType({own: one for own, one in self.gone.items() if own != product})
+
+    @contextmanager
+    def _keeping(self, loaded: Loaded) -> Iterator[None]:
+        """Close this version too when the catalog is closed; the block runs while nothing is barred."""
+        try:
+            with self._lock:
+                self.check(loaded.served.product, loaded.served.version)
+                if not any(one is loaded for one in self._all):
+                    self._all.append(loaded)
+                yield
+        except WithdrawnError as error:
+            loaded.engine.close(error)
+            raise
 
     def begin(self, product: str, trial: Trial) -> None:
-        """Try a version beside the product's champion from now on."""
-        self.keep(trial.loaded)
-        self.trials = MappingProxyType({**self.trials, product: trial})
+        """Try a version beside the product's champion from now on. Raises as `put` does."""
+        with self._keeping(trial.loaded):
+            self.trials = MappingProxyType({**self.trials, product: trial})
 
     def end(self, product: str) -> None:
         """Try nothing beside the product's champion any more; the version stays open for those who use it still."""
-        self.trials = MappingProxyType({own: one for own, one in self.trials.items() if own != product})
+        with self._lock:
+            self.trials = MappingProxyType({own: one for own, one in self.trials.items() if own != product})
 
     def forget(self, loaded: Loaded) -> None:
         """Let go of a version that was closed."""
-        self._all = [one for one in self._all if one is not loaded]
+        with self._lock:
+            self._all = [one for one in self._all if one is not loaded]
+
+    def bar(self, product: str, reasons: Mapping[int, str], otherwise: str) -> list[Loaded]:
+        """Answer with none of these versions any more: of each number, what is told to who asks.
+
+        Returns those that were open, for the caller to close; one that answered leaves its product `gone`. Of a
+        product that is gone already for what is withdrawn no longer, `otherwise` is told.
+        """
+        with self._lock:
+            self._barred[product] = dict(reasons)
+            found = self.loaded.get(product)
+            if found is not None and found.served.version in reasons:
+                self.gone = MappingProxyType(
+                    {**self.gone, product: Gone(found.served, found.model.digest, "")}
+                )
+                self.loaded = MappingProxyType(
+                    {own: one for own, one in self.loaded.items() if own != product}
+                )
+            if product in self.gone:
+                gone = self.gone[product]
+                why = reasons.get(gone.served.version, otherwise)
+                self.gone = MappingProxyType({**self.gone, product: replace(gone, why=why)})
+            return [
+                one for one in self._all if one.served.product == product and one.served.version in reasons
+            ]
+
+    def check(self, product: str, version: int) -> None:
+        """Raise `WithdrawnError` if this version may answer nobody any more."""
+        why = self._barred.get(product, {}).get(version)
+        if why is not None:
+            raise WithdrawnError(why)
 
     @property
     def healthy(self) -> bool:
-        """Whether there is something to serve and every engine works."""
-        return bool(self.loaded) and all(loaded.engine.healthy for loaded in self.loaded.values())
+        """Whether there is something to serve and every engine works; who serves nothing but what is gone is well."""
+        return bool(self.loaded or self.gone) and all(one.engine.healthy for one in self.loaded.values())
 
     def close(self) -> None:
         """End the engines."""
@@ -223,8 +289,8 @@ class Catalog:
             loaded.engine.close()
 
 
-def open_catalog(served: Sequence[Served], settings: Settings) -> Catalog:
-    """Load and warm the versions; the artifacts' hashes are checked. Raises `UserError`."""
+def open_catalog(served: Sequence[Served], settings: Settings, gone: Sequence[Gone] = ()) -> Catalog:
+    """Load and warm the versions, beside what is `gone`; the artifacts' hashes are checked. Raises `UserError`."""
     loaded: dict[str, Loaded] = {}
     try:
         for one in served:
@@ -232,7 +298,7 @@ def open_catalog(served: Sequence[Served], settings: Settings) -> Catalog:
     except BaseException:
         Catalog(loaded).close()
         raise
-    return Catalog(loaded)
+    return Catalog(loaded, gone)
 
 
 def open_version(served: Served, settings: Settings) -> Loaded:

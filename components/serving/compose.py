@@ -8,6 +8,7 @@ from typing import Any
 
 from components import files
 from components.errors import UserError
+from components.labels.formats import PNG, WAV
 from components.modalities.midi import read_midi
 from components.modalities.roll import rolls
 from components.modalities.score import NotMusic
@@ -17,6 +18,8 @@ from components.serving.draw import RECORD, Drawing, Target, content
 from components.serving.place import Place
 
 KINDS = (".mid", ".midi")
+MADE = {".wav": WAV, ".png": PNG}
+"""The kinds of files that are made of a piece."""
 
 
 def check_target(out: Path, number: int) -> Target:
@@ -43,9 +46,10 @@ def write(place: Place, target: Target, drawing: Drawing, prime: Path | None) ->
     Raises `UserError` before anything is written if a file would replace the `prime`.
     """
     paths = draw.write(target, drawing, [] if prime is None else [prime])
-    for path, file in zip(paths, drawing.files, strict=True):
+    for path, file, seed in zip(paths, drawing.files, drawing.seeds, strict=True):
         for suffix, made in _beside(file, int(place.about["steps"])).items():
-            files.write(path.with_suffix(suffix), made)
+            marked = made if drawing.marker is None else drawing.marker.mark(made, MADE[suffix], seed)[0]
+            files.write(path.with_suffix(suffix), marked)
     return paths
 
 

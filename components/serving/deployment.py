@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from components import cluster
-from components.promotion import ledger
+from components.promotion import revocation
 from components.serving import client, server
 from components.serving.declared import ApplicationRow, check_cpus
 from components.settings import Settings, cluster_address, writable_home
@@ -37,7 +37,7 @@ class Applied:
 def resolve(registry: Registry, rows: Mapping[str, ApplicationRow]) -> dict[str, list[Version]]:
     """The immutable versions that the rows name, by application. Raises `UserError` for one that is not there."""
     return {
-        name: [registry.version(product, str(which)) for product, which in row.models.items()]
+        name: [registry.usable(product, str(which)) for product, which in row.models.items()]
         for name, row in rows.items()
     }
 
@@ -127,7 +127,7 @@ def status(settings: Settings, url: str) -> list[dict[str, Any]]:
 
 def _described(one: Application, state: State | None, url: str, settings: Settings) -> dict[str, Any]:
     own, sleeps = url + one.path.rstrip("/"), one.replicas.min == 0
-    given = {served.product: _present(served, settings) for served in one.served}
+    given = {served.product: number for served in one.served if (number := _present(served, settings))}
     listed = {} if sleeps else {str(model["id"]): int(model["version"]) for model in client.models(own)}
     return {
         "application": one.name,
@@ -141,7 +141,9 @@ def _described(one: Application, state: State | None, url: str, settings: Settin
     }
 
 
-def _present(served: Served, settings: Settings) -> int:
-    """The version that a replica would serve if it were started now."""
-    champions = ledger.standing(ledger.read(ledger.path_of(settings, served.product))).champions
-    return champions[-1][0] if served.follows and champions else served.version
+def _present(served: Served, settings: Settings) -> int | None:
+    """The version that a replica would serve if it were started now; None where it may serve none."""
+    standing = revocation.standing_of(settings, served.product)
+    if served.follows and standing.champions:
+        return standing.champion
+    return None if served.version in standing.revoked else served.version

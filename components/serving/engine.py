@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from components.artifact import Model
-from components.errors import FailedError
+from components.errors import FailedError, UserError
 from components.families.family import Requests, alike, join, select
 from components.families.sampling import Slots, device_of
 from components.serving.listening import Listener, Look, progress
@@ -102,6 +102,7 @@ class Engine:
         self._whole: list[Job] = []
         self._failures = 0
         self._closing = self._ended = False
+        self._why: UserError | None = None
         self._fatal: BaseException | None = None
         self._began: float | None = None
         self.tally = Tally()
@@ -128,7 +129,7 @@ class Engine:
         """
         with self._change:
             if self._closing or self._ended:
-                raise EndedError("The engine is closed; ask again when the server is back.")
+                raise self._why or EndedError("The engine is closed; ask again when the server is back.")
             waiting = self.waiting
             if waiting + len(requests) > self.queue or self._pace.wait(waiting, self.width) > self.patience:
                 raise QueueFullError
@@ -203,10 +204,13 @@ class Engine:
             usual = os.getpriority(os.PRIO_PROCESS, thread)
             os.setpriority(os.PRIO_PROCESS, thread, min(19, usual + HUMBLE))
 
-    def close(self) -> None:
-        """End the thread; what is not finished fails. A step that takes longer than `ENDING` is left to itself."""
+    def close(self, why: UserError | None = None) -> None:
+        """End the thread; what is not finished fails, because of `why`.
+
+        A step that takes longer than `ENDING` is left to itself.
+        """
         with self._change:
-            self._closing = True
+            self._closing, self._why = True, self._why or why
             self._change.notify()
         self._thread.join(ENDING)
         if self._thread.is_alive():
@@ -223,7 +227,7 @@ class Engine:
             log.exception("the engine of %s has ended", self.model.about.product)
             self._end(_told(error))
         else:
-            self._end(FailedError("The engine was closed; ask again."))
+            self._end(self._why or FailedError("The engine was closed; ask again."))
         finally:
             torch.set_num_threads(before)
 
@@ -246,7 +250,7 @@ class Engine:
         finally:
             self._began = None
 
-    def _end(self, error: FailedError) -> None:
+    def _end(self, error: UserError) -> None:
         """Take nothing more, and tell all who wait."""
         with self._turn:
             with self._change:
@@ -365,7 +369,7 @@ class Engine:
         log.exception("who follows a request to %s failed", self.model.about.product)
         self._fail({job}, _told(error))
 
-    def _fail(self, jobs: set[Job], error: FailedError) -> None:
+    def _fail(self, jobs: set[Job], error: UserError) -> None:
         """Free the places of `jobs` and tell those who wait for them."""
         self._vacate(self._places.where(lambda job: job in jobs))
         with self._change:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
@@ -20,6 +20,7 @@ from components.artifact import read_manifest
 from components.errors import FailedError, UserError
 from components.filtering import open_filter
 from components.promotion import ledger
+from components.promotion.ledger import Standing
 from components.serving import computing
 from components.serving.catalog import (
     WARMING,
@@ -32,6 +33,7 @@ from components.serving.catalog import (
     open_version,
 )
 from components.serving.course import LINGER, Course, NotNowError, Rest
+from components.serving.revoked import Revoker, parted
 from components.serving.trials import Trials
 from components.settings import Settings
 
@@ -75,23 +77,28 @@ class Opening:
 class Follower:
     """Keeps the products of `catalog` that follow their champion at it, on a thread of its own."""
 
-    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+    def __init__(
+        self, catalog: Catalog, settings: Settings, beside: Callable[[], None] = lambda: None
+    ) -> None:
         self.catalog, self.settings = catalog, settings
         self._courses: dict[str, Course] = {}
         self._changes: list[Change] = []
         self._opening: dict[str, Opening] = {}
         self._loader = ThreadPoolExecutor(LOADING, "champion")
         self.trials = Trials(catalog, settings, self._open)
+        self.revoker = Revoker(catalog, settings, beside)
         self._over = Event()
         self._thread = Thread(target=self._run, name="follower", daemon=True)
 
     def start(self) -> None:
         """Look for the first time, so that a replica never begins with an old version, then go on beside the routes."""
+        self.revoker.start()
         self.look()
         self._thread.start()
 
     def close(self) -> None:
         """End the thread; call it before the catalog is closed."""
+        self.revoker.close()
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -113,12 +120,13 @@ class Follower:
 
         A version is loaded beside all this; it is waited for for `patience` seconds.
         """
-        for product, loaded in list(self.catalog.loaded.items()):
+        self.revoker.look()
+        for product, served in self.catalog.served.items():
             course = self._courses.setdefault(product, Course())
             try:
                 moved = course.moved(ledger.path_of(self.settings, product)) or product in self._opening
-                if loaded.served.follows and moved:
-                    self._follow(product, course, patience)
+                if moved:
+                    self._follow(product, served, course, patience)
             except Exception:  # what is served goes on, whatever a ledger or a registry says
                 log.exception("following the champion of %s failed", product)
                 course.later()
@@ -126,31 +134,31 @@ class Follower:
             self._watch(change)
         self.trials.look()
 
-    def _follow(self, product: str, course: Course, patience: float) -> None:
+    def _follow(self, product: str, served: Served, course: Course, patience: float) -> None:
         lines = ledger.read(ledger.path_of(self.settings, product))
-        standing, old = ledger.standing(lines), self.catalog.loaded[product]
-        stays = not standing.champions or standing.champion == old.served.version
-        turn = ledger.last_move(lines)
-        if stays or (product in self._opening and self._opening[product].turn != turn):
+        standing, old = ledger.standing(lines), self.catalog.loaded.get(product)
+        wanted = self._wanted(served, standing)
+        turn = ledger.last_move(lines) if served.follows else "".join(line.hash for line in lines[-1:])
+        if wanted is None or (product in self._opening and self._opening[product].turn != turn):
             self._discard(product)
-        if stays:
+        if wanted is None:
             return
+        way_back = served.follows and len(standing.champions) > 1
         if turn in course.given_up:
-            self._give_up(product, course, turn, len(standing.champions) > 1)
+            self._give_up(product, course, turn, way_back)
             return
         try:
-            number, digest = standing.champions[-1]
-            new = self.trials.canary(product, number, digest)
-            new = new or self._opened(product, old.served, (number, digest), turn, patience)
+            new = self.trials.canary(product, *wanted) or self._resting(product, *wanted)
+            new = new or self._opened(product, served, wanted, turn, patience)
         except NotNowError as error:
-            log.warning("%s/%s cannot be tried now: %s", product, standing.champion, error.__cause__)
+            log.warning("%s/%s cannot be tried now: %s", product, wanted[0], error.__cause__)
             course.later()
             return
         except Exception as error:  # a damaged file, a model that raises or hangs: all are the version's own
-            log.exception("%s/%s cannot be served", product, standing.champion)
+            log.exception("%s/%s cannot be served", product, wanted[0])
             if course.last_try(turn):
                 course.given_up[turn] = f"it could not be loaded and warmed: {error}"
-                self._give_up(product, course, turn, len(standing.champions) > 1)
+                self._give_up(product, course, turn, way_back)
             else:
                 course.later()
             return
@@ -158,8 +166,33 @@ class Follower:
             return
         course.failures = 0
         self.catalog.put(product, new)
-        self._changes.append(Change(new, old, turn))
-        log.info("%s/%s took over from %s/%s", product, new.served.version, product, old.served.version)
+        if old is not None:
+            self._changes.append(Change(new, old, turn))
+        log.info("%s took over from %s/%s", new.name, product, served.version)
+
+    def _wanted(self, served: Served, standing: Standing) -> tuple[int, str] | None:
+        """The version that should answer, by its number and digest; None where none should, or it does.
+
+        What is not to follow the champions comes back when it is withdrawn no longer.
+        """
+        product, gone = served.product, self.catalog.gone.get(served.product)
+        if served.follows:
+            stays = product in self.catalog.loaded and standing.champion == served.version
+            return standing.champions[-1] if standing.champions and not stays else None
+        if gone is None or served.version in standing.revoked:
+            return None
+        return served.version, gone.digest
+
+    def _resting(self, product: str, number: int, digest: str) -> Loaded | None:
+        """The version, where it gave way just now and is loaded still."""
+        for change in self._changes:
+            old = change.old
+            if (product, number, digest) == (old.served.product, old.served.version, old.model.digest):
+                if not old.engine.healthy:
+                    continue
+                self._changes.remove(change)
+                return old
+        return None
 
     def _opened(
         self, product: str, old: Served, version: tuple[int, str], turn: str, patience: float
@@ -255,13 +288,16 @@ def intact(settings: Settings, old: Served, number: int, digest: str) -> Served:
 def open_champions(served: Sequence[Served], settings: Settings) -> Catalog:
     """The versions with those that follow at their present champion; as they were given if those cannot be had.
 
-    A replica that Ray replaces after weeks must not depend on the version of the day it was deployed.
+    A replica that Ray replaces after weeks must not depend on the version of the day it was deployed. In either case
+    what is withdrawn is not opened.
     """
     try:
-        return open_catalog([_present(one, settings) for one in served], settings)
+        may, gone = parted([_present(one, settings) for one in served], settings)
+        return open_catalog(may, settings, gone)
     except Exception:
         log.exception("the present champions cannot be opened; the versions of the deployment are")
-        return open_catalog(served, settings)
+        may, gone = parted(list(served), settings)
+        return open_catalog(may, settings, gone)
 
 
 def _present(served: Served, settings: Settings) -> Served:

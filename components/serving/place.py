@@ -62,7 +62,7 @@ def locate(settings: Settings, product: str, which: str | None, terms: Terms = U
     from components.promotion.registry import Registry
 
     registry = Registry(settings)
-    version = registry.version(product, "champion" if which is None else which)
+    version = registry.usable(product, "champion" if which is None else which)
     if url is not None and served is not None and int(served["version"]) == version.number:
         yield _by_server(url, product, served, settings)
         return

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from components import files
 from components.errors import FailedError, UserError
 from components.labels import rows
+from components.promotion import revocation
 from components.serving.catalog import Loaded, Served, open_version
 from components.serving.jobs import Job, part
 from components.serving.making import Made, Making, begin
@@ -47,7 +48,11 @@ def fitting(loaded: Loaded, body: BaseModel, n: int) -> int:
 
 
 def open_job(job: Job, settings: Settings) -> Loaded:
-    """The version that a job was ordered of, loaded and warm. Raises `UserError` if it is not there any more."""
+    """The version that a job was ordered of, loaded and warm.
+
+    Raises `UserError` if it is not there any more, and `WithdrawnError`.
+    """
+    revocation.check(settings, job.product, job.version)
     loaded = open_version(Served(job.product, job.version, job.artifact, 0, terms=job.terms), settings)
     # nobody waits for a row, however slow the model is or however many tiles a picture has
     loaded.engine.patience, loaded.engine.queue = math.inf, sys.maxsize

@@ -13,6 +13,7 @@ from components.data.dataset import Dataset, open_dataset
 from components.families.family import Family, Task
 from components.project import Project, RunRow
 from components.promotion.registry import Registry
+from components.promotion.revocation import check_data
 from components.settings import Settings, expanded
 from components.train.plan import (
     check_options,
@@ -44,6 +45,7 @@ def plan_of(project: Project, run: str, overrides: Sequence[str] = ()) -> Wanted
     product = project.product(row.product)
     task = Task(product.task)
     dataset = open_dataset(project.prepared / product.dataset, task)
+    check_data(project.settings, dataset.name, dataset.revision)
     check_task(run, row, task, dataset)
     check_shape(run, family, dataset.shape, row.train.steps)
     check_options(run, row, family, dataset)
@@ -90,7 +92,7 @@ def check_init(project: Project, row: RunRow) -> None:
         read_config(_hf_folder(project, row.init))
         return
     product, _, number = row.init.partition("/")
-    Registry(project.settings).version(product, number)
+    Registry(project.settings).usable(product, number)
 
 
 def _hf_folder(project: Project, init: str) -> Path:

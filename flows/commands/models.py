@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.errors import RefusedError, UserError, unknown
 from flows.commands.show import AsJson, facts, listing
+from flows.commands.versions import attach_versions
+from flows.commands.withdraw import attach_models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,8 @@ def attach(app: typer.Typer) -> None:
     models.command("list")(list_models)
     models.command("show")(show_model)
     models.command("lineage")(show_lineage)
-    models.command("export")(export_model)
+    attach_versions(models)
+    attach_models(models)
     app.add_typer(models, name="models")
     app.command("promote")(promote_version)
     app.command("rollback")(roll_back)
@@ -81,8 +83,8 @@ def show_model(reference: Reference, as_json: AsJson = False) -> None:
     content = {
         **_origin(version),
         "digest": version.digest,
-        "files": str(registry.fetch(version)),
-        "pictures": [str(folder / name) for name in report.pictures],
+        "files": str(registry.fetch(version)) if version.withdrawn is None else None,
+        "pictures": [str(folder / name) for name in report.pictures if (folder / name).is_file()],
     }
     if as_json:
         metrics = {name: dataclasses.asdict(metric) for name, metric in report.metrics.items()}
@@ -91,23 +93,6 @@ def show_model(reference: Reference, as_json: AsJson = False) -> None:
     facts({**content, "pictures": "\n".join(content["pictures"])}, False)
     print()
     listing(_beside(report), False)
-
-
-def export_model(
-    reference: Reference,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write; new or empty.")],
-    form: Annotated[str, typer.Option("--format", help="hf: a folder that transformers loads.")] = "hf",
-) -> None:
-    """Write a GPT as a folder in Hugging Face's format, with its tokenizer and chat template."""
-    from components.export import export_hf
-    from components.project import open_project
-    from components.promotion.registry import Registry
-
-    if form != "hf":
-        raise UserError(f"--format is “{form}”; there is: hf.")
-    registry = Registry(open_project().settings)
-    version = registry.named(reference)
-    print(f"Wrote {version.product}/{version.number} to {export_hf(registry.fetch(version), out)}")
 
 
 def show_lineage(reference: Reference, as_json: AsJson = False) -> None:
@@ -121,6 +106,8 @@ def show_lineage(reference: Reference, as_json: AsJson = False) -> None:
     content = {
         **_origin(found.version),
         "started_from": list(found.ancestors) or None,
+        "made_from_it": list(found.descendants) or None,
+        "imported_from": found.version.origin,
         "key": found.version.key,
         "digest": found.version.digest,
         "torch": found.version.torch,
@@ -210,7 +197,7 @@ def _event(line: Line) -> str:
     before = f"{line.product}/{line.champion}" if line.champion else "none"
     head = f"{line.time[:19].replace('T', ' ')}  {line.event} {line.product}/{line.version}"
     why = f": {line.why}" if line.why else ""
-    then = "champion before" if line.event in ("promote", "rollback", "refuse") else "champion"
+    then = "champion before" if line.event in ("promote", "rollback", "refuse", "revoke") else "champion"
     terms = [", ".join(f"{name} {value:g}" for name, value in line.terms.items())] if line.terms else []
     return "\n    ".join([f"{head} ({then}: {before}), by {line.who}{why}", *terms, *line.reasons])
 
@@ -236,7 +223,8 @@ def _row(project: Project, registry: Registry, version: Version, as_json: bool) 
     value = dataclasses.asdict(metric) if as_json else {"value [95%]": shown(metric)}
     return {
         "version": version.name,
-        "aliases": list(version.aliases),
+        "aliases": _aliases(version, as_json),
+        **({"withdrawn": version.withdrawn} if as_json else {}),
         "family": version.family,
         "run": version.run,
         "metric": primary,
@@ -245,10 +233,18 @@ def _row(project: Project, registry: Registry, version: Version, as_json: bool) 
     }
 
 
+def _aliases(version: Version, as_json: bool) -> list[str]:
+    """What a version is called; a person is told there what nobody may use."""
+    told = [] if version.withdrawn is None or as_json else ["withdrawn"]
+    return [*version.aliases, *told]
+
+
 def _origin(version: Version) -> dict[str, Any]:
     return {
         "version": version.name,
         "aliases": list(version.aliases),
+        "withdrawn": version.withdrawn,
+        "approved_by": version.approved,
         "family": version.family,
         "run": version.run,
         "run_id": version.run_id,

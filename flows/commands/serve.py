@@ -197,7 +197,7 @@ def _resolve(project: Project, product: str, which: str) -> Version:
             f"The product {product} has no version yet; make one with genloom retrain "
             f"{runs[0] if runs else 'RUN, once params.yaml has a run of it'}."
         )
-    return registry.version(product, which)
+    return registry.usable(product, which)
 
 
 def _said(version: Version, url: str) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from components.project import Project
 
 Set = Annotated[
     list[str] | None,
@@ -45,9 +49,24 @@ def train_run(
 
     check_run(project, run, row)
     reproduce(project, [project.product(row.product).dataset])
+    if not fresh:
+        _check_withdrawn(project, run, row.product, overrides or ())
     with training_bar(run, row.train.steps) as show:
         trained = train(project, run, overrides or (), workers, fresh, show)
     done = "was trained already; --fresh trains it anyway" if trained.skipped else "is trained"
     say(f"{trained.run_id} {done}. Samples: {trained.folder / 'samples'}")
     print(trained.artifact)
     say(f"Next: genloom evaluate {trained.run_id}, or genloom retrain {run} for the whole chain.")
+
+
+def _check_withdrawn(project: Project, run: str, product: str, overrides: Sequence[str]) -> None:
+    """Raise `WithdrawnError` if this very training made a version that was withdrawn: it would come back by it."""
+    from components.promotion import revocation
+
+    if revocation.standing_of(project.settings, product).revoked:
+        from components.promotion.registry import Registry
+        from components.train.wanted import plan_of
+
+        found = Registry(project.settings).find(product, plan_of(project, run, overrides).key)
+        if found is not None:
+            revocation.check(project.settings, product, found.number)

@@ -213,7 +213,7 @@ def _ended(kind: Kind, product: str, lines: list[Line], as_json: bool) -> None:
 
     place = next((place for place in reversed(range(len(lines))) if lines[place].event == kind), None)
     last = None if place is None else lines[place]
-    ends = [] if place is None else [line for line in lines[place + 1 :] if line.event != "refuse"]
+    ends = [line for line in lines[(place or 0) + 1 :] if last is not None and _ends(line, last)]
     end = ends[0] if ends else None
     if as_json:
         told = {"last": last and dataclasses.asdict(last), "end": end and dataclasses.asdict(end)}
@@ -221,7 +221,12 @@ def _ended(kind: Kind, product: str, lines: list[Line], as_json: bool) -> None:
         return
     print(f"No {kind} of {product} runs; start one with genloom {kind} start {product}.")
     if last is not None and end is not None:
-        became = {"promote": "was promoted", "withdraw": "was withdrawn", "stop": "was stopped"}
+        became = {
+            "promote": "was promoted",
+            "withdraw": "was withdrawn",
+            "stop": "was stopped",
+            "revoke": "was withdrawn for good",
+        }
         same = end.version == last.version and end.event not in TRIALS
         how = became.get(end.event, "was overtaken") if same else "was overtaken"
         print(
@@ -229,3 +234,12 @@ def _ended(kind: Kind, product: str, lines: list[Line], as_json: bool) -> None:
         )
         for reason in end.reasons:
             print(f"  {reason}")
+
+
+def _ends(line: Line, trial: Line) -> bool:
+    """Whether a later line ends the trial: another champion or trial, its own end, the end of one of its sides."""
+    from components.promotion.ledger import MOVES, TRIALS
+
+    if line.event == "revoke":
+        return line.version in (trial.version, trial.champion)
+    return line.event in (*MOVES, *TRIALS, "withdraw", "stop")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from components.errors import UserError
+from components.errors import UserError, WithdrawnError
 from components.project import open_project
 from components.promotion.promote import champion
 from components.promotion.registry import Registry
@@ -35,6 +36,8 @@ def test_only_a_better_model_is_promoted_and_nothing_is_done_twice(project: Path
     the_lineage_is_whole(better.run_id)
     the_next_run_can_start_from_it(project)
     other_judgement_means_evaluating_again(project)
+    it_is_reproduced_bit_for_bit(project)
+    a_withdrawn_training_does_not_come_back(project)
 
 
 def the_lineage_is_whole(run_id: str) -> None:
@@ -82,6 +85,44 @@ def other_judgement_means_evaluating_again(project: Path) -> None:
     now = champion(open_project().settings, "digits")
     assert now is not None
     assert Registry(open_project().settings).report(now).protocol["samples"] == 2_000
+
+
+def it_is_reproduced_bit_for_bit(project: Path) -> None:
+    """From what the registry knows of it, whatever params.yaml says now."""
+    from components.train.reproduce import reproduce
+
+    now = open_project()
+    found = reproduce(now, Registry(now.settings).version("digits", 1))
+    assert found.same
+    assert (found.distance, found.reasons) == (0.0, ())
+    assert found.run_id.startswith("reproduce-digits-1-")
+    other = dataclasses.replace(Registry(now.settings).version("digits", 2), number=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Registry, "fetch", lambda *_: Registry(now.settings).copy_of(other))
+        differs = reproduce(now, other)
+    assert not differs.same, "the weights of another training"
+    assert differs.distance > 0
+
+
+def a_withdrawn_training_does_not_come_back(project: Path) -> None:
+    from components.promotion.withdraw import withdraw
+    from components.train.launch import train
+    from flows.retrain import retrain
+
+    settings = open_project().settings
+    withdraw(settings, Registry(settings).version("digits", 1), "it repeats a digit", data="digits@none")
+    count = len(read_runs(settings))
+    night = retrain(project, "digits-vae", TINY, 0)
+    assert (night.version, night.champion, night.promoted, night.trained) == (1, 3, False, False)
+    assert "this training is digits/1, and digits/1 was withdrawn" in night.reasons[0]
+    assert "it repeats a digit" in night.reasons[0]
+    assert len(read_runs(settings)) == count
+    with pytest.raises(WithdrawnError, match="it repeats a digit"):
+        train(open_project(), "digits-vae", ["init=digits/1", "train.steps=10", *TINY[1:]], workers=0)
+    third = Registry(settings).version("digits", 3)
+    withdraw(settings, third, "its data may not be used", data=f"digits@{third.revision}")
+    with pytest.raises(WithdrawnError, match=r"The data digits at revision .* may not be used"):
+        retrain(project, "digits-vae", ["train.steps=30", *TINY[1:]], 0)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from components.errors import FailedError, UserError, shortened, unknown
+from components.errors import FailedError, UserError, WithdrawnError, shortened, unknown
 from components.modalities.completion import ContextError
 from components.serving.engine import EndedError, QueueFullError
 from components.serving.jobs import TooManyJobsError, UnknownJobError
@@ -22,6 +22,8 @@ from components.serving.routes.paths import route_of
 log = logging.getLogger(__name__)
 FORESEEN = (RequestValidationError, UserError, QueueFullError, HTTPException)
 """What a request may end with that is no fault of the server's programs."""
+WITHDRAWN = "model_withdrawn"
+"""The code of an error about a version that nobody may use any more."""
 SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
@@ -99,6 +101,8 @@ def respond(request: Request, error: Exception, bodies: Mapping[str, type[BaseMo
             return answer(400, str(error), "context_length_exceeded", error.param)
         case EndedError():
             return answer(503, str(error), "engine_ended", headers={"retry-after": "1"})
+        case WithdrawnError():
+            return answer(503, str(error), WITHDRAWN, headers={"retry-after": "1"})
         case FailedError():
             return answer(500, str(error), "generation_failed")
         case UserError():

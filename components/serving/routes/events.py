@@ -12,9 +12,9 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
-from components.errors import FailedError
+from components.errors import FailedError, WithdrawnError
 from components.serving.catalog import Loaded
-from components.serving.routes.errors import content
+from components.serving.routes.errors import WITHDRAWN, content
 from components.serving.routes.models import headers
 
 T = TypeVar("T")
@@ -107,6 +107,8 @@ async def opened(
 
 def told(error: BaseException) -> Mapping[str, Any]:
     """The object that tells a client why its stream ends early."""
+    if isinstance(error, WithdrawnError):
+        return content(503, str(error), WITHDRAWN)
     known = isinstance(error, FailedError)
     return content(500, str(error) if known else "The server failed; its log says why.", "generation_failed")
 

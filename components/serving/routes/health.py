@@ -26,6 +26,10 @@ def router(catalog: Catalog) -> APIRouter:
             }
             for name, loaded in catalog.loaded.items()
         ]
+        models += [
+            {"id": name, "version": gone.served.version, "waiting": 0, "canary": None, "withdrawn": gone.why}
+            for name, gone in catalog.gone.items()
+        ]
         status = "ok" if catalog.healthy else "unhealthy"
         return JSONResponse({"status": status, "models": models}, 200 if catalog.healthy else 503)
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from components.artifact import Model
-from components.errors import UserError, unknown
+from components.errors import UserError, WithdrawnError, unknown
 from components.modalities.audio import Audio
 from components.modalities.corruption import Corruption
 from components.modalities.drawing import options_of
@@ -55,9 +55,14 @@ def canary_of(catalog: Catalog, product: str) -> dict[str, Any] | None:
 def find(catalog: Catalog, name: str | None, modality: str | None = None, route: str | None = None) -> Loaded:
     """The model that a request names; without a name, the only one of the modality, or that answers at `route`.
 
-    Raises `UnknownModelError`, and `UserError` where the model is of another modality than the route.
+    Raises `UnknownModelError`, `WithdrawnError` where nothing answers for what was withdrawn, and `UserError` where
+    the model is of another modality than the route.
     """
     known = catalog.loaded
+    if name is None and not known and catalog.gone:
+        name = next(iter(catalog.gone))
+    if name is not None and name in catalog.gone:
+        raise WithdrawnError(catalog.gone[name].why)
     if name is None:
         kin = {
             own: one for own, one in known.items() if modality in (None, one.model.about.modality)

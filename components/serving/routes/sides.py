@@ -33,9 +33,21 @@ PAUSE = 1.0
 async def answered(
     catalog: Catalog, request: Request, body: Any, ask: Ask, modality: str, route: str | None = None
 ) -> Response:
-    """The answer to `body`, by the version that is its turn. Raises what `find` and `ask` raise."""
+    """The answer to `body`, by the version that is its turn. Raises what `find` and `ask` raise.
+
+    One that is ready when its version is withdrawn is not sent: `WithdrawnError` is raised instead.
+    """
     name, _, side = (body.model or "").partition("@")
     champion = find(catalog, name or None, modality, route)
+    response = await _by_turns(catalog, champion, side, request, body, ask)
+    catalog.check(champion.served.product, int(response.headers["x-genloom-version"]))
+    return response
+
+
+async def _by_turns(
+    catalog: Catalog, champion: Loaded, side: str, request: Request, body: Any, ask: Ask
+) -> Response:
+    """The answer of the champion, or of what is tried beside it."""
     trial = catalog.trials.get(champion.served.product)
     if trial is not None and trial.champion is not champion:
         trial = None  # the champion has just moved, which ends the trial

@@ -8,6 +8,7 @@ import struct
 from contextlib import suppress
 from typing import Any
 
+import mido
 import mutagen
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import soundfile
 from PIL import Image, PngImagePlugin
 
 from components.errors import UserError
-from components.labels.formats import FLAC, FORMATS, JPEG, MP3, OPUS, PNG, WAV, WEBP, media_type_of
+from components.labels.formats import FLAC, FORMATS, JPEG, MIDI, MP3, OPUS, PNG, WAV, WEBP, media_type_of
 from components.labels.statement import SOURCE, Statement, Wording, of_content, parsed
 from components.modalities.drawing import png
 from components.modalities.speech import written
@@ -30,9 +31,19 @@ def picture(side: int, channels: int) -> bytes:
     return png(RANDOM.integers(0, 256, (side, side, channels), dtype=np.uint8), (side, side))
 
 
+def piece() -> bytes:
+    file, stream = mido.MidiFile(), io.BytesIO()
+    track = file.add_track("score")
+    for pitch in (60, 64, 67):
+        track += [mido.Message("note_on", note=pitch), mido.Message("note_off", note=pitch, time=480)]
+    file.save(file=stream)
+    return stream.getvalue()
+
+
 def files() -> dict[str, tuple[str, bytes]]:
     sounds = {"wav": WAV, "flac": FLAC, "mp3": MP3, "opus": OPUS}
     named: dict[str, Any] = {f"{channels}x{side}": (PNG, picture(side, channels)) for side, channels in SIDES}
+    named["mid"] = (MIDI, piece())
     return named | {kind: (media, written(LEVELS, 8000, kind)) for kind, media in sounds.items()}  # type: ignore[arg-type]
 
 
@@ -204,3 +215,18 @@ def test_a_picture_that_swells_is_not_decoded() -> None:
     swollen = picture(28, 1)
     with pytest.raises(UserError):
         FORMATS[PNG].content(swollen[:16] + head + swollen[29:])
+
+
+def test_others_read_the_text_and_the_same_notes_in_a_piece() -> None:
+    whole = mido.MidiFile(file=io.BytesIO(marked(MIDI, piece())))
+    text, *rest = whole.tracks[0]
+    assert text.type == "text"
+    assert parsed(text.text.removeprefix("genloom ")) == FORMATS[MIDI].found(marked(MIDI, piece()))
+    assert rest == mido.MidiFile(file=io.BytesIO(piece())).tracks[0]
+
+
+@pytest.mark.parametrize("cut", [10, 20, 24, 60])
+def test_a_cut_piece_says_nothing_and_raises_nothing(cut: int) -> None:
+    part = marked(MIDI, piece())[:cut]
+    assert FORMATS[MIDI].found(part) is None
+    assert FORMATS[MIDI].content(part)

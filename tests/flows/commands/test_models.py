@@ -207,3 +207,122 @@ def test_a_version_is_shown_with_its_metrics_pictures_and_origin(register, genlo
     said = genloom("models", "show", "digits/9")
     assert said.code == 2
     assert "no version digits/9" in said.err
+
+
+def test_a_version_is_withdrawn_listed_as_such_and_restored(register, genloom) -> None:
+    register(1, 10.0)
+    genloom("promote", "digits")
+    register(2, 8.0)
+    genloom("promote", "digits")
+    assert "say why" in genloom("models", "withdraw", "digits/2").err
+    said = genloom("models", "withdraw", "digits/2", "--reason", "it repeats a face")
+    assert said.code == 0, said.err
+    assert said.out == "digits/2 is withdrawn: it repeats a face.\n  digits/1 is champion again.\n"
+    again = genloom("models", "withdraw", "digits/2", "--reason", "another")
+    assert (again.code, again.out) == (0, "digits/2 was withdrawn before (it repeats a face).\n")
+    rows = json.loads(genloom("models", "list", "--json").out)
+    assert [(row["version"], row["withdrawn"], row["aliases"]) for row in rows] == [
+        ("digits/2", "it repeats a face", []),
+        ("digits/1", None, ["challenger", "champion"]),
+    ]
+    assert "withdrawn" in genloom("models", "list").out
+    shown = json.loads(genloom("models", "show", "digits/2", "--json").out)
+    assert (shown["withdrawn"], shown["files"]) == ("it repeats a face", None)
+    assert "revoke digits/2 (champion before: digits/2), by" in genloom("models", "lineage", "digits/2").out
+    forced = genloom("promote", "digits", "--version", "2", "--force", "--why", "I want it")
+    assert (forced.code, "returns only by genloom models restore" in forced.err) == (3, True)
+    assert genloom("models", "export", "digits/2", "-o", "out").code == 2
+    assert genloom("ledger", "verify").code == 0
+    lifted = genloom("models", "restore", "digits/2", "--reason", "nobody's face")
+    assert lifted.out.startswith("digits/2 may be used again; make it champion with genloom promote digits")
+    assert "nothing was changed" in genloom("models", "restore", "digits/2", "--reason", "x").out
+    for arguments, words in {
+        ("withdraw",): "Name a version",
+        ("withdraw", "digits/1", "--dataset", "digits"): "one of the two",
+        ("withdraw", "digits/9"): "no version digits/9",
+        ("withdraw", "digits@champion"): "name one version, such as digits/3",
+        (
+            "withdraw",
+            "--dataset",
+            "faces",
+        ): "No version was trained on faces; versions were trained on: digits",
+        ("withdraw", "--dataset", "digits@r"): "too short",
+        ("restore", "digits/1", "--reason", " "): "say why",
+    }.items():
+        options = () if "--reason" in arguments else ("--reason", "x")
+        wrong = genloom("models", *arguments, *options)
+        assert (wrong.code, words in wrong.err) == (2, True), wrong
+        assert wrong.err.count("\n") == 1
+
+
+def test_versions_are_withdrawn_by_the_data_that_made_them(register, genloom) -> None:
+    for seed, distance in ((1, 10.0), (2, 8.0)):
+        register(seed, distance)
+        genloom("promote", "digits")
+    asked = genloom("models", "withdraw", "--dataset", "digits", "--reason", "a wrong licence")
+    assert asked.code == 2
+    assert "digits/2 (digits-vae, digits at r1, the champion)" in asked.err
+    assert "These 2 versions would be withdrawn; add --yes" in asked.err
+    done = genloom(
+        "models", "withdraw", "--dataset", "digits", "--reason", "a wrong licence", "--yes", "--json"
+    )
+    assert [row["name"] for row in json.loads(done.out)] == ["digits/1", "digits/2"]
+    shown = genloom("models", "show", "digits")
+    assert (shown.code, "has no champion: digits/2 was withdrawn" in shown.err) == (2, True)
+    events = json.loads(genloom("ledger", "show", "digits", "--json").out)
+    assert [(event["event"], event["data"]) for event in events[2:]] == [("revoke", "digits@r1")] * 2
+    genloom("models", "restore", "--dataset", "digits", "--reason", "it was right", "--yes")
+    assert all(row["withdrawn"] is None for row in json.loads(genloom("models", "list", "--json").out))
+
+
+def test_a_version_travels_with_its_hashes_and_its_origin(
+    register, root: Path, genloom, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(1, 10.0)
+    parcel = root / "parcel"
+    assert genloom("models", "export", "digits/1", "--format", "genloom", "-o", parcel).code == 0
+    assert "new or empty" in genloom("models", "export", "digits/1", "--format", "genloom", "-o", parcel).err
+    assert (
+        "there are: hf and genloom" in genloom("models", "export", "digits/1", "--format", "x", "-o", "y").err
+    )
+    same = genloom("models", "import", parcel)
+    assert same.out.startswith(f"{parcel} is digits/1 already.")
+    (root / "elsewhere").mkdir()
+    shutil.copy(empty_store, root / "elsewhere")
+    monkeypatch.setenv("GENLOOM_HOME", "elsewhere")
+    report = parcel / "evaluation" / "report.json"
+    whole = report.read_text()
+    report.write_text(whole.replace("10.0", "1.0"))
+    altered = genloom("models", "import", parcel)
+    assert (altered.code, "report.json was altered since" in altered.err) == (2, True)
+    report.write_text(whole)
+    new = json.loads(genloom("models", "import", parcel, "--json").out)
+    assert (new["version"], new["new"], new["origin"]["version"]) == ("digits/1", True, "digits/1")
+    found = json.loads(genloom("models", "lineage", "digits/1", "--json").out)
+    assert found["imported_from"]["digest"] == found["digest"]
+    assert (found["commit"], found["parameters"]["model"]) == ("0123", {"latent": 2})
+    assert genloom("promote", "digits").code == 0
+    genloom("models", "withdraw", "digits/1", "--reason", "it repeats a face")
+    back = genloom("models", "import", parcel)
+    assert (back.code, "was withdrawn on" in back.err) == (2, True)
+    assert "There is no folder" in genloom("models", "import", root / "nowhere").err
+
+
+def test_a_product_that_needs_an_approval(register, root: Path, genloom) -> None:
+    params = root / "params.yaml"
+    params.write_text(
+        params.read_text().replace(
+            "digits: {dataset: digits}", "digits: {dataset: digits, approval: required}"
+        )
+    )
+    register(1, 10.0)
+    refused = genloom("promote", "digits")
+    assert (refused.code, "digits/1 has none on record" in refused.err) == (3, True)
+    assert genloom("models", "approve", "digits/1", "--by", "bo").out == "digits/1 is approved by bo.\n"
+    assert (
+        genloom("models", "approve", "digits/1", "--by", "bo").out == "digits/1 was approved by bo before.\n"
+    )
+    assert genloom("promote", "digits").code == 0
+    assert "approved_by" in genloom("models", "show", "digits/1").out
+    assert genloom("models", "live").out.startswith("No replica answers with anything now")
+    assert json.loads(genloom("models", "live", "--json").out) == []
