@@ -61,6 +61,15 @@ class Local:
 
 
 @dataclass(frozen=True)
+class Session:
+    """Where a local cluster of the project keeps its logs and sockets, and the process that started it."""
+
+    folder: str
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True)
 class Capacity:
     """What all nodes have together, whether it is in use or not."""
 
@@ -214,8 +223,34 @@ def _start(settings: Settings, cpus: int | None, shared: bool) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    _note_session(settings, Path(str(context.address_info["session_dir"])))
     if shared:
         announce(settings, os.getpid(), str(context.address_info["gcs_address"]))
+
+
+def _note_session(settings: Settings, folder: Path) -> None:
+    """Write down where a Ray of the project keeps its logs, which nobody else knows once its process was killed."""
+    own = Session(str(folder), os.getpid(), psutil.Process().create_time())
+    with FileLock(settings.home / ".sessions-lock"):
+        known = [one for one in _sessions(settings) if Path(one.folder).is_dir()]
+        files.write(_sessions_file(settings), json.dumps([asdict(one) for one in (*known, own)]))
+
+
+def sessions_left(settings: Settings) -> list[Path]:
+    """The folders of the project's Rays whose processes have ended."""
+    gone = [Path(one.folder) for one in _sessions(settings) if not alive(one.pid, one.started)]
+    return [folder for folder in gone if folder.is_dir() and folder.name.startswith("session_")]
+
+
+def _sessions(settings: Settings) -> list[Session]:
+    try:
+        return [Session(**one) for one in json.loads(_sessions_file(settings).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _sessions_file(settings: Settings) -> Path:
+    return settings.home / "ray-sessions.json"
 
 
 def _join(address: str, failure: str) -> None:

@@ -26,6 +26,7 @@ from components.image_rows import (
     ParquetRow,
     UnpairedRow,
 )
+from components.layout import check_layout
 from components.molecule_rows import MoleculeFilesRow, NciRow
 from components.music_rows import ChoralesRow, CounterpointRow, MidiRow
 from components.row import Row
@@ -190,10 +191,12 @@ def check_name(name: str) -> None:
 
 
 def open_project(start: Path | None = None) -> Project:
-    """Read and check the project around `start` (by default, the current folder)."""
+    """Read and check the project around `start` (by default, the current folder), and that its home is not too new."""
     root = find_root(start)
     tables = read_tables(root / "params.yaml")
-    return Project(root=root, tables=tables, settings=read_settings(root))
+    settings = read_settings(root)
+    check_layout(settings.home)
+    return Project(root=root, tables=tables, settings=settings)
 
 
 def read_tables(path: Path) -> Tables:

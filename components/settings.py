@@ -10,6 +10,7 @@ from urllib.parse import quote
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from components import layout
 from components.errors import UserError
 
 QUIET = {
@@ -148,4 +149,5 @@ def writable_home(settings: Settings) -> Path:
                 f"The folder {folder} ({name}) cannot be written: {error.strerror}; "
                 f"free some space, change its permissions, or set {name} to another folder."
             ) from error
+    layout.mark_new(settings.home)
     return settings.home

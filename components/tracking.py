@@ -21,6 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from components.errors import UserError
+from components.ops.databases import check_present, run_log
 from components.project import flatten
 from components.settings import Settings, quiet_environment, writable_home
 
@@ -91,10 +92,15 @@ def tells(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P],
 def _silent(settings: Settings, error: Exception) -> UserError:
     """One sentence for a store that does not answer, without the password in its URI."""
     cause = getattr(error, "strerror", None) or _cause(str(error)) or type(error).__name__
-    store = re.sub(r"//[^/@]*@", "//", settings.tracking)
+    store = shown(settings)
     return UserError(
         f"The tracking store {store} failed ({cause}); start or mend it, or set GENLOOM_TRACKING_URI to another."
     )
+
+
+def shown(settings: Settings) -> str:
+    """The store's URI without the password in it."""
+    return re.sub(r"//[^/@]*@", "//", settings.tracking)
 
 
 def _cause(message: str) -> str:
@@ -119,7 +125,8 @@ def open_client(settings: Settings) -> MlflowClient:
     home = writable_home(settings)
     try:
         with FileLock(home / "mlflow.lock"):
-            if not settings.tracking_uri:
+            if (log := run_log(settings)) is not None:
+                check_present(log)
                 _follow_move(home)
             return MlflowClient(tracking_uri=settings.tracking)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
@@ -149,8 +156,13 @@ def _follow_move(home: Path) -> None:
             return
         old, new = row[0].rpartition("/mlartifacts/")[0] + "/mlartifacts/", artifacts(home) + "/"
         if old != new:
-            for table, column in ABSOLUTE:
-                connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, new))
+            rewrite(connection, old, new)
+
+
+def rewrite(connection: sqlite3.Connection, old: str, new: str) -> None:
+    """Put `new` in the place of `old` in all absolute paths of MLflow's database."""
+    for table, column in ABSOLUTE:
+        connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, new))
 
 
 def experiment_of(client: MlflowClient, settings: Settings, product: str) -> str:

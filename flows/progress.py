@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -17,6 +18,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -100,6 +102,30 @@ class Bars(AbstractContextManager["Bars"]):
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)
+
+
+@contextmanager
+def byte_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over bytes, with rate and time left; call what it gives with the bytes that are done, and of how many."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars = Progress(*columns, console=console)
+    bar = bars.add_task(what, total=None)
+
+    def show(done: int, total: int) -> None:
+        """Move the bar, which is first seen when there is something to show."""
+        bars.start()
+        bars.update(bar, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bars.stop()
 
 
 class SearchBar(AbstractContextManager["SearchBar"]):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 20.0
 """Seconds that nvidia-smi has to answer."""
+BACKUP_DAYS = 7
+"""Days after which a backup is so old that it is worth a note."""
 Verdict = Literal["ok", "mend", "note"]
 PORTS = {"https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "ray": 10001, "": 6379}
 """Where a service listens if its address names no port, by scheme; Ray's own address has no scheme. Else 80."""
@@ -124,9 +126,54 @@ def _project() -> Iterator[Finding]:
             "ok" if there else "mend",
             f"{mirror}{'' if there else ' is no folder; mend it'}",
         )
+    yield _backup(project.settings)
+    yield _migration(project.settings)
     yield _port(project.settings.host, project.settings.port)
     yield _tls(project.settings)
     yield from _services(project.settings.tracking_uri)
+
+
+def _backup(settings: Settings) -> Finding:
+    """How old the last backup is, of a home in which there is something to lose."""
+    from components.ops.last import last_backup
+
+    last = last_backup(settings)
+    if last is not None:
+        late = last.age.days >= BACKUP_DAYS
+        again = f"; type genloom ops backup {last.target}" if late else ""
+        return Finding(
+            "backup",
+            "note" if late else "ok",
+            f"{_ago(last.age.total_seconds())} ago, in {last.target}{again}",
+        )
+    if not (settings.home / "mlflow.db").is_file():
+        return Finding("backup", "ok", "nothing to keep yet")
+    return Finding("backup", "note", "none was made; type genloom ops backup FOLDER")
+
+
+def _ago(seconds: float) -> str:
+    """Days, hours or minutes."""
+    for unit, size in (("days", 86_400), ("hours", 3600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 60:.0f} minutes"
+
+
+def _migration(settings: Settings) -> Finding:
+    """Whether the home and its databases are those of this release; databases are only asked for their revision."""
+    from components.errors import UserError
+    from components.ops.migrate import pending
+
+    try:
+        steps = pending(settings)
+    except UserError as error:
+        return Finding("migration", "mend", str(error))
+    if not steps:
+        return Finding("migration", "ok", "nothing to migrate")
+    told = ", ".join(f"{step.name} {step.found} → {step.wanted}" for step in steps)
+    # the run log's database must be up to date before anything can be done, all else is read as it is
+    bad = any(step.file.name == "mlflow.db" for step in steps)
+    return Finding("migration", "mend" if bad else "note", f"{told}; type genloom ops migrate")
 
 
 def _port(host: str, port: int) -> Finding:

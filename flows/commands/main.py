@@ -33,6 +33,7 @@ MODULES = (
     "augment",
     "chat",
     "check",
+    "ops",
     "doctor",
 )
 """The modules of this folder that attach verbs, in the order of the help."""
