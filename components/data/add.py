@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from components import files
 from components.audio_rows import RecordingsRow
 from components.data.describe import (
+    describe_molecules,
     describe_music,
     describe_pictures,
     describe_recordings,
     describe_series,
     describe_text,
-    is_music,
-    is_series,
-    is_sound,
-    is_text,
+    held,
 )
-from components.data.documents import is_empty
-from components.data.example import Dropped, NotARecording, Source, silent
-from components.data.molecule_files import Structure, describe_molecules, is_molecules, open_molecules
-from components.data.recordings import open_recordings
-from components.data.scores import open_pieces
-from components.data.series import cuts_of, unfit
-from components.data.sources import open_source
 from components.data.stages import check_path, ensure_stage, ensure_workspace
-from components.data.tables import open_tables
-from components.data.texts import open_texts
+from components.data.survey import Survey, survey
 from components.errors import UserError
 from components.families.family import names
-from components.modalities import chemistry
-from components.modalities.decoding import NotAPicture
-from components.modalities.tables import Table
 from components.molecule_rows import MoleculeFilesRow
 from components.music_rows import MidiRow
 from components.project import NAME, Project, check_name, open_project, read_tables
@@ -64,31 +51,25 @@ OPTIONS = {
     "molecules": OF_MOLECULES,
 }
 """The options that not every modality has, by what it holds."""
+ROWS: Mapping[str, Callable[[Path, str, Mapping[str, Any]], OwnRow]] = {
+    "text": describe_text,
+    "pictures": describe_pictures,
+    "recordings": describe_recordings,
+    "music": describe_music,
+    "series": lambda _, where, options: describe_series(where, options),
+    "molecules": lambda _, where, options: describe_molecules(where, options),
+}
+"""What makes the row of each, out of the place, how it is written, and other fields."""
 OF_WINDOWS = {"steps": 1500, "batch": 32, "schedule": "wsd", "warmup": 50, "decay": 0.4}
 """How models of series are trained unless somebody says otherwise."""
 CODES, MOST_HALVINGS = 500, 10
 """The most codes of a recording that a run begins with, and how often `vqvae` halves at most."""
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What a source holds at first sight: entries of each class, what is left out and why, unused columns.
-
-    Entries are not decoded, except the first ones, until one is a picture or a recording. `notes` are sentences on what
-    a person should know beside.
-    """
-
-    entries: int
-    classes: Mapping[str, int]
-    dropped: Mapping[str, int]
-    ignored: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
 def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow:
     """The row for the data at `path`: what it holds by its files' names, else pictures.
 
-    `options` are other fields of the row; those of the other modality are refused. Raises `UserError` if there is
+    `options` are other fields of the row; those of other modalities are refused. Raises `UserError` if there is
     no `path`, or it holds the project's data.
     """
     place = expanded(path, "The folder").resolve()
@@ -99,158 +80,23 @@ def describe(project: Project, path: Path, options: Mapping[str, Any]) -> OwnRow
     inside = place.is_relative_to(project.root)
     where = place.relative_to(project.root).as_posix() if inside else place.as_posix()
     check_path(where)
-    holds = _held(place, options)
+    holds = held(place, options)
     wrong = sorted(options.keys() & frozenset().union(*OPTIONS.values()) - OPTIONS[holds])
     if wrong:
         left_out = " and ".join(f"--{option.replace('_', '-')}" for option in wrong)
         raise UserError(f"{place} holds {holds}; leave out {left_out}.")
-    if holds == "molecules":
-        return describe_molecules(where, options)
-    if holds == "music":
-        return describe_music(place, where, options)
-    if holds == "recordings":
-        return describe_recordings(place, where, options)
-    if holds == "text":
-        return describe_text(place, where, options)
-    if holds == "series":
-        return describe_series(where, options)
-    return describe_pictures(place, where, options)
+    try:
+        return ROWS[holds](place, where, options)
+    except ValidationError as error:
+        raise _unfit(error) from error
 
 
-def _held(place: Path, options: Mapping[str, Any]) -> str:
-    """What the file or folder at `place` holds, as `OPTIONS` calls it."""
-    if is_molecules(place, options.get("smiles")):
-        return "molecules"
-    if is_music(place):
-        return "music"
-    if is_sound(place):
-        return "recordings"
-    if is_series(place):
-        return "series"
-    return "text" if is_text(place) else "pictures"
-
-
-def survey(project: Project, name: str, row: OwnRow) -> Survey:
-    """Look at a source without preparing it; raises `UserError` if it holds nothing that can be read."""
-    if isinstance(row, TextFilesRow):
-        return survey_text(project, name, row)
-    if isinstance(row, MidiRow):
-        return survey_music(project, name, row)
-    if isinstance(row, MoleculeFilesRow):
-        return survey_molecules(project, name, row)
-    if isinstance(row, RecordingsRow):
-        return _survey_entries(open_recordings(project, row, silent, set()), row.path, "recording")
-    if isinstance(row, SeriesFilesRow):
-        return _survey_series(project, row)
-    return _survey_entries(open_source(project, row, silent), row.path, "picture")
-
-
-def _survey_series(project: Project, row: SeriesFilesRow) -> Survey:
-    """Count the series of `row`; raises `UserError` if none is long enough for its windows."""
-    dropped: Counter[str] = Counter()
-    entries, ignored, longest, notes = 0, set[str](), 0, list[str]()
-    for name, table in open_tables(project, row, silent):
-        ignored |= set(table.ignored)
-        longest = max(longest, len(table.values))
-        notes += _gaps(name, table, row.fill)
-        for column in table.values[: row.limit].T:
-            reason = unfit(column, row)
-            entries += reason is None
-            dropped.update([] if reason is None else [reason])
-    if not entries:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
-        raise UserError(
-            f"{row.path} holds no series that is long enough for windows of {row.context} + {row.horizon} steps "
-            f"({reasons}; of {longest} steps {cuts_of(longest, row)[0]} would train); add data, or take a smaller "
-            "--context or --horizon."
-        )
-    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(ignored)), tuple(notes))
-
-
-def _gaps(name: str, table: Table, fill: int) -> Iterator[str]:
-    """What a person should know of the steps of a table."""
-    if table.ordered:
-        yield f"{name} was not in order of time, and is sorted."
-    if table.missing:
-        steps = f", among them {table.inserted} steps that were left out" if table.inserted else ""
-        yield (
-            f"{name} has {table.missing} missing values{steps}; gaps of at most {fill} are interpolated, windows that "
-            "touch longer ones left out."
-        )
-
-
-def survey_text(project: Project, name: str, row: TextFilesRow) -> Survey:
-    """Count the documents of `row`; raises `UserError` for a record that cannot be read, or if there is no text."""
-    files = open_texts(project, row, silent)
-    dropped: Counter[str] = Counter()
-    entries = 0
-    for found in files.documents(name, silent):
-        if isinstance(found, Dropped):
-            dropped[found.reason] += 1
-        elif is_empty(found.content):
-            dropped["empty"] += 1
-        else:
-            entries += 1
-    if not entries:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
-        raise UserError(
-            f"{row.path} holds no text that can be read ({reasons or 'no records'}); put text there."
-        )
-    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(files.ignored)))
-
-
-def survey_music(project: Project, name: str, row: MidiRow) -> Survey:
-    """Read the pieces of `row`; raises `UserError` if there is none."""
-    found = list(open_pieces(project, name, row, silent))
-    dropped = Counter(piece.reason for piece in found if isinstance(piece, Dropped))
-    if dropped.total() == len(found):
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
-        raise UserError(f"{row.path} holds no piece that can be read ({reasons}); put MIDI files there.")
-    return Survey(len(found) - dropped.total(), {}, dict(dropped.most_common()), ())
-
-
-def survey_molecules(project: Project, name: str, row: MoleculeFilesRow) -> Survey:
-    """Count the molecules of `row`, which are read until one is valid; raises `UserError` if none is."""
-    chemistry.required()
-    files = open_molecules(project, row, silent)
-    dropped: Counter[str] = Counter()
-    entries, proved = 0, False
-    for found in files.structures(name, silent):
-        valid = isinstance(found, Structure) and (proved or chemistry.read(found.smiles) is not None)
-        proved, entries = proved or valid, entries + valid
-        if not valid:
-            dropped[found.reason if isinstance(found, Dropped) else "no valid molecule"] += 1
-    if not proved:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
-        raise UserError(
-            f"{row.path} holds no molecule that can be read ({reasons or 'no rows'}); put SMILES or SDF there."
-        )
-    return Survey(entries, {}, dict(dropped.most_common()), tuple(sorted(files.ignored)))
-
-
-def _survey_entries(source: Source, path: str | None, noun: str) -> Survey:
-    classes: Counter[str] = Counter()
-    dropped: Counter[str] = Counter()
-    entries, proved = 0, False
-    for entry in source.entries:
-        if isinstance(entry, Dropped):
-            dropped[entry.reason] += 1
-            continue
-        try:
-            if not proved:
-                entry.load()
-                proved = True
-        except (NotAPicture, NotARecording) as reason:
-            dropped[str(reason)] += 1
-            continue
-        entries += 1
-        classes.update([entry.label] if entry.label is not None else [])
-    if not proved:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3))
-        raise UserError(
-            f"{path} holds no {noun} that can be read ({reasons or 'no rows'}); put {noun}s there."
-        )
-    return Survey(entries, dict(sorted(classes.items())), dict(dropped.most_common()), source.ignored)
+def _unfit(error: ValidationError) -> UserError:
+    """The sentence for a value that no row of this modality may have."""
+    first = error.errors()[0]
+    option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "option"
+    cause = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return UserError(f"--{option} is {first['input']!r} and {cause}; take another.")
 
 
 def add(project: Project, name: str, row: OwnRow, by_class: bool = False) -> Survey:

@@ -1,4 +1,4 @@
-"""What a person's files look like: text of which form, pictures with captions or in pairs, or recordings."""
+"""What a person's files look like: of which modality, text of which form, pictures with captions or in pairs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from PIL import Image
 from components.audio_rows import RecordingsRow
 from components.data.example import NotARecording, legible
 from components.data.layout import METADATA
+from components.data.molecule_files import COLUMN, LINES, TABLES, header
+from components.data.molecule_files import RECORDS as STRUCTURES
 from components.data.paired import is_paired
 from components.data.parquet import parquet_files
 from components.data.sound import seconds_of
@@ -26,6 +28,7 @@ from components.data.texts import ABOUT, PLAIN, RECORDS, suffix, text_files
 from components.data.trees import Folder
 from components.errors import UserError
 from components.image_rows import FolderRow, ParquetRow
+from components.molecule_rows import MoleculeFilesRow
 from components.music_rows import MidiRow
 from components.rows import Form, TextFilesRow
 from components.series_rows import SeriesFilesRow
@@ -40,22 +43,74 @@ COVERED, MOST_SECONDS = 95, 10
 """So many percent of the recordings are not cut where nobody says how long they are to be, if that is short enough."""
 
 
+def held(place: Path, options: Mapping[str, Any]) -> str:
+    """What the file or folder at `place` holds, as `genloom data add` calls it; `options` may name columns."""
+    if is_molecules(place, options.get("smiles")):
+        return "molecules"
+    if is_music(place):
+        return "music"
+    if is_sound(place):
+        return "recordings"
+    if is_series(place):
+        return "series"
+    return "text" if is_text(place) else "pictures"
+
+
+def is_molecules(place: Path, column: str | None = None) -> bool:
+    """Whether a file or a folder holds molecules: SMILES, SDF, or tables that all have a column of SMILES.
+
+    With `column`, any table is taken for one; a text is taken for text. A file of molecules beside more pictures,
+    recordings or pieces of music is about those.
+    """
+    files = [place] if place.is_file() else [place / name for name in text_files(place)]
+    tables = [file for file in files if suffix(file.name) in TABLES]
+    if column is not None and tables:
+        return True
+    found = sum(suffix(file.name) in (LINES | STRUCTURES) - {".txt"} for file in files)
+    if all(COLUMN in [name.strip().lower() for name in header(file)] for file in tables):
+        found += len(tables)
+    suffixes = [file.suffix.lower() for file in files]
+    media = _pictures(suffixes), _sounds(suffixes), _pieces(suffixes)
+    return found > 0 and found >= max(media)
+
+
 def is_sound(place: Path) -> bool:
     """Whether a file or a folder holds recordings: no Parquet, and no more pictures or texts than recordings."""
     if place.is_file():
         return place.suffix.lower() in SOUNDS
-    suffixes = [Path(name).suffix.lower() for name in Folder(place).files if Path(name).name != METADATA]
+    suffixes = _suffixes(place)
     sounds = sum(found in SOUNDS for found in suffixes)
-    pictures = sum(found in Image.registered_extensions() for found in suffixes)
-    texts = sum(found in PLAIN | RECORDS for found in suffixes)
-    return sounds > 0 and ".parquet" not in suffixes and sounds >= max(pictures, texts)
+    return (
+        sounds > 0 and ".parquet" not in suffixes and sounds >= max(_pictures(suffixes), _texts_of(suffixes))
+    )
 
 
 def is_music(place: Path) -> bool:
-    """Whether a file is MIDI, or at least half of those in a folder are."""
-    names = [place.name] if place.is_file() else Folder(place).files
-    found = sum(name.lower().endswith(MIDI) for name in names)
-    return found > 0 and 2 * found >= len(names)
+    """Whether a file is MIDI, or a folder holds MIDI, and no more recordings, pictures or texts than that."""
+    suffixes = [place.suffix.lower()] if place.is_file() else _suffixes(place)
+    found = _pieces(suffixes)
+    return found > 0 and found >= max(_sounds(suffixes), _pictures(suffixes), _texts_of(suffixes))
+
+
+def _suffixes(folder: Path) -> list[str]:
+    """The ends of the names of the files in a folder, without those of metadata."""
+    return [Path(name).suffix.lower() for name in Folder(folder).files if Path(name).name != METADATA]
+
+
+def _pieces(suffixes: Sequence[str]) -> int:
+    return sum(found in MIDI for found in suffixes)
+
+
+def _sounds(suffixes: Sequence[str]) -> int:
+    return sum(found in SOUNDS for found in suffixes)
+
+
+def _pictures(suffixes: Sequence[str]) -> int:
+    return sum(found in Image.registered_extensions() for found in suffixes)
+
+
+def _texts_of(suffixes: Sequence[str]) -> int:
+    return sum(found in PLAIN | RECORDS for found in suffixes)
 
 
 def describe_music(place: Path, where: str, options: Mapping[str, Any]) -> MidiRow:
@@ -221,3 +276,8 @@ def _first(file: Path) -> Any:
             return json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{file}, line 1 is not valid JSON ({error}); mend or remove it.") from error
+
+
+def describe_molecules(where: str, options: Mapping[str, Any]) -> MoleculeFilesRow:
+    """The row for molecules whose path is written as `where`."""
+    return MoleculeFilesRow(source="molecules", path=where, **options)

@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -231,24 +231,3 @@ def _whole(file: MoleculeFile) -> Iterator[None]:
         raise UserError(
             f"{file.name} is no whole gzip file ({error}); copy it again or remove it."
         ) from error
-
-
-def is_molecules(place: Path, column: str | None = None) -> bool:
-    """Whether a file or a folder holds molecules: SMILES, SDF, or tables with a column of SMILES and nothing else.
-
-    With `column`, any table is taken for one; a text is taken for text.
-    """
-    files = [place] if place.is_file() else [place / name for name in text_files(place)]
-    kinds = [suffix(file.name) for file in files]
-    if any(kind in (LINES | RECORDS) - {".txt"} for kind in kinds):
-        return True
-    tables = [file for file, kind in zip(files, kinds, strict=True) if kind in TABLES]
-    return bool(tables) and (
-        column is not None
-        or all(COLUMN in [name.strip().lower() for name in header(file)] for file in tables)
-    )
-
-
-def describe_molecules(where: str, options: Mapping[str, Any]) -> MoleculeFilesRow:
-    """The row for molecules whose path is written as `where`."""
-    return MoleculeFilesRow(source="molecules", path=where, **options)

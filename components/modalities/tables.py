@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count as count_up
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -71,7 +72,10 @@ def read_csv(text: str, where: str, time: str | None = None) -> Table:
 
     Cells are separated by commas, semicolons, tabs or blanks, whichever the first line has. Raises `UserError`.
     """
-    rows = _cells(text)
+    try:
+        rows = _cells(text)
+    except csv.Error as error:
+        raise UserError(f"{where} cannot be read as a table ({error}); mend its quotation marks.") from error
     if not rows:
         raise UserError(f"{where} is empty; write a row of numbers a time step into it.")
     header = any(_number(cell) is None and not _is_missing(cell) for cell in rows[0]) and (
@@ -138,11 +142,15 @@ def _kind(cell: str) -> str:
 def _named(found: Sequence[str], count: int) -> list[str]:
     """A name for each of `count` columns, each once."""
     names = list(found) or [f"value{place + 1}" if count > 1 else "value" for place in range(count)]
+    taken = set(names)
     seen: Counter[str] = Counter()
     for place, name in enumerate(names):
         seen[name] += 1
         if seen[name] > 1:
-            names[place] = f"{name}.{seen[name] - 1}"
+            names[place] = next(
+                free for turn in count_up(seen[name] - 1) if (free := f"{name}.{turn}") not in taken
+            )
+            taken.add(names[place])
     return names
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from components import files
 from components.errors import FailedError, UserError
-from components.labels.formats import PCM, format_of, media_type_of
+from components.labels.formats import PCM, PNG, TEXT, format_of, media_type_of
 from components.labels.marker import Marker, lay_beside
 from components.modalities.drawing import PIXELS, ImageRequest, PictureBody
 from components.modalities.editing import ImageEditRequest, ImageVariationRequest
@@ -268,6 +268,22 @@ def _marked(drawing: Drawing, file: bytes) -> bytes:
     if drawing.marker is None or kind is None:
         return file
     return drawing.marker.mark(file, kind, drawing.seed)[0]
+
+
+def write_pictured(
+    marker: Marker | None, path: Path, content: bytes, picture: bytes, seed: int
+) -> list[Path]:
+    """Write a text such as CSV or SMILES with its mark beside it, and a picture of it; the paths of both."""
+    beside = path.with_suffix(".png")
+    files.write(path, content)
+    lay_beside(marker, path, TEXT, seed)
+    files.write(beside, marked_picture(marker, picture, seed))
+    return [path, beside]
+
+
+def marked_picture(marker: Marker | None, picture: bytes, seed: int) -> bytes:
+    """A picture of what a model made, with the mark of that."""
+    return picture if marker is None else marker.mark(picture, PNG, seed)[0]
 
 
 def at_once(size: str | None, most: int) -> int:

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from components import files
 from components.errors import UserError
 from components.modalities.chart import GREY, ORANGE, Band, Line, Panel, chart
 from components.modalities.forecast import UNNAMED, SeriesRequest, as_csv, as_json, collected
 from components.modalities.series import Series
-from components.modalities.tables import Table, Values, regular, to_csv
+from components.modalities.tables import Table, Values, read_csv, regular, to_csv
 from components.serving import client
 from components.serving.catalog import SEEDS
-from components.serving.draw import RECORD, body_of, check_version
+from components.serving.draw import RECORD, body_of, check_version, write_pictured
 from components.serving.place import Place
 
 KINDS = (".csv", ".json")
@@ -79,13 +78,11 @@ def forecast(place: Place, path: Path | None, given: Mapping[str, Any]) -> Forec
     return Forecast(content, picture, first, body.n - len(content.get("seeds", content["data"])))
 
 
-def written(answer: Forecast, target: Path) -> list[Path]:
+def written(place: Place, answer: Forecast, target: Path) -> list[Path]:
     """Write the answer as the end of `target` says, and its picture beside it; the files, in that order."""
     kind = target.suffix.lower()
-    beside = target.with_suffix(".png")
-    files.write(target, as_json(answer.content) if kind == ".json" else as_csv(answer.content))
-    files.write(beside, answer.picture)
-    return [target, beside]
+    content = as_json(answer.content) if kind == ".json" else as_csv(answer.content)
+    return write_pictured(place.marker, target, content, answer.picture, answer.seed)
 
 
 def _asked(place: Place, body: SeriesRequest) -> dict[str, Any]:
@@ -106,6 +103,9 @@ def _before(body: SeriesRequest, table: Table | None) -> Mapping[str, Values]:
     """The context by channel, as it was given."""
     if table is not None:
         return {name: table.values[:, place] for place, name in enumerate(table.names)}
+    if isinstance(body.context, str):  # CSV in a file of JSON
+        table = regular(read_csv(body.context, "The context"), "The context")
+        return _before(body, table)
     given = body.context if isinstance(body.context, dict) else {body.channel or UNNAMED: body.context}
     return {name: np.array(values, dtype=np.float64) for name, values in given.items()}
 

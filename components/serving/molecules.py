@@ -15,7 +15,7 @@ from components.modalities.designing import MOST, MoleculeRequest
 from components.modalities.structures import described, filed, gallery
 from components.serving import client
 from components.serving.catalog import SEEDS, Withheld
-from components.serving.draw import RECORD, body_of, check_version
+from components.serving.draw import RECORD, body_of, check_version, marked_picture, write_pictured
 from components.serving.making import Made, begin
 from components.serving.place import Place
 
@@ -153,9 +153,7 @@ def write(path: Path, molecules: Molecules) -> list[Path]:
     """Write the file at `path`, and unless it is a picture itself, a picture beside it; says which."""
     picture = gallery([str(one["smiles"]) for one in molecules.shown])
     if path.suffix.lower() == ".png":
-        files.write(path, picture)
+        files.write(path, marked_picture(molecules.place.marker, picture, molecules.seed))
         return [path]
-    files.write(path, filed(molecules.shown, path.suffix.lower().removeprefix(".")))
-    beside = path.with_suffix(".png")
-    files.write(beside, picture)
-    return [path, beside]
+    content = filed(molecules.shown, path.suffix.lower().removeprefix("."))
+    return write_pictured(molecules.place.marker, path, content, picture, molecules.seed)

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.data.add import describe, goal, survey
+from components.data.add import describe, goal
+from components.data.describe import held
+from components.data.survey import survey
 from components.errors import UserError
 from components.image_rows import FolderRow, ParquetRow
 from components.project import Project
@@ -113,3 +115,21 @@ def test_what_augment_writes_is_classes(bare: Bare, draw: Draw) -> None:
     row = describe(project, project.root / "more", {})
     assert goal(row) == ("free", ("vae", "gan"))
     assert survey(project, "more", row).classes == {"cat": 3, "dog": 3}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".wav", ".mid"])
+def test_molecules_that_say_something_of_other_files_do_not_hide_them(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "about.csv").write_text("file,SMILES\na,CCO\n")
+    assert held(tmp_path, {}) == "molecules"
+    for number in range(2):
+        (tmp_path / f"{number}{suffix}").write_bytes(b"")
+    assert held(tmp_path, {}) == {".png": "pictures", ".wav": "recordings", ".mid": "music"}[suffix]
+    assert held(tmp_path, {"smiles": "SMILES"}) == "molecules"
+
+
+@pytest.mark.parametrize(("file", "bound"), [("a.csv", 16384), ("a.smi", 2048)])
+def test_an_option_out_of_bounds_is_one_sentence(bare: Bare, file: str, bound: int) -> None:
+    project = bare({})
+    (project.root / file).write_text("a\n1\n2\n")
+    with pytest.raises(UserError, match=f"^--context is 60000 and should be .* {bound}; take another"):
+        describe(project, project.root / file, {"context": 60000})

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 
-from components.data.add import describe, goal, survey
+from components.data.add import describe, goal
 from components.data.dataset import Batches, Dataset, Position
-from components.data.molecule_files import is_molecules
+from components.data.describe import is_molecules
 from components.data.molecules import Shelf
 from components.data.prepare import prepare
 from components.data.stages import ensure_stage
+from components.data.survey import survey
 from components.errors import UserError
 from components.families.family import END, NOTHING
 from components.modalities import chemistry

@@ -140,10 +140,12 @@ def test_official_folders_are_kept(bare: Bare) -> None:
     }
 
 
-def test_a_folder_is_music_if_half_of_its_files_are(tmp_path: Path) -> None:
+def test_a_folder_is_music_if_no_kind_of_files_is_more_frequent(tmp_path: Path) -> None:
     assert not is_music(tmp_path)
     (tmp_path / "a.mid").write_bytes(b"")
     (tmp_path / "cover.png").write_bytes(b"")
+    (tmp_path / "a.wav").write_bytes(b"")
+    (tmp_path / "LICENSE").write_bytes(b"")
     assert is_music(tmp_path)
     assert is_music(tmp_path / "a.mid")
     (tmp_path / "back.png").write_bytes(b"")

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.data.add import add, describe, survey
+from components.data.add import add, describe
 from components.data.dataset import Batches, Dataset, Position
 from components.data.prepare import prepare
+from components.data.survey import survey
 from components.errors import UserError
 from components.families.family import END
 from components.modalities.binning import ANY, HEAD

@@ -46,6 +46,7 @@ def test_what_is_missing_is_no_number() -> None:
         ("a\n1\n2x\n3\n4\n", None, "it.csv, line 3: “2x” in the column “a” is no number; mend it"),
         ("a\n1\ninf\n3\n4\n", None, "it.csv, line 3: “inf” in the column “a” is no number"),
         ("a,b\nx,y\nz,w\n", None, "it.csv holds no column of numbers"),
+        (f'a,b\n1,"{"x" * 140_000}"\n', None, "it.csv cannot be read as a table (field larger"),
         ("a,b\n1,2\n", "when", "There is no column in it.csv “when”"),
         ("when,a\n2024-01-01,1\nsoon,2\n", "when", "it.csv, line 3: “soon” in the column “when” is no time"),
     ],
@@ -116,3 +117,9 @@ def test_a_table_is_written_as_it_is_read() -> None:
         assert np.array_equal(again.values, table.values, equal_nan=True)
         assert np.array_equal(again.times, table.times) if table.times is not None else again.times is None
     assert read_csv("a\n1\n2\n3\n", "it").last(2).values.tolist() == [[2], [3]]
+
+
+def test_columns_of_one_name_are_all_kept() -> None:
+    table = read_csv("a,a,a.1\n1,2,3\n4,5,6\n", "it")
+    assert table.names == ("a", "a.2", "a.1")
+    assert table.values[0].tolist() == [1, 2, 3]
