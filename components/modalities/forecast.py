@@ -22,8 +22,10 @@ from components.modalities.modality import Order
 from components.modalities.tables import Times, Values, filled, following, read_csv, regular
 
 QUANTILES = (0.1, 0.5, 0.9)
-ROWS = 16_384
-"""The most rows of a request: futures, or windows, of every channel."""
+ROWS = 1024
+"""The most rows of a request: futures, or windows, of every channel; more never find room in an engine's queue."""
+LARGEST = 1e100
+"""The largest magnitude of a context's values: squares of larger ones are no numbers any more."""
 MEDIA = {"json": "application/json", "csv": "text/csv; charset=utf-8"}
 UNNAMED = "value"
 
@@ -53,9 +55,9 @@ def _numbers(value: Any, which: str) -> list[float | None]:
         )
     for place, one in enumerate(value):
         number = isinstance(one, int | float) and not isinstance(one, bool)
-        if one is not None and not (number and math.isfinite(one)):
+        if one is not None and not (number and abs(one) <= LARGEST):
             raise ValueError(
-                f"{which} has no finite number at place {place}; send one, or null where it is missing"
+                f"{which} has no number of at most {LARGEST:g} at place {place}; send one, or null where it is missing"
             )
     return [None if one is None else float(one) for one in value]
 
@@ -73,7 +75,7 @@ class SeriesRequest(BaseModel):
     model: str | None = None
     context: str | list[float | None] | dict[str, list[float | None]] | None = None
     horizon: int | None = Field(default=None, ge=1, le=65_536)
-    n: int = Field(default=1, ge=1, le=4096)
+    n: int = Field(default=1, ge=1, le=ROWS)
     quantiles: Annotated[list[Quantile], Field(max_length=99), AfterValidator(_rising)] = list(QUANTILES)
     temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
@@ -154,6 +156,10 @@ def _forecasts(
         if len(kept) and math.isnan(whole[-1]):
             raise UserError(
                 f"The context of “{shortened(name)}” ends with a missing value; send it up to one that is known."
+            )
+        if len(kept) and float(np.abs(kept).max()) > LARGEST:
+            raise UserError(
+                f"The context of “{shortened(name)}” has values beyond {LARGEST:g}; send them in a larger unit."
             )
         if len(kept) < LEAST_CONTEXT:
             raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from binascii import Error as NotBase64
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
@@ -47,10 +46,12 @@ def prime_of(body: MusicRequest, notation: Notation) -> tuple[Score | None, list
     if body.prime is None:
         return None, []
     try:
-        score = read_midi(b64decode(body.prime, validate=True), notation.steps)
-        return score, notation.encode(score)
-    except NotBase64 as error:
+        content = b64decode(body.prime, validate=True)
+    except ValueError as error:  # binascii's is one, and so is that for letters beyond ASCII
         raise UserError("“prime” is no Base64; send the bytes of a MIDI file so.") from error
+    try:
+        score = read_midi(content, notation.steps)
+        return score, notation.encode(score)
     except NotMusic as reason:
         wanted = (
             f"{len(notation.voices)} tracks of one note at a time each ({', '.join(v.name for v in notation.voices)})"

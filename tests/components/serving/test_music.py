@@ -127,6 +127,7 @@ def test_one_file_as_it_is(client: TestClient) -> None:
         ({"label": "7"}, "label"),
         ({"temperature": 3}, "temperature"),
         ({"response_format": "mp3"}, "response_format"),
+        ({"prime": "é"}, "“prime” is no Base64"),
         ({"stream": True}, "stream"),
     ],
 )

@@ -132,7 +132,7 @@ def test_a_long_horizon_looks_at_less(client: TestClient) -> None:
         ({"context": []}, "“context” is no list of numbers, object of such by channel or text of CSV"),
         ({"context": {}}, "“context” names no channel"),
         ({"context": [1.0] * 9 + [None]}, "ends with a missing value"),
-        ({"context": [1, 2, "x"] * 9}, "“context” has no finite number at place 2"),
+        ({"context": [1, 2, "x"] * 9}, "“context” has no number of at most 1e+100 at place 2"),
         ({"context": {"low": "x"}}, "“context.low” is no list of numbers"),
         ({"context": "a,b\n1,2\n3\n"}, "The context, line 3 has 1 cells and the first line has 2"),
         ({"context": "words"}, "The context"),
@@ -146,7 +146,9 @@ def test_a_long_horizon_looks_at_less(client: TestClient) -> None:
         ({"context": [1.0] * 24, "quantiles": [1.5]}, "quantiles"),
         ({"context": [1.0] * 24, "n": 0}, "n"),
         ({"prompt": "Once"}, "prompt"),
-        ({"context": {str(one): [1.0] * 24 for one in range(9)}, "n": 4096}, "may ask for 16384"),
+        ({"context": {str(one): [1.0] * 24 for one in range(9)}, "n": 999}, "may ask for 1024"),
+        ({"context": [1, 2, 10**400] * 9}, "“context” has no number of at most 1e+100 at place 2"),
+        ({"context": "a\n" + "1\n1e200\n" * 9}, "has values beyond 1e+100; send them in a larger unit"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_a_sentence(

@@ -43,7 +43,9 @@ def test_a_file_and_its_picture_are_written(project: Path, genloom: Genloom, url
         "7 molecules, 5 valid, of 7 that were drawn.\n"
     )
     assert out.read_text() == "".join(f"{WRITTEN[seed]} {seed}\n" for seed in VALID if seed < 7)
-    assert (project / "out.png").read_bytes().startswith(b"\x89PNG")
+    for file in (out, project / "out.png"):
+        told = json.loads(genloom("labels", "read", file, "--json").out)
+        assert told["statement"]["product"] == "digits", told
     alone = genloom(*ASK, "--prompt", "c1ccccc1", "-n", 2, "-o", project / "alone.png")
     assert alone.code == 0, alone.err
     assert not (project / "alone.smi").exists()

@@ -77,22 +77,26 @@ def test_futures_are_a_table_with_a_picture(
     assert len(rows) == 12
     here = Place("digits", 2, "series", describe(loaded), loaded=loaded)
     again = forecast.forecast(here, context, {"n": 5, "seed": 3, "horizon": 6, "quantiles": [0.25, 0.75]})
-    forecast.written(again, project / "here.csv")
+    forecast.written(here, again, project / "here.csv")
     assert (project / "here.csv").read_bytes() == out.read_bytes(), "by the server and here: the same bits"
+    for file in (out, out.with_suffix(".png")):
+        said = genloom("labels", "read", file, "--json")
+        assert json.loads(said.out)["statement"]["product"] == "digits", said
 
 
 def test_a_context_may_be_json_or_parquet(project: Path, genloom: Genloom, url: str) -> None:
     values = waves()[-24:, 0]
     (project / "it.json").write_text(json.dumps({"low": values.tolist()}))
     pq.write_table(pa.table({"low": values}), project / "it.parquet")
+    (project / "text.json").write_text(json.dumps("low\n" + "\n".join(map(repr, values.tolist()))))
     answers = []
-    for name in ("it.json", "it.parquet"):
+    for name in ("it.json", "it.parquet", "text.json"):
         out = project / f"{name}.out.json"
         said = genloom(*ASK, "--context", project / name, "-n", 2, "-o", out, "--json")
         assert said.code == 0, said.err
         assert json.loads(said.out)["files"][0] == str(out)
         answers.append(json.loads(out.read_text())["data"])
-    assert answers[0] == answers[1]
+    assert answers[0] == answers[1] == answers[2]
     assert len(answers[0][0]["samples"]) == 2
 
 
