@@ -31,6 +31,15 @@ CHOICES = {
     "bands": ("qed", "logp", "weight"),
     "hold_out": ("content", "scaffold"),
 }
+ENTRIES = {
+    "image": "pictures",
+    "text": "documents",
+    "audio": "recordings",
+    "music": "pieces",
+    "series": "series",
+    "molecule": "molecules",
+}
+"""What the entries of a dataset are called, by its modality."""
 
 
 def attach(app: typer.Typer) -> None:
@@ -120,22 +129,17 @@ def add_data(
     given |= {"caption": caption, "size": None if size is None else _size(size)}
     given |= {"tokenizer": tokenizer, "context": context, "unit": unit}
     given |= {"rate": rate, "seconds": seconds, "notation": notation, "steps": steps}
-    given |= {"rate": rate, "seconds": seconds, "horizon": horizon, "season": season, "time": time}
+    given |= {"horizon": horizon, "season": season, "time": time}
     given |= {"smiles": smiles, "bands": bands, "hold_out": hold_out}
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
     row = describe(project, path, {**options, "licence": licence})
     found = add(project, name, row, by_class)
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
-    whats = {
-        "text": "documents",
-        "audio": "recordings",
-        "music": "pieces",
-        "series": "series",
-        "molecule": "molecules",
-    }
-    what = whats.get(row.modality, "pictures")
-    print(f"{found.entries} {what}" + (f" in {len(found.classes)} classes: {classes}" if classes else ""))
+    print(
+        f"{found.entries} {ENTRIES[row.modality]}"
+        + (f" in {len(found.classes)} classes: {classes}" if classes else "")
+    )
     for reason, count in found.dropped.items():
         print(f"{count} left out: {reason}")
     for note in found.notes:
@@ -224,7 +228,7 @@ def show_dataset(name: Name, as_json: AsJson = False) -> None:
 
 
 def _size_of(split: dict[str, Any]) -> str | int:
-    """The rows of a split; of text and recordings also what they hold."""
+    """The rows of a split; of others than pictures also what they hold."""
     if "minutes" in split:
         return f"{split['rows']} rows, {split['minutes']} minutes"
     if "pieces" in split:
