@@ -13,6 +13,9 @@ import numpy as np
 
 from components import files
 from components.errors import UserError
+from components.labels.formats import PNG, TEXT, text_content
+from components.labels.marker import lay_beside
+from components.labels.statement import FIELD
 from components.modalities.chart import GREY, ORANGE, Band, Line, Panel, chart
 from components.modalities.forecast import UNNAMED, SeriesRequest, as_csv, as_json, collected
 from components.modalities.series import Series
@@ -79,12 +82,19 @@ def forecast(place: Place, path: Path | None, given: Mapping[str, Any]) -> Forec
     return Forecast(content, picture, first, body.n - len(content.get("seeds", content["data"])))
 
 
-def written(answer: Forecast, target: Path) -> list[Path]:
-    """Write the answer as the end of `target` says, and its picture beside it; the files, in that order."""
-    kind = target.suffix.lower()
-    beside = target.with_suffix(".png")
-    files.write(target, as_json(answer.content) if kind == ".json" else as_csv(answer.content))
-    files.write(beside, answer.picture)
+def written(place: Place, answer: Forecast, target: Path) -> list[Path]:
+    """Write the answer as the end of `target` says, and its picture beside it; the files, in that order.
+
+    JSON and picture carry marks; a table has no place for one, so the statement lies beside.
+    """
+    table, beside, marker = as_csv(answer.content), target.with_suffix(".png"), place.marker
+    if target.suffix.lower() == ".json":
+        told = {} if marker is None else {FIELD: marker.told([text_content(table)])}
+        files.write(target, as_json({**answer.content, **told}))
+    else:
+        files.write(target, table)
+        lay_beside(marker, target, TEXT, answer.seed)
+    files.write(beside, answer.picture if marker is None else marker.mark(answer.picture, PNG, answer.seed)[0])
     return [target, beside]
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from components import files
 from components.errors import FailedError, UserError
+from components.labels.formats import PNG, TEXT
+from components.labels.marker import lay_beside
 from components.modalities import chemistry
 from components.modalities.designing import MOST, MoleculeRequest
 from components.modalities.structures import described, filed, gallery
@@ -150,12 +152,18 @@ def _ask(place: Place, body: MoleculeRequest) -> dict[str, Any]:
 
 
 def write(path: Path, molecules: Molecules) -> list[Path]:
-    """Write the file at `path`, and unless it is a picture itself, a picture beside it; says which."""
-    picture = gallery([str(one["smiles"]) for one in molecules.shown])
+    """Write the file at `path`, and unless it is a picture itself, a picture beside it; says which.
+
+    The picture carries a mark; the others have no place for one, so the statement lies beside.
+    """
+    marker, picture = molecules.place.marker, gallery([str(one["smiles"]) for one in molecules.shown])
+    if marker is not None:
+        picture, _ = marker.mark(picture, PNG, molecules.seed)
     if path.suffix.lower() == ".png":
         files.write(path, picture)
         return [path]
     files.write(path, filed(molecules.shown, path.suffix.lower().removeprefix(".")))
+    lay_beside(marker, path, TEXT, molecules.seed)
     beside = path.with_suffix(".png")
     files.write(beside, picture)
     return [path, beside]

@@ -207,7 +207,7 @@ def _forecast(place: Place, asked: dict[str, Any], out: Path, as_json: bool) -> 
             f"The answer would take the place of {context}, which was given; write elsewhere with -o."
         )
     found = forecast.forecast(place, context, {**asked, "quantiles": _levels(levels)})
-    written = forecast.written(found, out)
+    written = forecast.written(place, found, out)
     if found.withheld:
         typer.echo(
             f"The content filter of {place.product} withheld {found.withheld} of {asked['n']}.", err=True

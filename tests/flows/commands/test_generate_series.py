@@ -77,7 +77,7 @@ def test_futures_are_a_table_with_a_picture(
     assert len(rows) == 12
     here = Place("digits", 2, "series", describe(loaded), loaded=loaded)
     again = forecast.forecast(here, context, {"n": 5, "seed": 3, "horizon": 6, "quantiles": [0.25, 0.75]})
-    forecast.written(again, project / "here.csv")
+    forecast.written(here, again, project / "here.csv")
     assert (project / "here.csv").read_bytes() == out.read_bytes(), "by the server and here: the same bits"
 
 
