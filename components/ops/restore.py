@@ -84,8 +84,9 @@ def restore(
     """Make the state of a backup that of the project at `root`; until it is written whole, everything stays as it was.
 
     What is there already is refused, unless `over`: then it is set aside, whole. Files of the project that differ
-    stay, unless `over`. What was withdrawn in the old state stays so: an old backup is no way back. A process that has had the run log open must not use it afterwards: it would go on with the old
-    one. Raises `UserError` while anything runs, and for a backup that is not whole.
+    stay, unless `over`. What was withdrawn in the old state stays so: an old backup is no way back. A process that has
+    had the run log open must not use it afterwards: it would go on with the old one. Raises `UserError` while anything
+    runs, and for a backup that is not whole.
     """
     refuse_running(settings, "restoring")
     snapshot = check(source, at, progress)
@@ -321,7 +322,10 @@ def _withdraw_again(
     """Withdraw what was withdrawn `before` and is the same artifact now, with the reason of then; what was done."""
     again = []
     for name, (line, _) in before.items():
-        if line.product not in lines or line.version in revocation.standing_of(settings, line.product).revoked:
+        if (
+            line.product not in lines
+            or line.version in revocation.standing_of(settings, line.product).revoked
+        ):
             continue
         with contextlib.suppress(UserError):  # a version that was registered after the backup
             version = Registry(settings).version(line.product, line.version)

@@ -94,7 +94,9 @@ def written(place: Place, answer: Forecast, target: Path) -> list[Path]:
     else:
         files.write(target, table)
         lay_beside(marker, target, TEXT, answer.seed)
-    files.write(beside, answer.picture if marker is None else marker.mark(answer.picture, PNG, answer.seed)[0])
+    files.write(
+        beside, answer.picture if marker is None else marker.mark(answer.picture, PNG, answer.seed)[0]
+    )
     return [target, beside]
 
 

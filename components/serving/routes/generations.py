@@ -136,7 +136,11 @@ def _written(loaded: Loaded, made: Sequence[Made]) -> bytes:
 def _contents(made: Sequence[Made], media_type: str) -> list[str] | None:
     """The hashes of files that have no place for a mark, such as texts; None of others."""
     kind = format_of(made[0].media_type or media_type)
-    return None if kind.put is not None else [kind.content(one.content) for one in made if one.content is not None]
+    return (
+        None
+        if kind.put is not None
+        else [kind.content(one.content) for one in made if one.content is not None]
+    )
 
 
 def _series(loaded: Loaded, body: SeriesRequest, made: Sequence[Made]) -> bytes:

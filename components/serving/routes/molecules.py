@@ -45,9 +45,7 @@ def _headers(loaded: Loaded, seed: int, answer: dict[str, Any]) -> dict[str, str
     return {**headers(loaded, seed), "x-genloom-drawn": str(answer["drawn"])}
 
 
-def _written(
-    loaded: Loaded, body: MoleculeRequest, answer: dict[str, Any], seed: int
-) -> tuple[bytes, str]:
+def _written(loaded: Loaded, body: MoleculeRequest, answer: dict[str, Any], seed: int) -> tuple[bytes, str]:
     """The answer in the format that is asked for, and its media type; of a file of several the hash is kept, too."""
     shown = [one for one in answer["data"] if "withheld" not in one]
     if body.response_format != "json":

@@ -165,7 +165,9 @@ def test_what_was_made_from_it_and_what_was_trained_on_its_data(settings: Settin
 def test_what_was_imported_was_made_from_nothing_here(settings: Settings, three, make) -> None:
     """Its settings name versions of the project it comes from, whose numbers others have here."""
     artifact, evaluation = make(5, init="digits/1")
-    imported = Registry(settings).register(artifact, evaluation, "import-5", "", origin={"version": "digits/9"})
+    imported = Registry(settings).register(
+        artifact, evaluation, "import-5", "", origin={"version": "digits/9"}
+    )
     assert imported not in descendants(Registry(settings), [three[0]])
     assert lineage(settings, imported).ancestors == ("digits/1",), "told, and not looked for"
     withdraw(settings, three[0], WHY, purge=True)
