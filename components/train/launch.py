@@ -102,7 +102,7 @@ def _train(
 def _created(folder: Path) -> str:
     if (folder / "run.json").is_file():
         return load_run(folder).created
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _run(settings: Settings, plan: Plan, workers: int) -> None:

@@ -36,6 +36,7 @@ from components.train.launch import train
 from components.train.runs import load_run, read_progress
 from tests.components.ops.conftest import RECORD, Site
 from tests.components.train.test_local import SMALL, equal, weights
+from tests.until import until
 
 USUAL = parts_of((), ())
 
@@ -374,12 +375,14 @@ def test_backups_taken_while_champions_move_are_of_one_moment(
     thread = threading.Thread(target=move)
     thread.start()
     try:
-        taken = [take(project, tmp_path / "backups", "checkpoints") for _ in range(4)]
+        taken = []
+        for number in range(4):
+            until(lambda: moves > number)  # noqa: B023
+            taken.append(take(project, tmp_path / "backups", "checkpoints"))
     finally:
         over.set()
         thread.join()
     lines = [snapshot.products["digits"] for snapshot in taken]
-    assert moves > 1
     assert lines == sorted(lines)
     assert lines[0] < lines[-1], "it was busy meanwhile"
     for snapshot in taken:

@@ -167,7 +167,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(project: Path, genloom: G
             ("data", "add", "mine", "words", "--size", "8", "--fit", "crop"),
             "holds text; leave out --fit and --si",
         ),
-        (("data", "add", "mine", "words", "--context", "7"), "--context is 7; take a number of tokens"),
+        (("data", "add", "mine", "words", "--context", "7"), "--context is 7; take a number from 8 to 65536"),
         (
             ("data", "add", "mine", "words", "--tokenizer", "x"),
             "--tokenizer is “x”; take characters, bytes or b",

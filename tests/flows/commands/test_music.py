@@ -124,7 +124,7 @@ def test_own_files_from_folder_to_report(project: Path, genloom: Genloom) -> Non
         (("--steps", 99), "--steps is 99; take steps a quarter from 1 to 24."),
         (("--size", "8"), "holds music; leave out --size."),
         (("--by-class",), "--by-class is for pictures with classes alone"),
-        (("--notation", "grid", "--context", 4), "--context is 4; take a number of tokens"),
+        (("--notation", "grid", "--context", 4), "--context is 4; take a number from 8"),
     ],
 )
 def test_wrong_options_are_told(
