@@ -68,7 +68,9 @@ def train(
 def load(where: Project, name: str | Path) -> Model:
     """A model by version (digits/3, digits@champion), by training run, or by the folder of an artifact."""
     if isinstance(name, Path):
-        return load_artifact(name)
+        model = load_artifact(name)
+        check_digest(where.settings, model.about.product, model.digest)
+        return model
     if "/" in name or "@" in name:
         registry = Registry(where.settings)
         return load_artifact(registry.fetch(registry.named(name)))

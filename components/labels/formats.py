@@ -57,8 +57,9 @@ OTHER = Format(lambda file: hashlib.sha256(b"file " + file).hexdigest())
 
 
 def format_of(media_type: str) -> Format:
-    """How files of a media type, with or without its parameters, are marked."""
-    return FORMATS.get(media_type.partition(";")[0], OTHER)
+    """How files of a media type, with or without its parameters, are marked; tables and SMILES are texts as well."""
+    kind = media_type.partition(";")[0]
+    return FORMATS[TEXT] if kind.startswith(("text/", "chemical/")) else FORMATS.get(kind, OTHER)
 
 
 def media_type_of(file: bytes) -> str | None:

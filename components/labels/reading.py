@@ -236,16 +236,15 @@ def _answer(file: bytes) -> dict[str, Any] | None:
 
 def _read_answer(answer: Mapping[str, Any], settings: Settings) -> Reading:
     """An answer's texts are compared with the hashes in its field; files in it carry marks of their own."""
+    statement, said = of_content(answer[FIELD]), answer[FIELD].get("contents")
     files = _files(answer)
-    if files:
+    if files and said is None:
         found = [read(file, settings, "A file of the answer") for file in files]
         worst = next((one for one in found if one.verdict not in ("signed", "marked")), found[0])
         return replace(
             worst, sentence=f"{len(files)} files, of which the first that counts: {worst.sentence}"
         )
-    texts = _texts(answer)
-    statement, said = of_content(answer[FIELD]), answer[FIELD].get("contents")
-    contents = [text_content(text.encode("utf-8", "surrogatepass")) for text in texts]
+    contents = [text_content(text) for text in files or _tables(answer) or _texts(answer)]
     name = None if statement is None else statement.name
     known = [one for content in contents if (one := journal.find(settings, content, name)) is not None]
     matches = None if said is None else said == contents
@@ -263,7 +262,19 @@ def _files(answer: Mapping[str, Any]) -> Sequence[bytes]:
         raise UserError("A file of the answer is no Base64; give the answer as it was sent.") from error
 
 
-def _texts(answer: Mapping[str, Any]) -> Sequence[str]:
+def _tables(answer: Mapping[str, Any]) -> Sequence[bytes]:
+    """Of series, the table that all their numbers make; no more than that is hashed, and it is the same as CSV."""
+    if "horizon" not in answer:
+        return []
+    from components.modalities.forecast import as_csv
+
+    try:
+        return [as_csv(answer)]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):  # whatever somebody made of it
+        return [b""]
+
+
+def _texts(answer: Mapping[str, Any]) -> Sequence[bytes]:
     """The texts of completions and of chats."""
     choices = answer.get("choices")
     items = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
@@ -271,4 +282,4 @@ def _texts(answer: Mapping[str, Any]) -> Sequence[str]:
         one["message"].get("content") if isinstance(one.get("message"), dict) else one.get("text")
         for one in items
     ]
-    return [text for text in texts if isinstance(text, str)]
+    return [text.encode("utf-8", "surrogatepass") for text in texts if isinstance(text, str)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import logging
 import os
 import secrets
 import shutil
@@ -22,13 +23,16 @@ from components.ops.backup import SPARE, Progress, silent
 from components.ops.move import move_jobs, move_run_log
 from components.ops.running import refuse_running
 from components.ops.snapshot import Entry, Snapshot
-from components.promotion import ledger
+from components.promotion import ledger, revocation
+from components.promotion.ledger import Line
 from components.promotion.promote import verify as verify_ledger
 from components.promotion.registry import Registry
 from components.promotion.version import CHAMPION
+from components.promotion.withdraw import withdraw
 from components.serving.jobs import Jobs
 from components.settings import Settings
 
+log = logging.getLogger(__name__)
 IDLE = ("layout", "ray-token", "downloads", "last-backup.json")
 """What a home may hold in which nothing was done that a restore would take away."""
 FOLDERS = {"home": "GENLOOM_HOME", "shared": "GENLOOM_STORAGE"}
@@ -38,7 +42,9 @@ FOLDERS = {"home": "GENLOOM_HOME", "shared": "GENLOOM_STORAGE"}
 class Restored:
     """What came of a restore: `set_aside` is where the old state lies now, `stayed` are files of the project.
 
-    `ledgers` are the lines of each product's ledger, which was checked against the registry.
+    `ledgers` are the lines of each product's ledger, which was checked against the registry. `withdrawn` are versions
+    that were withdrawn in the old state and not yet in the backup, and are so again; `purged` are those of them
+    whose weights had been deleted.
     """
 
     snapshot: Snapshot
@@ -46,6 +52,8 @@ class Restored:
     set_aside: tuple[Path, ...]
     stayed: tuple[str, ...]
     ledgers: Mapping[str, int]
+    withdrawn: tuple[str, ...] = ()
+    purged: tuple[str, ...] = ()
 
 
 def check(source: Path, at: str | None = None, progress: Progress | None = None) -> Snapshot:
@@ -76,11 +84,13 @@ def restore(
     """Make the state of a backup that of the project at `root`; until it is written whole, everything stays as it was.
 
     What is there already is refused, unless `over`: then it is set aside, whole. Files of the project that differ
-    stay, unless `over`. A process that has had the run log open must not use it afterwards: it would go on with the old
-    one. Raises `UserError` while anything runs, and for a backup that is not whole.
+    stay, unless `over`. What was withdrawn in the old state stays so: an old backup is no way back. A process that has
+    had the run log open must not use it afterwards: it would go on with the old one. Raises `UserError` while anything
+    runs, and for a backup that is not whole.
     """
     refuse_running(settings, "restoring")
     snapshot = check(source, at, progress)
+    before = _revoked(settings)
     _check_layout(snapshot)
     folders = {"home": settings.home, "shared": settings.shared}
     _check_empty(folders, over)
@@ -95,7 +105,11 @@ def restore(
             old for name, draft in _once(drafts) if (old := _swap(draft, folders[name], stamp)) is not None
         ]
     stayed = _project_files(snapshot, settings.home / PENDING, root, over, stamp)
-    return Restored(snapshot, settings.home, tuple(aside), stayed, _ledgers(settings, snapshot))
+    lines = _ledgers(settings, snapshot)
+    again = _withdraw_again(settings, before, lines)
+    purged = tuple(name for name, (_, gone) in before.items() if gone and name in again)
+    lines = {product: verify_ledger(settings, product) for product in lines} if again else lines
+    return Restored(snapshot, settings.home, tuple(aside), stayed, lines, again, purged)
 
 
 def _stamp(folders: Mapping[str, Path]) -> str:
@@ -283,6 +297,42 @@ def _project_files(snapshot: Snapshot, pending: Path, root: Path, over: bool, st
         shutil.copy2(new, old)
     shutil.rmtree(pending, ignore_errors=True)
     return tuple(stayed)
+
+
+def _revoked(settings: Settings) -> dict[str, tuple[Line, bool]]:
+    """What is withdrawn in the present state, by the ledgers alone: the line of each version, and whether it is purged.
+
+    Of a ledger that is broken, which is why somebody may restore, nothing is known.
+    """
+    found: dict[str, tuple[Line, bool]] = {}
+    for product in ledger.products(settings):
+        try:
+            standing = revocation.standing_of(settings, product)
+        except FailedError as error:
+            log.warning("What is withdrawn for %s is not known: %s", product, error)
+            continue
+        for number, line in standing.revoked.items():
+            found[f"{product}/{number}"] = line, number in standing.purged
+    return found
+
+
+def _withdraw_again(
+    settings: Settings, before: Mapping[str, tuple[Line, bool]], lines: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Withdraw what was withdrawn `before` and is the same artifact now, with the reason of then; what was done."""
+    again = []
+    for name, (line, _) in before.items():
+        if (
+            line.product not in lines
+            or line.version in revocation.standing_of(settings, line.product).revoked
+        ):
+            continue
+        with contextlib.suppress(UserError):  # a version that was registered after the backup
+            version = Registry(settings).version(line.product, line.version)
+            if version.digest == line.digest:
+                withdraw(settings, version, line.why, line.data)
+                again.append(name)
+    return tuple(again)
 
 
 def _ledgers(settings: Settings, snapshot: Snapshot) -> dict[str, int]:

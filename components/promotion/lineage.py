@@ -45,14 +45,16 @@ def lineage(settings: Settings, version: Version) -> Lineage:
 
 
 def _ancestors(registry: Registry, version: Version) -> tuple[str, ...]:
-    """Follow `init` to its start; a version can only start from one that was there before it."""
+    """Follow `init` to its start; a version can only start from one that was there before it.
+
+    What an imported version was started from lies in another project, so it is named and not looked for.
+    """
     found = []
-    parent = version.parameters.get("init")
-    while parent:
+    while parent := version.parameters.get("init"):
         found.append(parent)
-        if parent.startswith("hf:"):
+        if parent.startswith("hf:") or version.origin:
             break
-        parent = registry.named(parent).parameters.get("init")
+        version = registry.named(parent)
     return tuple(found)
 
 

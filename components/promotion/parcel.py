@@ -49,7 +49,7 @@ def unpack(settings: Settings, folder: Path, evaluate: Callable[[str, Path], Pat
     """Register what `pack` wrote, or an artifact alone, and whether it is new here; its origin is in the lineage.
 
     `evaluate`, given the product and the artifact, makes the evaluation of an artifact that comes without one. The
-    same artifact twice is one version. Raises `UserError` for what is not whole.
+    same artifact twice is one version. Raises `UserError` for what is not whole, and `WithdrawnError`.
     """
     folder = expanded(folder, "The folder").resolve()
     if not folder.is_dir():
@@ -57,6 +57,7 @@ def unpack(settings: Settings, folder: Path, evaluate: Callable[[str, Path], Pat
     parcel = _read(folder) if (folder / PARCEL).is_file() else None
     artifact = folder if parcel is None else folder / "artifact"
     manifest = read_manifest(artifact)
+    revocation.check_digest(settings, str(manifest["about"]["product"]), str(manifest["digest"]))
     load(artifact)  # of a family that is not here, or of other networks, nothing could be served
     product = str(manifest["about"]["product"])
     origin = {
@@ -74,7 +75,7 @@ def unpack(settings: Settings, folder: Path, evaluate: Callable[[str, Path], Pat
         copy = Path(place) / "evaluation"
         shutil.copytree(evaluate(product, artifact) if parcel is None else folder / "evaluation", copy)
         version = registry.register(artifact, copy, run_id, "", origin=origin)
-    revocation.check(settings, product, version.number)
+    revocation.check(settings, product, version.number)  # withdrawn just now
     return version, not there
 
 

@@ -110,6 +110,11 @@ def version_of(
 
 
 def parents(version: Version) -> set[str]:
-    """The versions that the settings of a training name: what it was started from, or is guided or decoded by."""
+    """The versions that the settings of a training name: what it was started from, or is guided or decoded by.
+
+    None of one that was imported: those names are of another project's registry.
+    """
+    if version.origin:
+        return set()
     leaves = (value for _, value in flatten(version.parameters))
     return {value for value in leaves if isinstance(value, str) and NAMED.fullmatch(value)}

@@ -131,6 +131,8 @@ def restore(
                 "set_aside": [str(path) for path in restored.set_aside],
                 "stayed": list(restored.stayed),
                 "ledgers": dict(restored.ledgers),
+                "withdrawn": list(restored.withdrawn),
+                "purged": list(restored.purged),
             }
     about = {"name": snapshot.name, "created": snapshot.created, "parts": list(snapshot.parts)}
     if as_json:
@@ -145,6 +147,12 @@ def _tell_restored(done: dict[str, Any], parts: Sequence[str]) -> None:
     typer.echo(f"It is the state of the project now, in {done['home']}.")
     for product, lines in done["ledgers"].items():
         typer.echo(f"{product}: {lines} lines in the ledger, which agrees with the registry.")
+    for name in done["withdrawn"]:
+        again = f"genloom models withdraw {name} --reason “…” --purge deletes its weights again"
+        typer.echo(
+            f"{name} was withdrawn after this backup was made and stays withdrawn"
+            + (f"; {again}." if name in done["purged"] else ".")
+        )
     for path in done["set_aside"]:
         typer.echo(f"What was there before is {path}; delete it when you do not need it any more.")
     for name in done["stayed"]:

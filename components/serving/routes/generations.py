@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
 from components.errors import UserError
+from components.labels.formats import format_of
 from components.labels.statement import FIELD
 from components.modalities import forecast
 from components.modalities.completion import CompletionRequest
@@ -26,6 +27,7 @@ from components.modalities.series import Series
 from components.modalities.speech import SoundRequest
 from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import Made, Making, check_whole, ready
+from components.serving.marking import keep
 from components.serving.routes import molecules
 from components.serving.routes.answers import Files, also
 from components.serving.routes.description import any_body
@@ -127,8 +129,18 @@ def _written(loaded: Loaded, made: Sequence[Made]) -> bytes:
     kind = loaded.model.modality.media_type
     data = (json.dumps(described(one, kind)).encode() for one in made)
     model = json.dumps(loaded.served.product).encode()
-    content = (int(time.time()), model, b",".join(data), field_of(loaded))
+    content = (int(time.time()), model, b",".join(data), field_of(loaded, _contents(made, kind)))
     return b'{"created":%d,"model":%b,"data":[%b]%b}' % content
+
+
+def _contents(made: Sequence[Made], media_type: str) -> list[str] | None:
+    """The hashes of files that have no place for a mark, such as texts; None of others."""
+    kind = format_of(made[0].media_type or media_type)
+    return (
+        None
+        if kind.put is not None
+        else [kind.content(one.content) for one in made if one.content is not None]
+    )
 
 
 def _series(loaded: Loaded, body: SeriesRequest, made: Sequence[Made]) -> bytes:
@@ -137,9 +149,11 @@ def _series(loaded: Loaded, body: SeriesRequest, made: Sequence[Made]) -> bytes:
     assert isinstance(modality, Series)
     kept = [(one.content, one.seed) for one in made if one.content is not None]
     content = collected(body, modality.binning, [file for file, _ in kept], [seed for _, seed in kept])
+    table = as_csv(content)
+    contents = keep(loaded, [table.decode()], kept[0][1])  # the hash of the whole, which is given out
     if body.format == "csv":
-        return as_csv(content)
-    told = {} if loaded.marker is None else {FIELD: loaded.marker.field}
+        return table
+    told = {} if loaded.marker is None else {FIELD: loaded.marker.told(contents)}
     return as_json({"created": int(time.time()), "model": loaded.served.product, **content, **told})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -111,9 +113,17 @@ def headers(loaded: Loaded, seed: int) -> dict[str, str]:
     }
 
 
-def field_of(loaded: Loaded) -> bytes:
-    """What marks a JSON answer, as its last field, in the place that OpenAI's clients pass over; or nothing."""
-    return b"" if loaded.marker is None else b',"genloom":%b' % loaded.marker.field_json
+def field_of(loaded: Loaded, contents: Sequence[str] | None = None) -> bytes:
+    """What marks a JSON answer, as its last field, in the place that OpenAI's clients pass over; or nothing.
+
+    `contents` are the hashes of texts in it, which have no place for marks of their own.
+    """
+    if loaded.marker is None:
+        return b""
+    told = loaded.marker.field_json
+    if contents is not None:
+        told = json.dumps(loaded.marker.told(contents), separators=(",", ":")).encode()
+    return b',"genloom":%b' % told
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from typing import Any
 
 from fastapi.responses import Response
 
+from components.labels.formats import text_content
 from components.modalities.designing import MoleculeRequest
 from components.modalities.structures import TYPES, filed
 from components.serving.catalog import Loaded, Withheld
 from components.serving.making import Made, Making, ready
+from components.serving.marking import keep
 from components.serving.molecules import Search, first_seed
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import done
@@ -30,7 +32,7 @@ async def respond(loaded: Loaded, body: MoleculeRequest) -> Response:
     answer = search.answer()
     if all("withheld" in one for one in answer["data"]):
         raise WithheldError(str(Withheld(answer["data"][0]["withheld"])))
-    content, kind = await asyncio.to_thread(_written, loaded, body, answer)
+    content, kind = await asyncio.to_thread(_written, loaded, body, answer, search.seed)
     return Response(content, media_type=kind, headers=_headers(loaded, search.seed, answer))
 
 
@@ -43,14 +45,17 @@ def _headers(loaded: Loaded, seed: int, answer: dict[str, Any]) -> dict[str, str
     return {**headers(loaded, seed), "x-genloom-drawn": str(answer["drawn"])}
 
 
-def _written(loaded: Loaded, body: MoleculeRequest, answer: dict[str, Any]) -> tuple[bytes, str]:
-    """The answer in the format that is asked for, and its media type."""
+def _written(loaded: Loaded, body: MoleculeRequest, answer: dict[str, Any], seed: int) -> tuple[bytes, str]:
+    """The answer in the format that is asked for, and its media type; of a file of several the hash is kept, too."""
+    shown = [one for one in answer["data"] if "withheld" not in one]
     if body.response_format != "json":
-        shown = [one for one in answer["data"] if "withheld" not in one]
-        return filed(shown, body.response_format), TYPES[body.response_format]
+        file = filed(shown, body.response_format)
+        keep(loaded, [file.decode()], seed)
+        return file, TYPES[body.response_format]
     content = {"created": int(time.time()), "model": loaded.served.product, **answer}
     content["data"] = [_item(one) for one in answer["data"]]
-    return json.dumps(content).encode()[:-1] + field_of(loaded) + b"}", "application/json"
+    told = field_of(loaded, [text_content(one["smiles"].encode()) for one in shown])
+    return json.dumps(content).encode()[:-1] + told + b"}", "application/json"
 
 
 def _item(one: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from components.artifact import load
-from components.errors import UserError
+from components.errors import UserError, WithdrawnError
 from components.families.family import Requests
 from components.ops import store
 from components.ops.backup import back_up, parts_of
@@ -26,6 +26,9 @@ from components.ops.snapshot import Snapshot, read_manifest
 from components.project import Project, open_project
 from components.promotion.promote import promote, rollback, verify
 from components.promotion.registry import Registry
+from components.promotion.revocation import status_of
+from components.promotion.withdraw import restore as undo
+from components.promotion.withdraw import withdraw
 from components.serving.jobs import Job, Jobs, new_id
 from components.serving.keys import keyring
 from components.settings import Settings, read_settings
@@ -272,6 +275,30 @@ def test_what_is_there_is_refused_or_set_aside(site: Site, tmp_path: Path) -> No
     assert (aside / "project" / "params.yaml").read_text() == changed
     assert not params.read_text().endswith("# changed\n")
     assert (project.settings.home / "downloads").is_dir(), "what only this machine has stays"
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_an_older_backup_is_no_way_back_for_what_was_withdrawn(
+    site: Site, elsewhere: Path, tmp_path: Path, purge: bool
+) -> None:
+    project, target = site.project, tmp_path / "backups"
+    settings = project.settings
+    promote(settings, "digits", project.product("digits"), 2, force=True)
+    take(project, target)
+    withdraw(settings, Registry(settings).version("digits", 2), "it repeats a photograph", purge=purge)
+    withdraw(settings, Registry(settings).version("digits", 1), "of before")
+    undo(settings, Registry(settings).version("digits", 1), "it does not")
+    restored = restore(site.root, settings, target, over=True)
+    assert restored.withdrawn == ("digits/2",)
+    assert restored.purged == (("digits/2",) if purge else ())
+    status = status_of(settings, "digits", 2)
+    assert (status.state, status.why) == ("withdrawn", "it repeats a photograph")
+    assert Registry(settings).version("digits", "champion").number == 1
+    assert verify(settings, "digits") == restored.ledgers["digits"]
+    with pytest.raises(WithdrawnError):
+        Registry(settings).fetch(Registry(settings).version("digits", 2))
+    there = restore(elsewhere, read_settings(elsewhere), target)
+    assert there.withdrawn == (), "where nobody knows of it"
 
 
 def test_files_of_the_project_stay_unless_over(site: Site, elsewhere: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from components.project import ProductRow
 from components.promotion import ledger, mirror, revocation
 from components.promotion.canary import Criteria
 from components.promotion.lineage import descendants, lineage, trained_on
+from components.promotion.mirror import KEPT
+from components.promotion.parcel import pack, unpack
 from components.promotion.promote import champion, promote, rollback, verify
 from components.promotion.registry import Registry
 from components.promotion.trials import start
@@ -158,6 +160,28 @@ def test_what_was_made_from_it_and_what_was_trained_on_its_data(settings: Settin
     assert [one.number for one in trained_on(registry, "digits")] == [1, 2, 3, 4]
     assert [one.number for one in trained_on(registry, "digits", "r2")] == [4]
     assert trained_on(registry, "faces") == []
+
+
+def test_what_was_imported_was_made_from_nothing_here(settings: Settings, three, make) -> None:
+    """Its settings name versions of the project it comes from, whose numbers others have here."""
+    artifact, evaluation = make(5, init="digits/1")
+    imported = Registry(settings).register(
+        artifact, evaluation, "import-5", "", origin={"version": "digits/9"}
+    )
+    assert imported not in descendants(Registry(settings), [three[0]])
+    assert lineage(settings, imported).ancestors == ("digits/1",), "told, and not looked for"
+    withdraw(settings, three[0], WHY, purge=True)
+    assert not any("was made from" in one for one in promote(settings, "digits", ROW, which=4).reasons)
+
+
+def test_a_withdrawn_version_is_not_imported_again(settings: Settings, three, tmp_path: Path) -> None:
+    folder = pack(settings, three[0], tmp_path / "parcel")
+    withdraw(settings, three[0], WHY, purge=True)
+    with pytest.raises(WithdrawnError, match="digits/1 was withdrawn on"):
+        unpack(settings, folder, lambda *_: pytest.fail("nothing is measured"))
+    assert not Registry(settings).copy_of(three[0]).exists()
+    left = {path.name for path in Registry(settings).pictures(three[0]).rglob("*") if path.is_file()}
+    assert left <= KEPT
 
 
 def test_what_was_made_from_it_becomes_champion_only_by_force(settings: Settings, three) -> None:
