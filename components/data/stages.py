@@ -70,6 +70,8 @@ READING = (
     ("scores", "midi"),
     ("series", "binning"),
     ("series", "tables"),
+    ("molecules", "chemistry"),
+    ("molecules", "smiles"),
 )
 """Modules of modalities that decide it as well, each beside a module of data."""
 PROGRESS = re.compile(r"(.+): (\d+)/(\d+)")
