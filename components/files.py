@@ -37,6 +37,15 @@ def write(path: Path, content: bytes | str, mode: int = 0o666, sync: bool = Fals
         beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def append(path: Path, lines: str) -> None:
+    """Add `lines` to the end of a file that its owner alone reads, in one call: several processes may do so."""
+    where = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(where, lines.encode("utf-8", "surrogatepass"))
+    finally:
+        os.close(where)
+
+
 def _put(beside: Path, path: Path) -> None:
     """Rename `beside` to `path`; between two renames where one folder replaces another, `path` is not there."""
     if not (beside.is_dir() and path.is_dir()):

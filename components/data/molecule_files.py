@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -16,7 +14,7 @@ from components.data.dataset import Split
 from components.data.example import Dropped, Progress, legible
 from components.data.fetch import fetch
 from components.data.sources import source_path
-from components.data.texts import OFFICIAL_FILES, suffix, text_files
+from components.data.texts import OFFICIAL_FILES, suffix, text_files, unpacked, whole
 from components.errors import UserError, shortened, unknown
 from components.modalities import chemistry
 from components.molecule_rows import MoleculeFilesRow, MoleculeRow
@@ -62,8 +60,8 @@ class MoleculeFiles:
         yield from self.others
         total, done = sum(file.path.stat().st_size for file in self.files), 0
         for file in self.files:
-            with file.path.open("rb") as raw, _whole(file):
-                for found in self._read(file, _unpacked(raw)):
+            with file.path.open("rb") as raw, whole(file.name):
+                for found in self._read(file, unpacked(raw)):
                     yield found
                     progress(f"{name} (bytes)", min(done + raw.tell(), total), total)
             done += file.path.stat().st_size
@@ -152,7 +150,7 @@ def header(path: Path) -> list[str]:
     """The first row of a table, whatever separates its columns; nothing if it cannot be read."""
     try:
         with path.open("rb") as raw:
-            first = io.TextIOWrapper(_unpacked(raw), "utf-8-sig", errors="replace").readline()
+            first = io.TextIOWrapper(unpacked(raw), "utf-8-sig", errors="replace").readline()
     except (OSError, EOFError, zlib.error):
         return []
     return next(csv.reader([first], delimiter=_separator(first, suffix(path.name))), [])
@@ -215,19 +213,3 @@ def _mark(name: str) -> Split | None:
     """The official split that the top folder or the name of a file says, such as train.smi."""
     path = PurePosixPath(name.lower())
     return OFFICIAL_FILES.get(path.parts[0] if len(path.parts) > 1 else path.name.partition(".")[0])
-
-
-def _unpacked(raw: io.BufferedReader) -> IO[bytes]:
-    packed = raw.peek(2)[:2] == b"\x1f\x8b"
-    return gzip.open(raw) if packed else raw  # type: ignore[return-value]
-
-
-@contextmanager
-def _whole(file: MoleculeFile) -> Iterator[None]:
-    """Turn gzip's errors into one sentence."""
-    try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{file.name} is no whole gzip file ({error}); copy it again or remove it."
-        ) from error

@@ -62,7 +62,7 @@ class TextFiles:
         total = sum(file.path.stat().st_size for file in self.files)
         done = 0
         for file in self.files:
-            with file.path.open("rb") as raw, _whole(file):
+            with file.path.open("rb") as raw, whole(file.name):
                 for found in self._read(file, raw):
                     yield found
                     progress(f"{name} (bytes)", done + raw.tell(), total)
@@ -70,7 +70,7 @@ class TextFiles:
         progress(f"{name} (bytes)", total, total)
 
     def _read(self, file: TextFile, raw: IO[bytes]) -> Iterator[Document | Dropped]:
-        stream = _unpacked(raw)
+        stream = unpacked(raw)
         if file.kind in PLAIN:
             return self._plain(file, stream)
         return self._json_lines(file, stream) if file.kind == ".jsonl" else self._json(file, stream)
@@ -205,18 +205,17 @@ def _check(row: TextFilesRow, files: list[TextFile], place: str) -> None:
             )
 
 
-def _unpacked(raw: IO[bytes]) -> IO[bytes]:
+def unpacked(raw: IO[bytes]) -> IO[bytes]:
+    """A file at its beginning, read through gunzip if it begins as gzip does."""
     packed = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
     return gzip.open(raw) if packed else raw  # type: ignore[return-value]
 
 
 @contextmanager
-def _whole(file: TextFile) -> Iterator[None]:
+def whole(name: str) -> Iterator[None]:
     """Turn gzip's errors into one sentence."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{file.name} is no whole gzip file ({error}); copy it again or remove it."
-        ) from error
+        raise UserError(f"{name} is no whole gzip file ({error}); copy it again or remove it.") from error

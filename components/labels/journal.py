@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.serving.records import prune
+from components import files
+from components.serving.records import moment, prune
 from components.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -74,9 +74,8 @@ class Journal:
     def _lines(self) -> Iterator[str]:
         while self._waiting:
             at, content, version, seed, request = self._waiting.popleft()
-            when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-            issued = Issued(when, content, self.product, version, seed, request)
-            yield json.dumps(asdict(issued), separators=(",", ":")) + "\n"
+            issued = Issued(moment(at), content, self.product, version, seed, request)
+            yield json.dumps(vars(issued), separators=(",", ":")) + "\n"
 
     def _write(self, lines: str) -> None:
         day = datetime.now(UTC).date().isoformat()
@@ -84,11 +83,7 @@ class Journal:
         if day != self._day:
             prune(self.folder, self._days)
             self._day = day
-        where = os.open(self.folder / f"{day}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(where, lines.encode("utf-8", "surrogatepass"))
-        finally:
-            os.close(where)
+        files.append(self.folder / f"{day}.jsonl", lines)
 
 
 def folder_of(settings: Settings, product: str | None = None) -> Path:

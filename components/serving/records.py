@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -27,6 +26,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from components import files
 from components.errors import UserError
 from components.settings import Settings
 from components.terms import Precision
@@ -177,11 +177,7 @@ class Recorder:
         day = datetime.now(UTC).date().isoformat()
         folder = self.folder / product
         folder.mkdir(parents=True, exist_ok=True)
-        where = os.open(folder / f"{day}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(where, "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
-        finally:
-            os.close(where)
+        files.append(folder / f"{day}.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from flows.progress import Bars
 
 if TYPE_CHECKING:
     from components.data.dataset import Dataset
+    from components.data.survey import Survey
     from components.project import Project
+    from components.rows import OwnRow
 
 Name = Annotated[str, typer.Argument(help="A dataset of params.yaml.", show_default=False)]
 Size = Annotated[str | None, typer.Option("--size", help="Pixels a side, or WIDTHxHEIGHT.")]
@@ -121,7 +123,7 @@ def add_data(
     by_class: Annotated[bool, typer.Option("--by-class", help="Have the product draw by class.")] = False,
 ) -> None:
     """Look at your own data and write them into params.yaml, with a product, runs and a DVC stage."""
-    from components.data.add import add, describe, goal
+    from components.data.add import add, describe
     from components.project import open_project
 
     project = open_project()
@@ -134,7 +136,13 @@ def add_data(
     options = {key: value for key, value in given.items() if value is not None}
     _check_options(options)
     row = describe(project, path, {**options, "licence": licence})
-    found = add(project, name, row, by_class)
+    _say_added(name, row, by_class, add(project, name, row, by_class))
+
+
+def _say_added(name: str, row: OwnRow, by_class: bool, found: Survey) -> None:
+    """Say what was found, what is left out, and what to do next."""
+    from components.data.add import goal
+
     classes = ", ".join(f"{label} {count}" for label, count in found.classes.items())
     print(
         f"{found.entries} {ENTRIES[row.modality]}"
