@@ -26,6 +26,7 @@ from components import cluster
 from components.errors import FailedError, UserError
 from components.labels import reading
 from components.serving import bulk, haproxy, live, protocol, tls
+from components.serving.access_log import open_access_log
 from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
 from components.serving.declared import NAME, Replicas
@@ -37,6 +38,7 @@ from components.serving.records import Recorder, folder_of
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.serving.routes.leaving import LONGEST
+from components.serving.shortcut import past_ray
 from components.settings import LOOPBACK, Settings, cluster_address
 
 HELD, HOST = "applications", "host"
@@ -60,7 +62,6 @@ class Endpoint:
 
     def __init__(self, served: Sequence[Served], settings: Settings) -> None:
         _log_requests_once()
-        protocol.install()
         self.settings = settings
         self.catalog = open_champions(served, settings)
         own = serve.get_replica_context()
@@ -79,7 +80,8 @@ class Endpoint:
         _settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(
+        """What Ray Serve's way leads to, and the short way as well."""
+        app = create_app(
             self.catalog,
             self.access,
             self._close,
@@ -87,7 +89,10 @@ class Endpoint:
             self.jobs,
             self.member,
             lambda file: reading.read(file, self.settings, "The file"),
+            open_access_log(self.settings),
         )
+        protocol.install(past_ray(app))
+        return app
 
     def _close(self) -> None:
         self.follower.close()

@@ -163,10 +163,7 @@ class Engine:
         """Whether the next step is quick, or short and for a request that is alone in this process."""
         if self._pace.quick:
             return True
-        if not self._pace.short or any(other.busy for other in list(ENGINES) if other is not self):
-            return False
-        with self._change:
-            return len(self._jobs) == 1 and self._jobs[0].waiting <= self.width and not self._places
+        return self._pace.short and not any(other.busy for other in list(ENGINES) if other is not self)
 
     @property
     def waiting(self) -> int:

@@ -66,6 +66,8 @@ UNWATCHED = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": 
 
 Nobody else may say so, nor is it said to the proxy that has requests while there is no replica: it looks itself.
 """
+CLIENT = "x-forwarded-for"
+"""The header that names who asks; what a client says there itself is not handed on."""
 AGAIN = frozenset({502, 503})
 """The errors after which the same request may go well."""
 
@@ -200,6 +202,7 @@ def fitted(config: str, bind: str, folder: Path) -> str:
     # Ray Serve's own refusals are plain text, which no error of ours is
     rules = [
         *(f"http-request del-header {name}" for name in UNWATCHED),
+        f"http-request set-header {CLIENT} %[src]",
         # it needs no key, and lists what is served
         "http-request return status 404 default-errorfiles if { path,url_dec -i /-/routes }",
         *reworded(),

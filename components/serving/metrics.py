@@ -15,6 +15,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.promotion.canary import QUANTILES
+from components.serving.access_log import AccessLog
 from components.serving.catalog import Catalog, Loaded
 from components.serving.jobs import Jobs
 from components.serving.routes.paths import route_of
@@ -242,10 +243,10 @@ def _read(loaded: Loaded) -> dict[str, int]:
 
 
 class Watched:
-    """The middleware that counts and times every answer; model and version are those that its headers name."""
+    """The middleware that counts, times and logs every answer; model and version are those that its headers name."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: AccessLog | None = None) -> None:
+        self.app, self.metrics, self.log = app, metrics, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and look at what comes back."""
@@ -281,4 +282,7 @@ class Watched:
             raise
         finally:
             metrics.running.dec()
-            metrics.count(labels, status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            metrics.count(labels, status, seconds)
+            if self.log is not None:
+                self.log.add(scope, status, seconds, *labels[1:])

@@ -18,6 +18,7 @@ from components.modalities.editing import ImageEditRequest, ImageVariationReques
 from components.modalities.forecast import SeriesRequest
 from components.modalities.playing import MusicRequest
 from components.modalities.speech import SoundRequest, SpeechRequest
+from components.serving.access_log import AccessLog
 from components.serving.catalog import Catalog
 from components.serving.exposition import Exposition, Member
 from components.serving.jobs import JobRequest, Jobs
@@ -65,12 +66,14 @@ def create_app(
     jobs: Jobs | None = None,
     member: Member | None = None,
     reader: labels.Reader | None = None,
+    log: AccessLog | None = None,
 ) -> FastAPI:
     """The routes over `catalog`, which is closed when the application ends; `access` says who is let in.
 
     `closing` is called before the catalog is closed. `recorder`, which is closed after it, keeps a record of what
     is generated. Without `jobs` there are no routes for long work. `member` is this replica among others.
-    `reader` says what a file tells of its origin; without it nobody can ask that here.
+    `reader` says what a file tells of its origin; without it nobody can ask that here. `log` keeps a line of each
+    request.
     """
 
     @asynccontextmanager
@@ -82,6 +85,8 @@ def create_app(
         over.set()
         async with AsyncExitStack() as last:  # whatever one of them raises, the others are closed
             last.push_async_callback(lambda: leaving)
+            if log is not None:
+                last.callback(log.close)
             if recorder is not None:
                 last.callback(recorder.close)
             last.callback(catalog.close)
@@ -109,6 +114,6 @@ def create_app(
         app.add_middleware(Recorded, recorder=recorder)
     if access is not None:
         app.add_middleware(Doorkeeper, access=access)
-    app.add_middleware(Watched, metrics=watch)
+    app.add_middleware(Watched, metrics=watch, log=log)
     app.add_middleware(RequestName)
     return app
