@@ -48,6 +48,8 @@ HEALTH = 2.0
 """Seconds between two looks at a replica's engines; after three bad ones it is replaced."""
 TIMEOUT = LONGEST
 """Seconds after which the proxy gives a request up."""
+YOUNG = (20_000, 20, 20)
+"""How many new objects the garbage collector lets come, and how often it looks at the young before the older ones."""
 SOON = 2.0
 """The least seconds of requests that a decision about replicas looks back over."""
 ROOM, ELSEWHERE = 120.0, 900.0
@@ -107,10 +109,12 @@ class Endpoint:
 def _settle() -> None:
     """Let the garbage collector pass over what is there: the modules and models that stay until the end.
 
-    Looking through them takes it some tenths of a second, in which no request of this replica is answered.
+    Looking through them takes it some tenths of a second, in which no request of this replica is answered. What a
+    request leaves behind goes without it, but for a few objects, so that it need not look often.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*YOUNG)
 
 
 @dataclass(frozen=True)

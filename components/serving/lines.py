@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock, Timer
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 import orjson
@@ -49,7 +51,7 @@ class Days:
 
 
 class Gathered:
-    """Lines that are appended to `days` `GATHER` seconds after the first of them, on a thread of their own."""
+    """Lines that are appended to `days` soon after the first of them, on the thread that writes all lines."""
 
     def __init__(self, days: Days) -> None:
         self.days = days
@@ -61,14 +63,12 @@ class Gathered:
         self._waiting.append(line)
         if not self._soon:
             self._soon = True
-            timer = Timer(GATHER, self.flush)
-            timer.daemon = True
-            timer.start()
+            WRITER.soon(self)
 
     def flush(self) -> None:
         """Write what waits."""
         with self._lock:
-            self._soon = False  # what comes from now on is seen below, or begins a timer of its own
+            self._soon = False  # what comes from now on is seen below, or asks for the thread again
             lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if not lines:
                 return
@@ -76,6 +76,38 @@ class Gathered:
                 self.days.append(lines)
             except OSError:  # a full disk must not end serving
                 log.exception("%d lines could not be written into %s", len(lines), self.days.folder)
+
+
+class Writer:
+    """The thread that writes what has gathered, one for a process: to start one each time costs more than to write."""
+
+    def __init__(self) -> None:
+        self._due: SimpleQueue[Gathered] = SimpleQueue()
+        self._lock = Lock()
+        self._thread: Thread | None = None
+
+    def soon(self, lines: Gathered) -> None:
+        """Have `lines` written `GATHER` seconds from now."""
+        self._due.put(lines)
+        if self._thread is None:
+            with self._lock:
+                self._begin()
+
+    def _begin(self) -> None:
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="lines", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            due = [self._due.get()]
+            time.sleep(GATHER)
+            due += [self._due.get_nowait() for _ in range(self._due.qsize())]
+            for lines in due:
+                lines.flush()
+
+
+WRITER = Writer()
 
 
 def prune(folder: Path, days: int) -> list[Path]:

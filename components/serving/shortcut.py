@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ray.serve._private.common import RequestMetadata, RequestProtocol
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from components.serving.routes.naming import DIRECT
@@ -35,8 +36,9 @@ class Shortcut:
     `count` is told 1 when a request has begun and −1 when it is over.
     """
 
-    def __init__(self, ray: ASGIApp, own: ASGIApp, prefix: str, count: Callable[[int], None]) -> None:
+    def __init__(self, ray: ASGIApp, own: Starlette, prefix: str, count: Callable[[int], None]) -> None:
         self.ray, self.own, self.count = ray, own, count
+        self.front = own.middleware_stack or own  # before it FastAPI looks for telemetry, in the environment
         self.prefix = "" if prefix == "/" else prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,11 +46,11 @@ class Shortcut:
         if scope["type"] != "http" or not self._is_own(scope["path"]):
             await self.ray(scope, receive, send)
             return
-        scope["root_path"] = self.prefix
+        scope["root_path"], scope["app"] = self.prefix, self.own
         scope.setdefault("state", {})[DIRECT] = True
         self.count(1)
         try:
-            await self.own(scope, receive, send)
+            await self.front(scope, receive, send)
         except Exception:  # the server, which ends the request, is told to be silent about it
             log.exception("a request to %s failed", scope["path"])
             raise
@@ -59,7 +61,7 @@ class Shortcut:
         return path.startswith(self.prefix) and not path.startswith(PROBES)
 
 
-def past_ray(own: ASGIApp) -> Over:
+def past_ray(own: Starlette) -> Over:
     """What puts `own` before the application with which Ray Serve begins a replica's server."""
 
     def over(ray: ASGIApp) -> ASGIApp:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,7 +29,7 @@ class RequestName:
             await self.app(scope, receive, send)
             return
         given = header_of(scope, b"x-request-id")
-        name = given or str(uuid.uuid4())
+        name = given or secrets.token_hex(16)
         state = scope.setdefault("state", {})
         state["request"] = name
         if given is not None and not state.get(DIRECT):

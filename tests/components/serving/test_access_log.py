@@ -23,7 +23,9 @@ DRAW = "/v1/images/generations"
 
 @pytest.fixture
 def catalog(artifact: Callable[..., Path], tmp_path: Path) -> Iterator[Catalog]:
-    found = open_catalog([Served("digits", 3, artifact(tmp_path / "artifact" / "digits"), 0)], Settings(home=tmp_path))
+    found = open_catalog(
+        [Served("digits", 3, artifact(tmp_path / "artifact" / "digits"), 0)], Settings(home=tmp_path)
+    )
     yield found
     found.close()
 

@@ -250,7 +250,7 @@ def test_what_waits_for_a_slow_disk_is_bounded_in_bytes(
 
     recorder.put(slow, SMALL + 1)
     for number in range(5):
-        recorder.put(lambda number=number: replace(a_record(), request=str(number)), HELD // 3)
+        recorder.put(lambda number=number: replace(a_record(), request=str(number)), HELD // 4)
     assert caplog.text.count("a record was lost") == 2
     over.set()
     recorder.close()
