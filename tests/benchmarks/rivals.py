@@ -53,14 +53,12 @@ def run(project: Path) -> list[Row]:
     where = open_project(project)
     small = publish(where, "echo", echo(where), SMALL)
     large = publish(where, "mnist", GAN(), MNIST)
+    many, one = (CONNECTIONS, "≥ 1.5×"), (1, "≥ 2×")
     rows = [
-        beside("echo", where, "echo", small, CONNECTIONS, "≥ 1.5×"),
-        beside("echo", where, "echo", small, 1, "≥ 2×"),
-        beside("GAN on MNIST's shape", where, "mnist", large, CONNECTIONS, "≥ 1.5×"),
-        beside("echo by two replicas", where, "echo", small, CONNECTIONS, "≥ 1.5×", replicas=2),
-        beside(
-            "GAN on MNIST's shape by two replicas", where, "mnist", large, CONNECTIONS, "≥ 1.5×", replicas=2
-        ),
+        *beside("echo", where, "echo", small, [many, one]),
+        *beside("GAN on MNIST's shape", where, "mnist", large, [many]),
+        *beside("echo by two replicas", where, "echo", small, [many], replicas=2),
+        *beside("GAN on MNIST's shape by two replicas", where, "mnist", large, [many], replicas=2),
     ]
     with serving(where, ["echo"]) as url:
         ours = pressed(f"{url}{DRAW}", CONNECTIONS)
@@ -94,21 +92,25 @@ def beside(
     where: Project,
     product: str,
     artifact: Path,
-    connections: int,
-    wanted: str,
+    counts: Sequence[tuple[int, str]],
     replicas: int = 1,
-) -> Row:
-    """How many times as many requests a second ours answers as the faster of LitServe's two ways of batching."""
+) -> Iterator[Row]:
+    """How many times as many requests a second ours answers as the faster of LitServe's two ways of batching.
+
+    `counts` are connections, each with what is wanted of them.
+    """
     with ExitStack() as running:
         url = running.enter_context(serving(where, [product], replicas))
         ours = Contender(f"{url}{DRAW}", tree(where))
         theirs = [running.enter_context(rival(where, name, artifact)) for name in LITSERVE]
-        loads = in_turns([ours, *theirs], connections)
-    speeds = [speed_of(own) for own in loads]
-    best = max(range(1, len(speeds)), key=lambda place: speeds[place].rate)
-    rates = [[len(load.latencies()) for load in own] for own in (loads[0], loads[best])]
-    ratio = statistics.median(own / other for own, other in zip(*rates, strict=True))
-    return row(model, connections, f"LitServe {version('litserve')}", speeds[0], speeds[best], ratio, wanted)
+        found = [in_turns([ours, *theirs], connections) for connections, _ in counts]
+    who = f"LitServe {version('litserve')}"
+    for (connections, wanted), loads in zip(counts, found, strict=True):
+        speeds = [speed_of(own) for own in loads]
+        best = max(range(1, len(speeds)), key=lambda place: speeds[place].rate)
+        turns = zip(loads[0], loads[best], strict=True)
+        ratio = statistics.median(len(own.latencies()) / len(other.latencies()) for own, other in turns)
+        yield row(model, connections, who, speeds[0], speeds[best], ratio, wanted)
 
 
 def row(model: str, connections: int, who: str, ours: Speed, theirs: Speed, ratio: float, wanted: str) -> Row:
