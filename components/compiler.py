@@ -1,10 +1,11 @@
-"""torch.compile's own needs: a C++ compiler, a folder for what it has built, and no processes of its own."""
+"""torch.compile's own needs: a C++ compiler, Triton for a GPU, a folder for what it builds, no processes of its own."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -24,25 +25,30 @@ def found() -> bool:
     return True
 
 
+def writes_kernels() -> bool:
+    """Whether Triton is there, by which torch.compile writes kernels for a GPU."""
+    return find_spec("triton") is not None
+
+
 def settle(folder: Path) -> None:
     """Keep what this process compiles for generating in `folder`; one that the environment names goes before."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
-def settled(call: Callable[P, R]) -> Callable[P, R]:
+def settled(call: Callable[P, R], native: bool = True) -> Callable[P, R]:
     """`call`, which `torch.compile` has returned, as it is to be built: in this process, for these weights alone.
 
-    Weights become constants, which lie as the products want them, and kernels call each other without Python. torch
-    keeps these settings by thread, so they are made in the one that calls; tracing looks for them there and not at the
-    options of `torch.compile`.
+    What is `native`, for the CPU, has its weights as constants, which lie as the products want them, and kernels that
+    call each other without Python; for a GPU that would need CUDA's headers. torch keeps these settings by thread, so
+    they are made in the one that calls; tracing looks for them there and not at the options of `torch.compile`.
     """
     import torch._inductor.config as inductor
 
     @wraps(call)
     def under(*args: P.args, **named: P.kwargs) -> R:
-        if not inductor.freezing:
+        if inductor.freezing != native or inductor.compile_threads != 1:
             inductor.compile_threads = 1
-            inductor.freezing = inductor.cpp_wrapper = True
+            inductor.freezing = inductor.cpp_wrapper = native
         return call(*args, **named)
 
     return under

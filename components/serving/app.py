@@ -11,7 +11,7 @@ import gc
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -29,7 +29,7 @@ from components.serving import bulk, haproxy, live, protocol, tls
 from components.serving.access_log import open_access_log
 from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
-from components.serving.declared import NAME, Replicas
+from components.serving.declared import NAME, Replicas, check_room
 from components.serving.exposition import Member
 from components.serving.follow import Follower, open_champions
 from components.serving.keys import keyring
@@ -53,10 +53,12 @@ YOUNG = (20_000, 20, 20)
 SOON = 2.0
 """The least seconds of requests that a decision about replicas looks back over."""
 ROOM, ELSEWHERE = 120.0, 900.0
-"""Seconds that a replica waits for CPUs which something else holds; more than a slow machine starts a process in.
+"""Seconds that a replica waits for what something else holds; more than a slow machine starts a process in.
 
 A cluster that `RAY_ADDRESS` names may first have to add a node.
 """
+WAITS = "to be scheduled"
+"""What Ray Serve says, after half a minute, of a replica that has found no room."""
 
 
 class Endpoint:
@@ -187,10 +189,12 @@ def _remember(held: Sequence[Application], settings: Settings) -> None:
     remember(settings, held)
 
 
-def roll_out(versions: Sequence[Served], settings: Settings, replicas: int | None = None) -> None:
-    """Have the application at / serve exactly `versions`, with so many replicas, or those that it has; see `put`.
+def roll_out(
+    versions: Sequence[Served], settings: Settings, replicas: int | None = None, gpus: float | None = None
+) -> None:
+    """Have the application at / serve exactly `versions`, with so many replicas and GPUs, or what it has; see `put`.
 
-    Raises `UserError` if that application is one of a file, which says what it serves.
+    Raises `UserError` if that application is one of a file, which says what it serves, and if there are fewer GPUs.
     """
     before = next((one for one in applications() if one.path == "/"), None)
     if before is not None and before.name != NAME:
@@ -198,9 +202,17 @@ def roll_out(versions: Sequence[Served], settings: Settings, replicas: int | Non
             f"The application {before.name} of a serving file has the path /; write the product into that file, "
             "and type genloom serve --file FILE."
         )
-    kept = before.replicas if before else Replicas()
-    asked = kept if replicas is None else Replicas(min=replicas, max=replicas)
-    put(Application(NAME, "/", tuple(versions), asked), settings)
+    kept = before or Application(NAME, "/", ())
+    application = replace(
+        kept,
+        served=tuple(versions),
+        replicas=kept.replicas if replicas is None else Replicas(min=replicas, max=replicas),
+        gpus=kept.gpus if gpus is None else gpus,
+    )
+    if not cluster_address():  # another cluster may grow
+        every = {one.name: one for one in (*applications(), application)}
+        check_room(every, cluster.capacity(), "What is served")
+    put(application, settings)
 
 
 def put(application: Application, settings: Settings) -> None:
@@ -265,7 +277,7 @@ def _log_requests_once() -> None:
 
 
 def _run(application: Application, settings: Settings) -> None:
-    """Deploy, and return when the replicas answer; raises RuntimeError if they fail, or find no CPUs here."""
+    """Deploy, and return when the replicas answer; raises RuntimeError if they fail, or find no room here."""
     target = serve.RunTarget(_bound(application, settings), application.ray_name, application.path)
     serve.run_many([target], wait_for_applications_running=False)
     elsewhere = bool(cluster_address())
@@ -279,15 +291,22 @@ def _run(application: Application, settings: Settings) -> None:
         if state.status == "DEPLOY_FAILED":
             raise RuntimeError(message)
         running = _running(state)
-        free = not elsewhere and cluster.total(cluster.free_nodes()).cpus >= application.cpus
+        # one that has its room takes as long as its models do, and Ray Serve says of the others that they wait
+        free = not elsewhere and (_fits(application) or WAITS not in message)
         if free or running != before:
             late, before = time.monotonic() + room, running
         if time.monotonic() > late:
             raise RuntimeError(
-                f"A replica has waited {room:g} s for {application.cpus:g} CPUs that something else, such as a "
-                "training, holds; wait for its end, or lower cpus."
+                f"A replica has waited {room:g} s for {application.cpus:g} CPUs and {application.gpus:g} GPUs that "
+                "something else, such as a training, holds; wait for its end, or lower cpus or gpus."
             )
         time.sleep(0.5)
+
+
+def _fits(application: Application) -> bool:
+    """Whether nobody else has what one more replica reserves."""
+    free = cluster.total(cluster.free_nodes())
+    return free.cpus >= application.cpus and free.gpus >= application.gpus
 
 
 def _bound(application: Application, settings: Settings) -> Any:
@@ -301,7 +320,8 @@ def _bound(application: Application, settings: Settings) -> Any:
         name="endpoint",
         num_replicas=replicas.max if replicas.fixed else None,
         autoscaling_config=None if replicas.fixed else _scaled(replicas),
-        ray_actor_options={"num_cpus": application.cpus},  # none by default, to leave all cores to training
+        # none by default, to leave all cores to training
+        ray_actor_options={"num_cpus": application.cpus, "num_gpus": application.gpus},
         max_ongoing_requests=IN_FLIGHT,
         max_queued_requests=IN_FLIGHT,
         backpressure_config=BackpressureConfig(retry_after_s=1),
@@ -311,7 +331,8 @@ def _bound(application: Application, settings: Settings) -> Any:
         graceful_shutdown_timeout_s=TIMEOUT,  # a replica that is replaced ends the requests that it has
         health_check_period_s=HEALTH,
     )
-    return deployment.bind(list(application.served), settings)
+    served = [replace(one, device=application.device) for one in application.served]
+    return deployment.bind(served, settings)
 
 
 def _scaled(replicas: Replicas) -> AutoscalingConfig:

@@ -1,4 +1,4 @@
-"""What a server holds: applications, each at its own path with its own models, replicas and CPUs.
+"""What a server holds: applications, each at its own path with its own models, replicas, CPUs and GPUs.
 
 The path is the identity: it is what clients see, so applications that are renamed or change places roll over in
 place, without a moment in which nobody has the path.
@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from components import files
+from components.accelerator import Device
 from components.serving.catalog import Served
 from components.serving.declared import NAME, Replicas
 from components.settings import Settings
@@ -22,13 +23,19 @@ ONE = Replicas()
 
 @dataclass(frozen=True)
 class Application:
-    """One application; `cpus` is what each replica reserves in Ray, of which trainings then have less."""
+    """One application; `cpus` and `gpus` are what each replica reserves in Ray, of which trainings then have less."""
 
     name: str
     path: str
     served: tuple[Served, ...]
     replicas: Replicas = ONE
     cpus: float = 0.0
+    gpus: float = 0.0
+
+    @property
+    def device(self) -> Device:
+        """What its replicas compute on: the CPU, whatever else is there, unless each has a GPU or a part of one."""
+        return "cuda" if self.gpus else "cpu"
 
     @property
     def ray_name(self) -> str:
@@ -44,7 +51,7 @@ def _wanted(application: Application) -> tuple[object, ...]:
     models = {
         (one.product, None if one.follows else one.version, one.terms.digest) for one in application.served
     }
-    return (application.path, models, application.replicas, application.cpus)
+    return (application.path, models, application.replicas, application.cpus, application.gpus)
 
 
 APPLICATIONS = TypeAdapter(list[Application])

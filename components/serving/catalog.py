@@ -17,8 +17,10 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from components import accelerator
+from components.accelerator import Device
 from components.artifact import Model, load
-from components.errors import FailedError, WithdrawnError
+from components.errors import FailedError, UserError, WithdrawnError
 from components.families.family import Requests
 from components.filtering import ContentFilter, open_filter
 from components.labels.journal import Journal
@@ -44,7 +46,8 @@ SEEDS = 2**52
 class Served:
     """An immutable version of a product and the folder of its artifact; `created` in seconds since the epoch.
 
-    With `follows` it gives way to the product's next champion as soon as there is one, on the same terms.
+    With `follows` it gives way to the product's next champion as soon as there is one, on the same terms and the same
+    `device`.
     """
 
     product: str
@@ -53,6 +56,7 @@ class Served:
     created: int
     follows: bool = False
     terms: Terms = USUAL
+    device: Device = "cpu"
 
 
 Watch: TypeAlias = Callable[[Requests, float, Future[Tensor]], None]
@@ -302,12 +306,13 @@ def open_catalog(served: Sequence[Served], settings: Settings, gone: Sequence[Go
 
 
 def open_version(served: Served, settings: Settings) -> Loaded:
-    """Load one version on the CPU with `GENLOOM_THREADS` threads (one unless set) and generate once to warm it.
+    """Load one version onto its device, with `GENLOOM_THREADS` threads (one unless set), and generate once to warm it.
 
     What is to be compiled is compiled then. Raises `UserError`, and `FailedError` if nothing comes of it.
     """
     held_back = open_filter(served.terms)
-    model = load(_folder(served, settings))
+    check_device(served)
+    model = load(_folder(served, settings), served.device)
     marker = open_marker(served.product, served.version, model.digest, served.terms, settings)
     journal = None if served.terms.records == "none" else Journal(settings, served.product)
     computing.prepare(model, served.terms, settings)
@@ -320,6 +325,16 @@ def open_version(served: Served, settings: Settings) -> Loaded:
         loaded.engine.close()
         raise
     return loaded
+
+
+def check_device(served: Served) -> None:
+    """See that a version's device is there, and have it compute the same each time; raises `UserError`."""
+    if not accelerator.there(served.device):
+        raise UserError(
+            f"{served.product}/{served.version} is to be computed on a GPU, and torch sees none in this process; "
+            "mend the driver, install a torch that is built for it, or set gpus to 0."
+        )
+    accelerator.repeatable(served.device)
 
 
 def _folder(served: Served, settings: Settings) -> Path:

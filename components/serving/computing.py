@@ -9,13 +9,14 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from components import compiler
+from components import accelerator, compiler
+from components.accelerator import Device
 from components.artifact import Model
 from components.errors import UserError
 from components.families.autoregressive import Language
 from components.families.family import select, tensors
 from components.families.layers.prior import Prior
-from components.families.sampling import Slots
+from components.families.sampling import Slots, device_of
 from components.modalities.modality import Maker
 from components.settings import Settings, writable_home
 from components.terms import Terms
@@ -28,30 +29,35 @@ SHARE = 0.5
 def prepare(model: Model, terms: Terms, settings: Settings) -> None:
     """Change the networks of `model` as its product's `terms` say; they can generate afterwards, and nothing else.
 
-    What is compiled is so when it is first called. Raises `UserError` where there is no compiler.
+    What is compiled is so when it is first called, for the device of the networks. Raises `UserError` where there is no
+    compiler.
     """
     if terms.precision == "bf16":
         for network in model.networks.values():
             shorten(network)
     if terms.compile:
-        check(model.about.product, terms)
+        device = accelerator.kind(device_of(model.networks))
+        check(model.about.product, terms, device)
         compiler.settle(writable_home(settings) / "compiled")
         for network in model.networks.values():
-            compiled(network)
+            compiled(network, device)
 
 
 def rows(model: Model, terms: Terms) -> int:
     """How many rows are computed at a time: as many as the terms say, else the model's, or what memory has room for."""
     if terms.rows:
         return terms.rows
-    found = max(1, int(SHARE * _free() / _row_bytes(model)))
+    found = max(1, int(SHARE * _free(device_of(model.networks)) / _row_bytes(model)))
     if found < model.width:
         log.warning("memory has room for %d rows of %s, not %d", found, model.about.product, model.width)
     return min(model.width, found)
 
 
-def _free() -> int:
-    """The bytes of memory that are free for new things."""
+def _free(device: torch.device) -> int:
+    """The bytes of the device's memory that are free for new things, with those that torch keeps for its next ones."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return int(psutil.virtual_memory().available)
 
 
@@ -64,8 +70,13 @@ def _row_bytes(model: Model) -> int:
     return max(1, sum(value.nbytes for value in tensors(slots.state).values()))
 
 
-def check(product: str, terms: Terms) -> None:
-    """Raise `UserError` where a product is to be compiled and there is no compiler."""
+def check(product: str, terms: Terms, device: Device = "cpu") -> None:
+    """Raise `UserError` where a product is to be compiled and there is no compiler, or for a GPU no Triton."""
+    if terms.compile and device == "cuda" and not compiler.writes_kernels():
+        raise UserError(
+            f"The product {product} is compiled for serving on a GPU, which needs Triton, and there is none; "
+            "install triton, or set its compile to false."
+        )
     if terms.compile and not compiler.found():
         raise UserError(
             f"The product {product} is compiled for serving, which needs a C++ compiler, and none was "
@@ -73,20 +84,21 @@ def check(product: str, terms: Terms) -> None:
         )
 
 
-def compiled(network: nn.Module) -> None:
+def compiled(network: nn.Module, device: Device) -> None:
     """Compile what the sampler calls in every step, for the engine's fixed number of rows."""
+    native = device == "cpu"
     stepping = [part for part in network.modules() if isinstance(part, Language | Prior)]
     for part in stepping:
         # each version has a count of its own: a replica that has seen many would go on without compiling
         step: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
             part.step, dynamic=False, isolate_recompiles=True
         )
-        part.step = compiler.settled(step)  # type: ignore[method-assign]
+        part.step = compiler.settled(step, native)  # type: ignore[method-assign]
     if not stepping:
         forward: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
             network.forward, dynamic=False, isolate_recompiles=True
         )
-        network.forward = compiler.settled(forward)
+        network.forward = compiler.settled(forward, native)
 
 
 class Short(nn.Module):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from components import cluster
+from components.cluster import Capacity
 from components.errors import UserError, unknown
 from components.project import NAME as ALLOWED
 from components.project import Project
@@ -69,12 +71,20 @@ def _which(value: Any) -> Any:
 Which: TypeAlias = Annotated[Literal["champion"] | int, BeforeValidator(_which)]
 
 
+def _gpus(value: float) -> float:
+    """As Ray gives them to a process: a part of one, or whole ones."""
+    if value > 1 and not value.is_integer():
+        raise ValueError("it is neither a part of one GPU nor whole ones; give at most 1, or a whole number")
+    return value
+
+
 class ApplicationRow(Row):
-    """One application of the file: its models by product, its replicas, the CPUs of each, its path."""
+    """One application of the file: its models by product, its replicas, the CPUs and GPUs of each, its path."""
 
     models: Mapping[str, Which] = Field(min_length=1)
     replicas: Replicas = Replicas()
     cpus: float = Field(default=0.0, ge=0, le=1024, allow_inf_nan=False)
+    gpus: Annotated[float, AfterValidator(_gpus)] = Field(default=0.0, ge=0, le=1024, allow_inf_nan=False)
     path: str = ""
 
 
@@ -125,21 +135,54 @@ def _check_path(path: str, where: str, others: Iterable[tuple[str, ApplicationRo
         raise UserError(f"{where}: {twice} has the path {path} too; give one of them another.")
 
 
-def check_cpus(rows: Mapping[str, ApplicationRow], cpus: float, where: str) -> None:
-    """Raise `UserError` with the arithmetic if the replicas reserve more CPUs than there are.
+class Reserving(Protocol):
+    """What has replicas, each of which reserves CPUs and GPUs in Ray."""
+
+    @property
+    def replicas(self) -> Replicas:
+        """How many."""
+
+    @property
+    def cpus(self) -> float:
+        """Of each."""
+
+    @property
+    def gpus(self) -> float:
+        """Of each."""
+
+
+def check_room(rows: Mapping[str, Reserving], have: Capacity, where: str) -> None:
+    """Raise `UserError` with the arithmetic if the replicas reserve more CPUs or GPUs than there are.
 
     One replica more than asked must find room, because a new version comes up beside the old one.
     """
-    taking = {name: row for name, row in rows.items() if row.cpus}
-    most = max((row.cpus for row in taking.values()), default=0.0)
-    wanted = sum(row.replicas.max * row.cpus for row in taking.values()) + most
-    if wanted <= cpus + 1e-9:
+    _check_sum({name: (row.replicas.max, row.cpus) for name, row in rows.items()}, have.cpus, where, "CPUs")
+    _check_sum({name: (row.replicas.max, row.gpus) for name, row in rows.items()}, have.gpus, where, "GPUs")
+
+
+def _check_sum(rows: Mapping[str, tuple[int, float]], there: float, where: str, what: str) -> None:
+    """By how many replicas each has, and how much of `what` each of these reserves."""
+    taking = {name: row for name, row in rows.items() if row[1]}
+    most = max((each for _, each in taking.values()), default=0.0)
+    wanted = sum(count * each for count, each in taking.values()) + most
+    if wanted <= there + 1e-9:
         return
-    sums = " + ".join(f"{row.replicas.max} × {row.cpus:g} ({name})" for name, row in taking.items())
+    sums = " + ".join(f"{count} × {each:g} ({name})" for name, (count, each) in taking.items())
     raise UserError(
-        f"{where} reserves {sums} + {most:g} (a new version beside the old) = {wanted:g} CPUs, and there are "
-        f"{cpus:g}; lower cpus or replicas."
+        f"{where} reserves {sums} + {most:g} (a new version beside the old) = {wanted:g} {what}, and there are "
+        f"{there:g}; lower {what.lower()} or replicas."
     )
+
+
+def check_product(product: str, replicas: int | None, gpus: float | None) -> None:
+    """Raise `UserError` if `genloom serve PRODUCT` asks for GPUs that cannot be had, before anything starts."""
+    if not gpus:
+        return
+    asked = {"models": {product: "champion"}, "replicas": replicas or 1, "gpus": gpus}
+    where = f"genloom serve {product}"
+    row = validate(ApplicationRow, asked, where, lambda _: [])
+    if (have := cluster.foreseen()) is not None:
+        check_room({NAME: row}, have, where)
 
 
 def _beside(location: Location) -> list[str]:

@@ -12,7 +12,7 @@ from filelock import FileLock
 from components import cluster
 from components.promotion import revocation
 from components.serving import client, server
-from components.serving.declared import ApplicationRow, check_cpus
+from components.serving.declared import ApplicationRow, check_room
 from components.settings import Settings, cluster_address, writable_home
 from components.terms import Terms
 
@@ -59,7 +59,7 @@ def apply(
 
     local = not cluster_address()
     if local:  # another cluster may grow
-        check_cpus(rows, cluster.capacity().cpus, where)
+        check_room(rows, cluster.capacity(), where)
     with FileLock(writable_home(settings) / "serve" / "deploy.lock"):
         if not local:
             app.open_proxy(settings.host, settings.port, settings)
@@ -100,6 +100,7 @@ def _applications(
             tuple(_served(registry, row, one, terms[one.product]) for one in versions[name]),
             row.replicas,
             row.cpus,
+            row.gpus,
         )
         for name, row in rows.items()
     ]
@@ -137,6 +138,7 @@ def _described(one: Application, state: State | None, url: str, settings: Settin
         "wanted": str(one.replicas),
         "sleeps": sleeps,
         "cpus": one.cpus,
+        "gpus": one.gpus,
         "models": given | listed,
     }
 

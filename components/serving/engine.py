@@ -23,6 +23,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from components import accelerator
+from components.accelerator import Device
 from components.artifact import Model
 from components.errors import FailedError, UserError
 from components.families.family import Requests, alike, join, select
@@ -95,12 +97,14 @@ class Engine:
         self.queue, self.threads = queue, threads
         self.patience, self._pace = patience, Pace()
         self._change, self._turn = Condition(), Lock()
-        self._shares = device_of(model.networks).type == "cpu" and not model.shape.vocabulary
+        self.device: Device = accelerator.kind(device_of(model.networks))
+        self._shares = self.device == "cpu" and not model.shape.vocabulary
         self._jobs: deque[Job] = deque()
         self._places = Places(self.width)
         self._slots: Rows | None = None
         self._whole: list[Job] = []
         self._failures = 0
+        self._full = False
         self._closing = self._ended = False
         self._why: UserError | None = None
         self._fatal: BaseException | None = None
@@ -241,11 +245,19 @@ class Engine:
         except Exception as error:
             log.exception("a step of %s failed", self.model.about.product)
             self._slots = None
+            self._note(error)
             self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
             self._fail({*self._places.jobs, *self._whole}, _told(error))
             self._whole.clear()
         finally:
             self._began = None
+        if self._full:  # only now nothing holds what the step had made
+            self._full = False
+            torch.cuda.empty_cache()
+
+    def _note(self, error: Exception) -> None:
+        """Remember to give a GPU's memory back where it was full, as other processes have models on it."""
+        self._full = self._full or isinstance(error, torch.OutOfMemoryError)
 
     def _end(self, error: UserError) -> None:
         """Take nothing more, and tell all who wait."""
@@ -307,7 +319,8 @@ class Engine:
             return
         try:
             self._enter(entries)
-        except Exception:
+        except Exception as error:
+            self._note(error)
             log.debug("rows of %s could not start together", self.model.about.product, exc_info=True)
             for entry in entries:
                 self._enter_alone(entry)
@@ -342,6 +355,7 @@ class Engine:
         try:
             self._enter([entry])
         except Exception as error:
+            self._note(error)
             log.exception("a request to %s could not start", self.model.about.product)
             self._fail({entry.job}, _told(error))
 
@@ -378,4 +392,8 @@ class Engine:
 
 
 def _told(error: BaseException) -> FailedError:
+    if isinstance(error, torch.OutOfMemoryError):
+        return FailedError(
+            "The GPU has no memory left for what the model was to generate; ask again, or for less."
+        )
     return FailedError(f"The model failed while it generated ({type(error).__name__}: {error}); ask again.")

@@ -27,6 +27,7 @@ from components.serving.catalog import (
     Catalog,
     Loaded,
     Served,
+    check_device,
     close_unwanted,
     finished,
     open_catalog,
@@ -217,8 +218,9 @@ class Follower:
             served = intact(self.settings, old, number, digest)
             open_filter(
                 old.terms
-            )  # a broken filter or no compiler is this machine's fault, not the version's
-            computing.check(old.product, old.terms)
+            )  # a broken filter, a lost GPU or no compiler is this machine's fault, not the version's
+            check_device(served)
+            computing.check(old.product, old.terms, old.device)
         except Exception as error:
             raise NotNowError from error
         try:

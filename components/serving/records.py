@@ -26,6 +26,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from components.accelerator import Device
 from components.errors import UserError
 from components.serving.lines import Days, Gathered, line, moment, prune
 from components.settings import Settings
@@ -77,6 +78,7 @@ class Record:
     body: dict[str, Any] | None = None
     precision: Precision = "fp32"
     compile: bool = False
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,7 @@ class Asking:
             body=_shortened(content) if served.terms.records == "full" else None,
             precision=served.terms.precision,
             compile=served.terms.compile,
+            device=loaded.engine.device,
         )
 
 

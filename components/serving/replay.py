@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from components import accelerator
 from components.artifact import Model, load
 from components.errors import UserError
 from components.filtering import open_filter
@@ -44,13 +45,19 @@ def replay(
 
     By `terms` a text ends where the product's content filter ends it. `given` is the request's body where the record
     holds only its hash. Raises `UserError` if there is no body, if it is not the one that was recorded, if the version
-    is not what answered, or if the request never got an answer.
+    is not what answered, if the request never got an answer, or if it was computed on a GPU and there is none.
     """
     if record.content is None:
         raise UserError(f"The request {record.request} got no answer ({record.outcome}); name another one.")
+    if not accelerator.there(record.device):
+        raise UserError(
+            f"The request {record.request} was computed on a GPU, which has other bits than a CPU, and torch sees none "
+            "here; replay it on a machine that has one."
+        )
+    accelerator.repeatable(record.device)
     registry = Registry(settings)
     folder = registry.fetch(registry.version(record.product, record.version))
-    model = load(folder)
+    model = load(folder, record.device)
     if model.digest != record.artifact:
         raise UserError(
             f"{record.product}/{record.version} is another artifact than the one that answered "
@@ -59,7 +66,7 @@ def replay(
     body = _body(record, model, record.body if given is None else given)
     terms = replace(terms, precision=record.precision, compile=record.compile)
     computing.prepare(model, terms, settings)
-    served = Served(record.product, record.version, folder, 0, terms=terms)
+    served = Served(record.product, record.version, folder, 0, terms=terms, device=record.device)
     engine = Engine(model, record.width, threads=record.threads)
     try:
         making = begin(Loaded(served, model, engine, open_filter(terms)), body)

@@ -136,18 +136,20 @@ def deploy(
     follows: bool = False,
     replicas: int | None = None,
     terms: Terms = USUAL,
+    gpus: float | None = None,
 ) -> str:
     """Serve `version` of `product` beside the other products, without a gap, and return the URL to ask at.
 
     With `follows` the replicas go on to each new champion by themselves; `replicas` is how many the application
-    has from now on, `terms` are those of the product. What is served so already is left as it is. Raises
-    `UserError` if no server runs, and if the applications are those of a file.
+    has from now on, `gpus` how many each of them has, `terms` are those of the product. What is served so already is
+    left as it is. Raises `UserError` if no server runs, if the applications are those of a file, and if there are
+    fewer GPUs.
     """
     url = url_of(settings, product) or url_to(settings)
     serving = client.served(url, product)
     asked = (version.number, follows, terms.digest)
     same = serving is not None and (serving["version"], serving["follows"], serving["terms"]) == asked
-    if same and replicas is None:
+    if same and replicas is None and gpus is None:
         return url
     from components.promotion.registry import Registry
 
@@ -163,7 +165,7 @@ def deploy(
             app.open_proxy(settings.host, settings.port, settings)
         others = [one for one in app.served() if one.product != product]
         versions = [*others, Served(product, version.number, folder, created, follows, terms)]
-        app.roll_out(versions, settings, replicas)
+        app.roll_out(versions, settings, replicas, gpus)
     return url_to(settings)
 
 

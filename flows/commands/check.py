@@ -77,7 +77,7 @@ def _check_serving(project: Project, as_json: bool) -> None:
         return
     rows = declared.read_declaration(path, project)
     if (have := cluster.foreseen()) is not None:
-        declared.check_cpus(rows, have.cpus, str(path))
+        declared.check_room(rows, have, str(path))
     if not as_json:
         typer.echo(f"{path}: ok, {len(rows)} applications")
 

@@ -36,6 +36,15 @@ Replicas = Annotated[
         "--replicas", min=1, max=1000, help="How many replicas; by default one.", show_default=False
     ),
 ]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus",
+        min=0,
+        help="GPUs of each replica, or a part of one such as 0.5; by default none.",
+        show_default=False,
+    ),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Leave the server in the background.")]
 Stop = Annotated[bool, typer.Option("--stop", help="End the server in the background.")]
 Status = Annotated[bool, typer.Option("--status", help="Say what runs and what it serves.")]
@@ -53,6 +62,7 @@ def serve(
     host: Host = None,
     version: Which = CHAMPION,
     replicas: Replicas = None,
+    gpus: Gpus = None,
     detach: Detach = False,
     stop: Stop = False,
     status: Status = False,
@@ -72,9 +82,9 @@ def serve(
     elif product is not None:
         if file is not None:
             raise UserError(f"Name the product {product} or the file {file}, one of the two.")
-        _start(place, _product(project, product, version, replicas), detach, port, host)
+        _start(place, _product(project, product, version, replicas, gpus), detach, port, host)
     else:
-        _start(place, _declared(project, file, version, replicas), detach, port, host)
+        _start(place, _declared(project, file, version, replicas, gpus), detach, port, host)
 
 
 @dataclass(frozen=True)
@@ -85,10 +95,12 @@ class Wish:
     put: Callable[[Settings], str]
 
 
-def _product(project: Project, product: str, which: str, replicas: int | None) -> Wish:
+def _product(project: Project, product: str, which: str, replicas: int | None, gpus: float | None) -> Wish:
     from components.filtering import open_filter
     from components.labels import marker
+    from components.serving import declared
 
+    declared.check_product(product, replicas, gpus)
     version, terms = _resolve(project, product, which), project.terms(product)
     open_filter(terms)  # what is wrong with it is said here, not in a replica's log
     marker.check(product, terms, project.settings)
@@ -96,13 +108,15 @@ def _product(project: Project, product: str, which: str, replicas: int | None) -
     def put(settings: Settings) -> str:
         from components.serving import server
 
-        url = server.deploy(settings, product, version, which == CHAMPION, replicas, terms)
+        url = server.deploy(settings, product, version, which == CHAMPION, replicas, terms, gpus)
         return "\n".join(_said(version, url))
 
     return Wish(version.name, put)
 
 
-def _declared(project: Project, file: Path | None, which: str, replicas: int | None) -> Wish:
+def _declared(
+    project: Project, file: Path | None, which: str, replicas: int | None, gpus: float | None
+) -> Wish:
     """The applications of a file, by default serve.yaml, checked now so that what is wrong starts nothing."""
     from components import cluster
     from components.filtering import open_filter
@@ -114,13 +128,13 @@ def _declared(project: Project, file: Path | None, which: str, replicas: int | N
         raise UserError(
             "Name the product to serve, such as genloom serve digits; or write serve.yaml; or use --status or --stop."
         )
-    if (which, replicas) != (CHAMPION, None):
+    if (which, replicas, gpus) != (CHAMPION, None, None):
         raise UserError(
-            f"With {path}, versions and replicas stand in the file; leave --version and --replicas out."
+            f"With {path}, versions, replicas and gpus stand in the file; leave --version, --replicas and --gpus out."
         )
     rows = declared.read_declaration(path, project)
     if (have := cluster.foreseen()) is not None:
-        declared.check_cpus(rows, have.cpus, str(path))
+        declared.check_room(rows, have, str(path))
     from components.promotion.registry import Registry
 
     deployment.resolve(Registry(project.settings), rows)

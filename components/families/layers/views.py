@@ -114,8 +114,10 @@ def _used_alone(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, pla
     What lies behind the farthest `place` [R] is not looked at, by whole blocks: places that nobody sees add zeros, in
     whole vectors, so a row's bits do not depend on its neighbours' places. Two batched products take two thirds of the
     time of `scaled_dot_product_attention` for single queries, whose bits also depend on the thread that computes them.
+    A GPU looks at all of them: it adds in another order for each number of places, and to ask it for the farthest one
+    would be to wait for it once a layer.
     """
-    used = (int(place.max()) // BLOCK + 1) * BLOCK
+    used = keys.shape[1] if place.is_cuda else (int(place.max()) // BLOCK + 1) * BLOCK
     scores = torch.baddbmm(bias[..., :used], queries, keys[:, :used].mT, alpha=queries.shape[-1] ** -0.5)
     return torch.bmm(scores.softmax(2), values[:, :used])
 

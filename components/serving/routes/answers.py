@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 
+from components.accelerator import Device
 from components.labels.reading import Standing, Verdict
 from components.serving.jobs import Status
 from components.terms import Labels, Policy
@@ -50,6 +51,7 @@ class ModelObject(BaseModel):
     digest: str
     width: int
     threads: int
+    device: Device
     records: Policy
     filtered: bool
     labels: Labels

@@ -147,6 +147,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "digest": model.digest,
         "width": loaded.engine.width,
         "threads": loaded.engine.threads,
+        "device": loaded.engine.device,
         "records": served.terms.records,
         "filtered": served.terms.filters,
         "labels": served.terms.labels,

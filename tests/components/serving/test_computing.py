@@ -148,7 +148,7 @@ def test_there_are_as_many_rows_as_are_asked_for_or_as_memory_has_room_for(
     cache = 2 * 4 * family.layers * (family.kv_heads or family.heads) * family.head_size * TEXT.data[0]  # type: ignore[attr-defined]
     assert cache <= each < 2 * cache + 2**15
     for free, rows in ((5.5 * each, 5), (each / 2, 1)):
-        monkeypatch.setattr(computing, "_free", lambda free=free: free / computing.SHARE)
+        monkeypatch.setattr(computing, "_free", lambda _, free=free: free / computing.SHARE)
         assert computing.rows(model, Terms()) == rows
     model.sample(requests_of([1], TEXT), 1)
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from components.cluster import Capacity
 from components.errors import UserError
 from components.project import open_project
 from components.serving.applications import Application
 from components.serving.catalog import Served
-from components.serving.declared import ApplicationRow, Replicas, check_cpus, read_declaration
+from components.serving.declared import ApplicationRow, Replicas, check_room, read_declaration
 from components.terms import Terms
 from flows.commands import main
 
@@ -66,7 +67,7 @@ def test_a_file_of_applications_with_defaults(tmp_path: Path) -> None:
         ("applications: {a: {models: {digits: 0}}}", "is 0: give champion"),
         ("applications: {a: {models: {digits: true}}}", "is True: give champion"),
         ("applications: {a: {models: {digits: 1}, replica: 1}}", "did you mean replicas"),
-        ("applications: {a: {models: {digits: 1}, gpus: 1}}", "There is no field “gpus”"),
+        ("applications: {a: {models: {digits: 1}, gpu: 1}}", "There is no field “gpu”"),
         (
             "applications: {a: {models: {digits: 1}, replicas: many}}",
             "is 'many': give a number, or min and max",
@@ -76,6 +77,11 @@ def test_a_file_of_applications_with_defaults(tmp_path: Path) -> None:
         ("applications: {a: {models: {digits: 1}, replicas: 0}}", "replicas.max is 0"),
         ("applications: {a: {models: {digits: 1}, cpus: -1}}", "cpus is -1"),
         ("applications: {a: {models: {digits: 1}, cpus: .inf}}", "cpus is inf"),
+        ("applications: {a: {models: {digits: 1}, gpus: -1}}", "gpus is -1"),
+        (
+            "applications: {a: {models: {digits: 1}, gpus: 1.5}}",
+            "gpus is 1.5: it is neither a part of one GPU",
+        ),
         ("applications: {a: {models: {digits: 1}, path: words}}", "“words” must be / or such as /words"),
         ("applications: {a: {models: {digits: 1}, path: /words/}}", "must be / or such as /words"),
         ("applications: {a: {models: {digits: 1}, path: /v1}}", "would hide the routes /v1"),
@@ -100,11 +106,24 @@ def test_more_cpus_than_there_are_are_refused_with_the_arithmetic() -> None:
         "pictures": ApplicationRow.model_validate({"models": {"digits": 1}, "replicas": 2, "cpus": 0.5}),
         "words": ApplicationRow.model_validate({"models": {"shakespeare": 1}, "replicas": 9}),
     }
-    check_cpus(rows, 1.5, "serve.yaml")
+    check_room(rows, Capacity(cpus=1.5, gpus=0), "serve.yaml")
     with pytest.raises(
         UserError, match=r"2 × 0\.5 \(pictures\) \+ 0\.5 .* = 1\.5 CPUs, and there are 1; lower"
     ):
-        check_cpus(rows, 1, "serve.yaml")
+        check_room(rows, Capacity(cpus=1, gpus=0), "serve.yaml")
+
+
+def test_more_gpus_than_there_are_are_refused_with_the_arithmetic() -> None:
+    rows = {
+        "pictures": ApplicationRow.model_validate({"models": {"digits": 1}, "replicas": 2, "gpus": 0.25}),
+        "words": ApplicationRow.model_validate({"models": {"shakespeare": 1}, "gpus": 1}),
+    }
+    check_room(rows, Capacity(cpus=0, gpus=2.5), "serve.yaml")
+    with pytest.raises(
+        UserError,
+        match=r"2 × 0\.25 \(pictures\) \+ 1 × 1 \(words\) \+ 1 .* = 2\.5 GPUs, and there are 2; lower",
+    ):
+        check_room(rows, Capacity(cpus=8, gpus=2), "serve.yaml")
 
 
 def test_check_and_serve_read_the_file(
@@ -120,7 +139,10 @@ def test_check_and_serve_read_the_file(
     for arguments, said in (
         (["check"], "999 × 8 (a) + 8 (a new version beside the old) = 8000 CPUs"),
         (["serve"], "999 × 8 (a) + 8 (a new version beside the old) = 8000 CPUs"),
-        (["serve", "--replicas", "2"], "stand in the file; leave --version and --replicas out"),
+        (["serve", "--replicas", "2"], "leave --version, --replicas and --gpus out"),
+        (["serve", "--gpus", "0.5"], "leave --version, --replicas and --gpus out"),
+        (["serve", "digits", "--gpus", "1.5"], "gpus is 1.5: it is neither a part of one GPU"),
+        (["serve", "digits", "--gpus", "99", "--replicas", "2"], "2 × 99 (genloom) + 99 (a new version"),
         (["serve", "digits", "--file", "serve.yaml"], "one of the two"),
         (["serve", "--file", "other.yaml"], "There is no file other.yaml"),
     ):
@@ -140,4 +162,5 @@ def test_an_application_changes_with_what_it_serves_and_its_terms_and_not_with_t
     assert not Application("a", "/", (replace(served, terms=Terms("full")),)).same(before)
     assert not Application("a", "/", (replace(served, terms=Terms(words=("darn",))),)).same(before)
     assert not Application("a", "/", (served,), cpus=0.5).same(before)
+    assert not Application("a", "/", (served,), gpus=0.5).same(before)
     assert not before.same(None)
