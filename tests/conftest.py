@@ -26,6 +26,7 @@ ONE_AFTER_THE_OTHER = frozenset(
         "components/serving/test_applications.py",
         "components/serving/test_bulk.py",
         "components/serving/test_canary_server.py",
+        "components/serving/test_gpus.py",
         "components/serving/test_haproxy.py",
         "components/serving/test_openai.py",
         "components/serving/test_pictures.py",
