@@ -27,7 +27,7 @@ from components.labels.journal import Journal
 from components.labels.marker import Marker, open_marker
 from components.modalities.modality import Maker, Order
 from components.serving import computing
-from components.serving.engine import Engine, When, now
+from components.serving.engine import Engine, FullError, When, now
 from components.serving.listening import Listener, Look
 from components.serving.records import ASKING
 from components.settings import Settings
@@ -312,7 +312,7 @@ def open_version(served: Served, settings: Settings) -> Loaded:
     """
     held_back = open_filter(served.terms)
     check_device(served)
-    model = load(_folder(served, settings), served.device)
+    model = _loaded(served, settings)
     marker = open_marker(served.product, served.version, model.digest, served.terms, settings)
     journal = None if served.terms.records == "none" else Journal(settings, served.product)
     computing.prepare(model, served.terms, settings)
@@ -325,6 +325,17 @@ def open_version(served: Served, settings: Settings) -> Loaded:
         loaded.engine.close()
         raise
     return loaded
+
+
+def _loaded(served: Served, settings: Settings) -> Model:
+    """The model on its device; raises `UserError`, and `FullError` where a GPU has no memory for it."""
+    try:
+        return load(_folder(served, settings), served.device)
+    except torch.OutOfMemoryError as error:
+        raise FullError(
+            f"The GPU has no memory left for {served.product}/{served.version}; end what else is on it, or give "
+            "each replica more of it by gpus."
+        ) from error
 
 
 def check_device(served: Served) -> None:

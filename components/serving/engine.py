@@ -72,6 +72,10 @@ class EndedError(FailedError):
     """The engine takes nothing more; another replica, or the next one of this place, may."""
 
 
+class FullError(FailedError):
+    """The GPU has no memory left, which is nobody's own fault: it may have some later."""
+
+
 class QueueFullError(Exception):
     """More rows wait than the engine's queue holds; the client may ask again soon."""
 
@@ -393,7 +397,7 @@ class Engine:
 
 def _told(error: BaseException) -> FailedError:
     if isinstance(error, torch.OutOfMemoryError):
-        return FailedError(
+        return FullError(
             "The GPU has no memory left for what the model was to generate; ask again, or for less."
         )
     return FailedError(f"The model failed while it generated ({type(error).__name__}: {error}); ask again.")

@@ -34,6 +34,7 @@ from components.serving.catalog import (
     open_version,
 )
 from components.serving.course import LINGER, Course, NotNowError, Rest
+from components.serving.engine import FullError
 from components.serving.revoked import Revoker, parted
 from components.serving.trials import Trials
 from components.settings import Settings
@@ -225,7 +226,7 @@ class Follower:
             raise NotNowError from error
         try:
             return open_checked(served, self.settings)
-        except (OSError, MemoryError) as error:
+        except (OSError, MemoryError, torch.OutOfMemoryError, FullError) as error:
             raise NotNowError from error
 
     def _watch(self, change: Change) -> None:

@@ -224,5 +224,5 @@ def granted(workers: int, threads: int | None) -> tuple[bool, int]:
     left = f"{have.cpus:g} CPUs" + (f" and {have.gpus:g} GPUs" if gpu else "")
     raise UserError(
         f"{workers} workers need {needed}, and something else on the cluster, such as a server's replicas or another "
-        f"training, leaves {left}; wait for it, lower its cpus, or ask for fewer --workers or train.threads."
+        f"training, leaves {left}; wait for it, lower its cpus or gpus, or ask for fewer --workers or train.threads."
     )

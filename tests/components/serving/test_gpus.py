@@ -13,16 +13,18 @@ import pytest
 import torch
 
 from components import compiler
-from components.artifact import load
+from components.artifact import Model, load
 from components.cluster import Capacity
 from components.errors import FailedError, UserError
 from components.families.family import Networks, Requests, State
 from components.families.vae import VAE
-from components.serving import app, computing
+from components.serving import app, catalog, computing, follow
 from components.serving.applications import Application
 from components.serving.catalog import Catalog, Served, open_version
+from components.serving.course import NotNowError
 from components.serving.declared import NAME, Replicas
-from components.serving.engine import Engine
+from components.serving.engine import Engine, FullError
+from components.serving.follow import Follower
 from components.serving.records import Record, read
 from components.serving.replay import replay
 from components.serving.routes.models import describe
@@ -88,6 +90,24 @@ def test_the_free_memory_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
     assert computing._free(torch.device("cuda")) == 1200
     assert computing._free(torch.device("cpu")) > 9000
+
+
+def test_a_gpu_without_room_for_a_version_is_not_the_versions_fault(
+    artifact: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Model:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much.\nAnd more words.")
+
+    served = Served("digits", 3, artifact(tmp_path / "artifact"), 0)
+    settings = Settings(home=tmp_path / "home")
+    monkeypatch.setattr(catalog, "load", full)
+    monkeypatch.setattr(follow, "intact", lambda *_: served)
+    with pytest.raises(FullError, match="The GPU has no memory left for digits/3; end what else is on it"):
+        open_version(served, settings)
+    follower = Follower(Catalog({}), settings)
+    with pytest.raises(NotNowError):
+        follower._open(served, 3, "")
+    follower.close()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
