@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from components import files
 from components.artifact import About, Model, load, save
 from components.data.dataset import Dataset, file_hash
 from components.errors import UserError
 from components.families.family import Family
 from components.families.gpt import GPT
 from components.families.layers.norm import EPSILON
+from components.folders import new_folder
 from components.modalities.text import Text
 from components.modalities.tokenizer import FILES, load_tokenizer, load_vocabulary
 from components.settings import expanded
@@ -59,11 +59,7 @@ def export_hf(artifact: Path, folder: Path) -> Path:
     if not isinstance(model.modality, Text):
         raise UserError(f"Hugging Face's format is for text, and {artifact} makes {model.about.modality}.")
     folder = expanded(folder, "The folder").resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already; name a folder that is new or empty.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.draft(folder) as draft:
-        draft.mkdir()
+    with new_folder(folder) as draft:
         named = dict(_theirs(model.networks["decoder"].state_dict(), model.family))
         (draft / "model.safetensors").write_bytes(to_bytes(named, {"format": "pt"}))
         (draft / "config.json").write_text(json.dumps(_config(model), indent=2), encoding="utf-8")
