@@ -58,6 +58,7 @@ class Molecule(Text):
     request: ClassVar[type[BaseModel]] = MoleculeRequest
     media_type: ClassVar[str] = "chemical/x-daylight-smiles"
     extension: ClassVar[str] = ".smi"
+    gathered: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Direction]] = {
         "nats_per_molecule": "lower",
         "validity": "higher",

@@ -32,6 +32,7 @@ class Series(Modality):
     request: ClassVar[type[BaseModel]] = SeriesRequest
     media_type: ClassVar[str] = "text/csv; charset=utf-8"
     extension: ClassVar[str] = ".csv"
+    gathered: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Direction]] = {
         "weighted_quantile_loss": "lower",
         "mase": "lower",
