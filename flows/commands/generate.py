@@ -26,7 +26,7 @@ Count = Annotated[
         "--number",
         min=1,
         max=4096,
-        help="How many; 16 pictures, futures or molecules, 1 recording, piece of music or text.",
+        help="How many, of texts at most 128; 16 pictures, futures or molecules, 1 recording, piece of music or text.",
     ),
 ]
 Out = Annotated[
