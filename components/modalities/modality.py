@@ -60,6 +60,7 @@ class Order:
 class Modality(ABC):
     """Arrow rows to tensors and back, the client's request, the bytes it gets, the picture of samples.
 
+    `makes` is what its models make and its data are, in a sentence for a person.
     `assets` are the files that it needs (a tokenizer): they lie in the folder of the prepared data and in that of
     the artifact; those that are `optional` only where the data need them. `extension` is that of a file of
     `media_type`, `suffix` that of the file that `picture` makes; `prefixes` are what a report may put before the name
@@ -68,6 +69,7 @@ class Modality(ABC):
     """
 
     name: ClassVar[str]
+    makes: ClassVar[str]
     kind: ClassVar[Kind]
     request: ClassVar[type[BaseModel]]
     media_type: ClassVar[str]

@@ -55,6 +55,7 @@ class Molecule(Text):
     """Rows `END tokens END`, a molecule each, perhaps with the token of its band behind the first `END`."""
 
     name: ClassVar[str] = "molecule"
+    makes: ClassVar[str] = "molecules"
     request: ClassVar[type[BaseModel]] = MoleculeRequest
     media_type: ClassVar[str] = "chemical/x-daylight-smiles"
     extension: ClassVar[str] = ".smi"

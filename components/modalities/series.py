@@ -28,6 +28,7 @@ class Series(Modality):
     """Windows of channels, each a row of tokens of one tokenizer; a row is scaled by its own context."""
 
     name: ClassVar[str] = "series"
+    makes: ClassVar[str] = "series"
     kind: ClassVar[Kind] = Kind.TOKENS
     request: ClassVar[type[BaseModel]] = SeriesRequest
     media_type: ClassVar[str] = "text/csv; charset=utf-8"

@@ -45,7 +45,7 @@ def augment(
     options = {"size": size, "steps": steps, "guidance": guidance, "truncation": truncation}
     with locate(project.settings, product, version, project.own_terms(product)) as place:
         if place.modality != "image":
-            raise UserError(f"{product} makes {place.modality}; genloom augment draws labelled pictures.")
+            raise UserError(f"{product} makes {place.makes}; genloom augment draws labelled pictures.")
         with Bars() as bars:
             done = fill(
                 place,

@@ -77,7 +77,7 @@ def check(place: Place) -> None:
     """Raise `UserError` unless the model at `place` takes pictures."""
     if place.modality != "image":
         raise UserError(
-            f"{place.product} makes {place.modality} and edits no pictures; ask it with genloom generate."
+            f"{place.product} makes {place.makes} and edits no pictures; ask it with genloom generate."
         )
     if place.about["routes"] == ["/v1/images/generations"]:
         raise UserError(

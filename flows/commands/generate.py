@@ -165,7 +165,7 @@ def generate(
         way = WAYS[place.modality]
         without(
             {name: given[name] for name in given if name not in way.options},
-            f"{product} {way.makes}, without",
+            f"{product} makes {place.makes}, without",
         )
         asked = {name: given[name] for name in given if name in way.options}
         way.make(place, Wanted(asked, number, seed, out, as_json))

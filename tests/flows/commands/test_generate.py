@@ -122,4 +122,4 @@ def test_edit_refuses_to_replace_its_own_input(genloom: Genloom, project: Path) 
 def test_options_of_texts_are_told_even_if_they_are_zero(genloom: Genloom, url: str) -> None:
     said = genloom("generate", "digits", "--temperature", "0", "-o", "x.png")
     assert said.code == 2
-    assert "draws pictures, without --temperature" in said.err
+    assert "makes pictures, without --temperature" in said.err
