@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1)
     producer: str = Field(default="", max_length=64)
     records_days: int = Field(default=30, ge=1, le=36_500)
+    access_days: int = Field(default=30, ge=0, le=36_500)
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None

@@ -26,10 +26,10 @@ from torch import Tensor
 from components.artifact import Model
 from components.errors import FailedError, UserError
 from components.families.family import Requests, alike, join, select
-from components.families.sampling import Slots, device_of
+from components.families.sampling import device_of
 from components.serving.listening import Listener, Look, progress
 from components.serving.pace import Pace
-from components.serving.placing import Entry, Job, Places, copied
+from components.serving.placing import Entry, Job, Places, Rows, copied
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
@@ -79,8 +79,8 @@ class Engine:
 
     `threads` is torch's for the time that the engine runs; with width and device kind it decides the bits.
 
-    A step that costs less than to wake a thread and to be woken by it is computed by the loop that asks; for a request
-    that is alone, so that nobody else waits for the loop, also one that costs somewhat more.
+    A step that costs less than to wake a thread and to be woken by it is computed by the loop that asks; while no other
+    engine is at work also one that costs somewhat more.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Engine:
         self._shares = device_of(model.networks).type == "cpu" and not model.shape.vocabulary
         self._jobs: deque[Job] = deque()
         self._places = Places(self.width)
-        self._slots: Slots | None = None
+        self._slots: Rows | None = None
         self._whole: list[Job] = []
         self._failures = 0
         self._closing = self._ended = False
@@ -160,13 +160,10 @@ class Engine:
             soon(partial(self._here, soon))
 
     def _suits(self) -> bool:
-        """Whether the next step is quick, or short and for a request that is alone in this process."""
+        """Whether the next step is quick, or short while nobody else in this process computes."""
         if self._pace.quick:
             return True
-        if not self._pace.short or any(other.busy for other in list(ENGINES) if other is not self):
-            return False
-        with self._change:
-            return len(self._jobs) == 1 and self._jobs[0].waiting <= self.width and not self._places
+        return self._pace.short and not any(other.busy for other in list(ENGINES) if other is not self)
 
     @property
     def waiting(self) -> int:
@@ -330,7 +327,7 @@ class Engine:
         """Start rows; those of requests that are alike together, because each start costs as much as many rows."""
         if self._slots is None:
             first = select(entries[0].job.requests, slice(0, 1))
-            self._slots = Slots(self.model.family, self.model.networks, self.width, first)
+            self._slots = Rows(self.model.family, self.model.networks, self.width, first)
         if len(entries) == 1:
             self._slots.admit(entries[0].places, entries[0].requests)
             return
@@ -348,7 +345,7 @@ class Engine:
             log.exception("a request to %s could not start", self.model.about.product)
             self._fail({entry.job}, _told(error))
 
-    def _collect(self, slots: Slots) -> None:
+    def _collect(self, slots: Rows) -> None:
         """Tell the listeners, copy what is finished to its job and free its place."""
         counts = bool(self.model.shape.vocabulary) or any(job.listen for job in self._places.jobs)
         at = progress(slots.state, counts)
