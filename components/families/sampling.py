@@ -31,9 +31,8 @@ def noise(seed: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise [R, *shape] on the CPU, each row by its own seed and step, the same everywhere."""
     drawn = torch.empty(len(seed), *shape)
     generator = torch.Generator()
-    for row, (own, count) in enumerate(zip(seed.tolist(), step.tolist(), strict=True)):
-        generator.manual_seed(mix(own, count))
-        drawn[row].normal_(generator=generator)
+    for row, own, count in zip(drawn.unbind(), seed.tolist(), step.tolist(), strict=True):
+        row.normal_(generator=generator.manual_seed(mix(own, count)))
     return drawn
 
 
