@@ -57,7 +57,7 @@ def export_hf(artifact: Path, folder: Path) -> Path:
         name = type(model.family).__module__.rpartition(".")[2]
         raise UserError(f"Hugging Face's format is for the family gpt, and {artifact} holds a {name}.")
     if not isinstance(model.modality, Text):
-        raise UserError(f"Hugging Face's format is for text, and {artifact} makes {model.about.modality}.")
+        raise UserError(f"Hugging Face's format is for text, and {artifact} makes {model.modality.makes}.")
     folder = expanded(folder, "The folder").resolve()
     with new_folder(folder) as draft:
         named = dict(_theirs(model.networks["decoder"].state_dict(), model.family))
@@ -142,7 +142,8 @@ def start_from_hf(folder: Path, family: Family, dataset: Dataset, cache: Path) -
         raise UserError(f"{folder} has no {FILES[0]}; save its tokenizer beside the model.")
     if not isinstance(dataset.tensors, Text):
         raise UserError(
-            f"{folder} holds a model of text, and the dataset {dataset.name} holds {dataset.modality}; leave init out."
+            f"{folder} holds a model of text, and the dataset {dataset.name} holds {dataset.tensors.makes}; leave init "
+            "out."
         )
     if type(family) is not GPT:
         raise UserError(

@@ -6,24 +6,12 @@ Kept beside the records and as long as they are, by the same policy: nothing whe
 from __future__ import annotations
 
 import json
-import logging
-import threading
 import time
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from components import files
-from components.serving.records import moment, prune
+from components.serving.lines import Days, Gathered, line, moment
 from components.settings import Settings
-
-log = logging.getLogger(__name__)
-GATHER = 0.5
-"""Seconds in which lines gather before they are written together."""
-MOST = 100_000
-"""Lines that may wait for a slow disk; the oldest are dropped, as no request waits."""
 
 
 @dataclass(frozen=True)
@@ -44,46 +32,20 @@ class Issued:
 
 
 class Journal:
-    """Writes lines into `folder`/DAY.jsonl, half a second after the first of them, on a thread of its own."""
+    """Keeps a line of each file that a server gave out of `product`, in the file of its day."""
 
     def __init__(self, settings: Settings, product: str) -> None:
-        self.folder, self.product = folder_of(settings, product), product
-        self._days = settings.records_days
-        self._waiting: deque[tuple[float, str, int, int, str]] = deque(maxlen=MOST)
-        self._lock, self._soon, self._day = threading.Lock(), False, ""
+        self.product = product
+        self._lines = Gathered(Days(folder_of(settings, product), settings.records_days))
 
     def add(self, content: str, version: int, seed: int, request: str) -> None:
         """Keep a line soon; the caller waits for nothing."""
-        self._waiting.append((time.time(), content, version, seed, request))
-        if not self._soon:
-            self._soon = True
-            threading.Timer(GATHER, self.flush).start()
+        issued = Issued(moment(time.time()), content, self.product, version, seed, request)
+        self._lines.add(line(vars(issued)))
 
     def flush(self) -> None:
         """Write what waits."""
-        with self._lock:
-            self._soon = False  # what comes from now on is seen below, or begins a timer of its own
-            lines = "".join(self._lines())
-            if not lines:
-                return
-            try:
-                self._write(lines)
-            except OSError:  # a full disk must not end serving
-                log.exception("hashes of what %s gave out could not be written", self.product)
-
-    def _lines(self) -> Iterator[str]:
-        while self._waiting:
-            at, content, version, seed, request = self._waiting.popleft()
-            issued = Issued(moment(at), content, self.product, version, seed, request)
-            yield json.dumps(vars(issued), separators=(",", ":")) + "\n"
-
-    def _write(self, lines: str) -> None:
-        day = datetime.now(UTC).date().isoformat()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if day != self._day:
-            prune(self.folder, self._days)
-            self._day = day
-        files.append(self.folder / f"{day}.jsonl", lines)
+        self._lines.flush()
 
 
 def folder_of(settings: Settings, product: str | None = None) -> Path:

@@ -39,6 +39,7 @@ PARTS: Mapping[str, Part] = {
     "studies": Part("searches for settings, without the weights of their trials"),
     "flows": Part("the history of flows and schedules, by Prefect"),
     "checkpoints": Part("the last resume state of each training that is not done", usual=False),
+    "access": Part("the access log of servers", usual=False),
     "jobs": Part("bulk jobs with their shards", usual=False),
     "data": Part("prepared data, which DVC can make or fetch again", usual=False),
     "labels": Part("the certificate and the private key that sign labels", usual=False),

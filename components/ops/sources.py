@@ -135,6 +135,7 @@ _PARTS: dict[str, Callable[[Project], Iterator[Source]]] = {
     "evaluations": _shared("evaluations"),
     "judges": _judges,
     "studies": _studies,
+    "access": _shared("access"),
     "jobs": _shared("jobs"),
     "data": _data,
     "labels": _shared("labels"),

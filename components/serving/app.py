@@ -26,6 +26,7 @@ from components import cluster
 from components.errors import FailedError, UserError
 from components.labels import reading
 from components.serving import bulk, haproxy, live, protocol, tls
+from components.serving.access_log import open_access_log
 from components.serving.applications import APPLICATIONS, Application, remember
 from components.serving.catalog import Served
 from components.serving.declared import NAME, Replicas
@@ -37,6 +38,7 @@ from components.serving.records import Recorder, folder_of
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.serving.routes.leaving import LONGEST
+from components.serving.shortcut import past_ray
 from components.settings import LOOPBACK, Settings, cluster_address
 
 HELD, HOST = "applications", "host"
@@ -46,6 +48,8 @@ HEALTH = 2.0
 """Seconds between two looks at a replica's engines; after three bad ones it is replaced."""
 TIMEOUT = LONGEST
 """Seconds after which the proxy gives a request up."""
+YOUNG = (20_000, 20, 20)
+"""How many new objects the garbage collector lets come, and how often it looks at the young before the older ones."""
 SOON = 2.0
 """The least seconds of requests that a decision about replicas looks back over."""
 ROOM, ELSEWHERE = 120.0, 900.0
@@ -60,7 +64,6 @@ class Endpoint:
 
     def __init__(self, served: Sequence[Served], settings: Settings) -> None:
         _log_requests_once()
-        protocol.install()
         self.settings = settings
         self.catalog = open_champions(served, settings)
         own = serve.get_replica_context()
@@ -79,7 +82,8 @@ class Endpoint:
         _settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(
+        """What Ray Serve's way leads to, and the short way as well."""
+        app = create_app(
             self.catalog,
             self.access,
             self._close,
@@ -87,7 +91,10 @@ class Endpoint:
             self.jobs,
             self.member,
             lambda file: reading.read(file, self.settings, "The file"),
+            open_access_log(self.settings),
         )
+        protocol.install(past_ray(app))
+        return app
 
     def _close(self) -> None:
         self.follower.close()
@@ -102,10 +109,12 @@ class Endpoint:
 def _settle() -> None:
     """Let the garbage collector pass over what is there: the modules and models that stay until the end.
 
-    Looking through them takes it some tenths of a second, in which no request of this replica is answered.
+    Looking through them takes it some tenths of a second, in which no request of this replica is answered. What a
+    request leaves behind goes without it, but for a few objects, so that it need not look often.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*YOUNG)
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ class Engine:
 
     `threads` is torch's for the time that the engine runs; with width and device kind it decides the bits.
 
-    A step that costs less than to wake a thread and to be woken by it is computed by the loop that asks; for a request
-    that is alone, so that nobody else waits for the loop, also one that costs somewhat more.
+    A step that costs less than to wake a thread and to be woken by it is computed by the loop that asks; while no other
+    engine is at work also one that costs somewhat more.
     """
 
     def __init__(
@@ -160,13 +160,10 @@ class Engine:
             soon(partial(self._here, soon))
 
     def _suits(self) -> bool:
-        """Whether the next step is quick, or short and for a request that is alone in this process."""
+        """Whether the next step is quick, or short while nobody else in this process computes."""
         if self._pace.quick:
             return True
-        if not self._pace.short or any(other.busy for other in list(ENGINES) if other is not self):
-            return False
-        with self._change:
-            return len(self._jobs) == 1 and self._jobs[0].waiting <= self.width and not self._places
+        return self._pace.short and not any(other.busy for other in list(ENGINES) if other is not self)
 
     @property
     def waiting(self) -> int:

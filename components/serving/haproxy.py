@@ -61,11 +61,10 @@ ERRORS: Mapping[int, tuple[str, str, str]] = {
     504: ("Gateway Timeout", "timeout", "The replica did not answer in time; ask again, or for less."),
 }
 """What HAProxy, or Ray Serve behind it, says itself: reason, code, message."""
-UNWATCHED = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1"}
-"""Headers by which Ray Serve leaves it to a replica to look for clients that have left and for long requests.
-
-Nobody else may say so, nor is it said to the proxy that has requests while there is no replica: it looks itself.
-"""
+UNHEARD = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+"""Headers by which a client could tell Ray Serve not to look for clients that have left, nor for long requests."""
+CLIENT = "x-forwarded-for"
+"""The header that names who asks; what a client says there itself is not handed on."""
 AGAIN = frozenset({502, 503})
 """The errors after which the same request may go well."""
 
@@ -199,26 +198,16 @@ def fitted(config: str, bind: str, folder: Path) -> str:
     (place,) = (place for place, line in enumerate(frontend) if line.strip().startswith("bind "))
     # Ray Serve's own refusals are plain text, which no error of ours is
     rules = [
-        *(f"http-request del-header {name}" for name in UNWATCHED),
+        *(f"http-request del-header {name}" for name in UNHEARD),
+        f"http-request set-header {CLIENT} %[src]",
         # it needs no key, and lists what is served
         "http-request return status 404 default-errorfiles if { path,url_dec -i /-/routes }",
         *reworded(),
     ]
     frontend[place : place + 1] = [f"    bind {bind}", *(f"    {rule}" for rule in rules)]
-    for name, lines in parts.items():
-        lines[:0] = [f"    {rule}" for rule in unwatched(name, lines)]
     nowhere[:] = ["    http-request return status 404 default-errorfiles"]
     kept = (f"{name}\n" + "".join(f"{line}\n" for line in lines) for name, lines in parts.items())
     return re.sub(r"^ *(log|option httplog)\b.*\n", "", "".join(kept), flags=re.MULTILINE)
-
-
-def unwatched(section: str, lines: Sequence[str]) -> Iterator[str]:
-    """The rules that set `UNWATCHED` for requests to the replicas of a backend, while one of them is up."""
-    kind, _, backend = section.partition(" ")
-    words = [line.split() for line in lines if kind == "backend" and line.strip().startswith("server ")]
-    for replica in (line[1] for line in words if "backup" not in line):
-        for name, value in UNWATCHED.items():
-            yield f"http-request set-header {name} {value} if {{ srv_is_up({backend}/{replica}) }}"
 
 
 def reworded() -> Iterator[str]:

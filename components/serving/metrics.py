@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeAlias, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.requests import Request
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.promotion.canary import QUANTILES
+from components.serving.access_log import AccessLog
 from components.serving.catalog import Catalog, Loaded
 from components.serving.jobs import Jobs
 from components.serving.routes.paths import route_of
@@ -24,6 +26,8 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 """The borders of the latencies' buckets."""
 GONE = 3600.0
 """Seconds for which the series of a version stay that is not served any more, so that its last numbers are read."""
+GONE_BEFORE = "499"
+"""The status of a request whose client has left before its answer began, as nginx has it."""
 OTHER = "other"
 """The route of a request to a path that is none, so that nobody can make series without end."""
 
@@ -53,6 +57,8 @@ TRIED = {
 
 
 Labelled = TypeVar("Labelled", Counter, Histogram)
+Failed: TypeAlias = Callable[[Request, Exception], ASGIApp]
+"""Makes the answer to a request that ended with an error."""
 
 
 class Series(Generic[Labelled]):
@@ -242,10 +248,13 @@ def _read(loaded: Loaded) -> dict[str, int]:
 
 
 class Watched:
-    """The middleware that counts and times every answer; model and version are those that its headers name."""
+    """The middleware that counts, times and logs every answer; model and version are those that its headers name.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    Where the application fails before it has answered, `failed` makes the answer.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, failed: Failed, log: AccessLog | None = None) -> None:
+        self.app, self.metrics, self.failed, self.log = app, metrics, failed, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and look at what comes back."""
@@ -254,7 +263,7 @@ class Watched:
             return
         metrics, began = self.metrics, time.perf_counter()
         route = metrics.route(route_of(scope))
-        labels, status, first = (route, "", ""), "499", True
+        labels, status, first = (route, "", ""), GONE_BEFORE, True
 
         async def seen(message: Message) -> None:
             """Send `message` on; the first two tell status, labels and the time to the first byte."""
@@ -276,9 +285,14 @@ class Watched:
         metrics.running.inc()
         try:
             await self.app(scope, receive, seen)
-        except Exception:
-            status = "500"  # what nobody foresaw is answered further out
+        except Exception as error:
+            if status == GONE_BEFORE:
+                await self.failed(Request(scope), error)(scope, receive, seen)
+            status = "500"
             raise
         finally:
             metrics.running.dec()
-            metrics.count(labels, status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            metrics.count(labels, status, seconds)
+            if self.log is not None:
+                self.log.add(scope, status, seconds, *labels[1:])

@@ -11,7 +11,10 @@ KNOWN, FORGET = 8, 256
 QUICK = 0.0005
 """The most seconds of a quick step. A loop that computes it is busy for so long, and spares two changes of threads."""
 SHORT = 0.004
-"""The same for a request that is alone in all engines of a replica: nobody is held up but who comes meanwhile."""
+"""The same while no other engine of a replica is at work, whose streams would wait.
+
+The loop has then taken in all that came, so that the step's rows are many, and nobody fights for Python's lock.
+"""
 RECENT = 8
 """Steps of which the fastest says what one costs: the others may have waited for Python's lock or for a core."""
 

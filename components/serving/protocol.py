@@ -1,19 +1,34 @@
-"""The head and the body of an answer in one write: two cost this process and the proxy a system call each more."""
+"""How a replica's server speaks HTTP: the head and the body of an answer in one write, and the application at hand.
+
+Two writes cost this process and the proxy a system call each more.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from components.serving.shortcut import Over
 
 HEAD = b"HTTP/1."
 """What a head begins with. A body that begins so would wait for the end of the loop's turn, and lose nothing."""
 
 
 class OneWrite(HttpToolsProtocol):
-    """uvicorn's protocol for HTTP, which writes an answer's head when it has it and the body after it."""
+    """uvicorn's protocol for HTTP, which writes an answer's head when it has it and the body after it.
+
+    What is in `over` is put before the application that the server was begun with.
+    """
+
+    over: ClassVar[tuple[Over, ...]] = ()
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        for over in self.over:
+            self.app = over(self.app)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Write through a `Joined`."""
@@ -54,6 +69,7 @@ class Joined:
             return getattr(self._transport, name)
 
 
-def install() -> None:
+def install(*over: Over) -> None:
     """Let uvicorn's servers that begin in this process use it; Ray Serve, which begins them, has no setting for it."""
+    OneWrite.over = over
     HTTP_PROTOCOLS["auto"] = f"{OneWrite.__module__}:{OneWrite.__qualname__}"

@@ -10,15 +10,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from queue import Empty, Full, Queue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from components import files
 from components.errors import UserError
+from components.serving.lines import Days, Gathered, line, moment, prune
 from components.settings import Settings
 from components.terms import Precision
 
@@ -35,21 +35,20 @@ if TYPE_CHECKING:
     from components.serving.catalog import Loaded
 
 log = logging.getLogger(__name__)
-TOGETHER = 1000
-"""Lines that are written together at most."""
-WAITING, HELD = 10_000, 2**26
-"""Lines that may wait for a slow disk, and bytes of what they are made of; more are dropped, as no request waits."""
+SMALL, HELD = 2**16, 2**26
+"""Bytes of what a record is made of that are hashed at once, and of all that wait for the thread which hashes the rest.
+
+More are dropped, as no request waits.
+"""
 IDLE = 600.0
-"""Seconds without a line after which it is looked whether a new day has begun, on which old ones are deleted."""
-GATHER = 0.05
-"""Seconds in which lines gather before they are written together: a file is opened once for all of them."""
+"""Seconds after which it is looked whether a new day has begun, on which old records are deleted."""
 LONG = 4096
 """Characters of one text in a full record; of a longer one, and of an uploaded file, the hash is kept."""
 HASHED = "sha256:"
 NOTHING_ASKED = hashlib.sha256(b"{}").hexdigest()
 """What is asked where every field is at its default."""
-HOW = ("stream", "stream_options", "partial_images", "model")
-"""Fields that change how an answer is sent and not what is in it."""
+UNASKED = frozenset({"stream", "stream_options", "partial_images", "model", "seed"})
+"""Fields that change how an answer is sent and not what is in it, and the seed, which a record has for itself."""
 
 
 @dataclass
@@ -89,28 +88,30 @@ class Make:
 
 
 class Recorder:
-    """Writes records into `folder`/PRODUCT/DAY.jsonl on a thread of its own, and deletes those older than `days`."""
+    """Writes records into `folder`/PRODUCT/DAY.jsonl, and deletes those older than `days`.
+
+    What keeps much memory is made and written on a thread of its own, the rest at once: to keep it until later costs
+    more than to hash it.
+    """
 
     def __init__(self, folder: Path, days: int) -> None:
         self.folder, self.days = folder, days
-        self._waiting: Queue[Make | None] = Queue(WAITING)
+        self._products: dict[str, Gathered] = {}
+        self._waiting: SimpleQueue[Make | None] = SimpleQueue()
         self._held, self._lock = 0, Lock()
         self._pruned = ""
         self._thread = Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
 
     def put(self, make: Callable[[], Record], size: int = 0) -> None:
-        """Make a record and write it soon; what it hashes costs nobody but the thread of this recorder.
-
-        `make` keeps `size` bytes in memory until then.
-        """
-        try:
-            if self._held and self._held + size > HELD:
-                raise Full
-            self._waiting.put_nowait(Make(make, size))
-            self._hold(size)
-        except Full:
+        """Make a record, now or soon, and write it soon; `make` keeps `size` bytes in memory until then."""
+        if size <= SMALL:
+            self._keep(make)
+        elif self._held and self._held + size > HELD:
             log.error("a record was lost: the disk is too slow, or the answer too large to wait for it")
+        else:
+            self._hold(size)
+            self._waiting.put(Make(make, size))
 
     def _hold(self, size: int) -> None:
         with self._lock:
@@ -121,36 +122,18 @@ class Recorder:
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()
+        for lines in list(self._products.values()):
+            lines.flush()
 
     def _run(self) -> None:
-        over = False
-        while not over:
+        while True:
             self._prune()
-            makes, over = self._gathered()
-            lines: dict[str, list[str]] = {}
-            for make in makes:
-                self._add(make.record, lines)
+            with suppress(Empty):
+                make = self._waiting.get(timeout=IDLE)
+                if make is None:
+                    return
+                self._keep(make.record)
                 self._hold(-make.size)
-            for product, own in lines.items():
-                try:
-                    self._write(product, own)
-                except Exception:  # a full disk must not end serving; the next lines may find room again
-                    log.exception("%d records of %s could not be written", len(own), product)
-
-    def _gathered(self) -> tuple[list[Make], bool]:
-        """What is to be written together, nothing if nothing comes for long; and whether that is the end."""
-        makes: list[Make] = []
-        with suppress(Empty):
-            make = self._waiting.get(timeout=IDLE)
-            if make is not None:
-                time.sleep(GATHER)
-            while make is not None:
-                makes.append(make)
-                if len(makes) == TOGETHER:
-                    return makes, False
-                make = self._waiting.get_nowait()
-            return makes, True
-        return makes, False
 
     def _prune(self) -> None:
         """Delete what is too old, once a day; also of products that nobody asks any more."""
@@ -164,20 +147,21 @@ class Recorder:
         except OSError:
             log.exception("the oldest records could not be deleted")
 
-    def _add(self, make: Callable[[], Record], lines: dict[str, list[str]]) -> None:
+    def _keep(self, make: Callable[[], Record]) -> None:
         try:
             record = make()
-            content = {name: value for name, value in vars(record).items() if name != "body" or value}
-            lines.setdefault(record.product, []).append(json.dumps(content, ensure_ascii=False))
+            content = vars(record)
+            if not record.body:
+                del content["body"]
+            self._of(record.product).add(line(content))
         except Exception:
             log.exception("a record could not be made")
 
-    def _write(self, product: str, lines: Sequence[str]) -> None:
-        """Append lines in one call, so that several replicas may write into one file."""
-        day = datetime.now(UTC).date().isoformat()
-        folder = self.folder / product
-        folder.mkdir(parents=True, exist_ok=True)
-        files.append(folder / f"{day}.jsonl", "".join(f"{line}\n" for line in lines))
+    def _of(self, product: str) -> Gathered:
+        with self._lock:
+            if product not in self._products:
+                self._products[product] = Gathered(Days(self.folder / product, self.days))
+            return self._products[product]
 
 
 @dataclass(frozen=True)
@@ -252,21 +236,12 @@ def held(done: Future[Tensor], body: BaseModel) -> int:
     return size
 
 
-def moment(at: float) -> str:
-    """Seconds since the epoch in ISO 8601, to the millisecond before."""
-    whole = int(at)
-    return f"{_second(whole)}.{int((at - whole) * 1000):03d}+00:00"
-
-
-@lru_cache(maxsize=4)
-def _second(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")[:19]
-
-
 def asked(body: BaseModel) -> dict[str, Any]:
     """What decides the content of an answer, beside its seed: the fields that are not at their defaults."""
+    if body.model_fields_set <= UNASKED:
+        return {}
     content = body.model_dump(exclude_defaults=True)
-    return {name: value for name, value in content.items() if name not in (*HOW, "seed")}
+    return {name: value for name, value in content.items() if name not in UNASKED}
 
 
 def digest_of(content: dict[str, Any]) -> str:
@@ -302,9 +277,9 @@ def folder_of(settings: Settings, product: str | None = None) -> Path:
 def read(folder: Path) -> Iterator[Record]:
     """The records in a product's folder, the newest first; a line that a crash cut short is passed over."""
     for path in sorted(folder.glob("*.jsonl"), reverse=True):
-        for line in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        for written in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
             try:
-                yield Record(**json.loads(line))
+                yield Record(**json.loads(written))
             except (ValueError, TypeError):
                 continue
 
@@ -318,23 +293,6 @@ def find(settings: Settings, product: str, request: str) -> Record:
             f"There is no record of a request {request!r} to {product}; see genloom records list {product}."
         )
     return found
-
-
-def prune(folder: Path, days: int) -> list[Path]:
-    """Delete the files of days that are more than `days` ago, and say which."""
-    oldest = datetime.now(UTC).date() - timedelta(days=days)
-    gone = [path for path in folder.glob("*.jsonl") if _day(path) < oldest]
-    for path in gone:
-        path.unlink(missing_ok=True)
-    return gone
-
-
-def _day(path: Path) -> date:
-    """The day of a file; one that we did not name is left alone."""
-    try:
-        return date.fromisoformat(path.stem)
-    except ValueError:
-        return date.max
 
 
 def _shortened(value: Any) -> Any:

@@ -9,31 +9,34 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import httpx
+import psutil
 
 from components.families.gan import GAN
 from components.project import Project, open_project
-from tests.benchmarks.load import percentile, press, seconds
+from components.serving import server
+from tests.benchmarks.load import Load, percentile, press, seconds
 from tests.benchmarks.row import Row
 from tests.benchmarks.serve import CONNECTIONS, MILLI, bodies
 from tests.benchmarks.site import DRAW, MNIST, ROOT, SMALL, echo, publish, serving
 from tests.components.serving.conftest import free_port
 from tests.until import until
 
-ROUNDS, SECONDS = 3, 5.0
+ROUNDS, SECONDS = 7, 4.0
 LITSERVE = {"litserve": 0.0, "litserve-waiting": 0.005}
 """LitServe's ways of batching, with the seconds that it waits for a batch to fill."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Requests a second, the median of the rounds, and latencies in seconds over all of them; `failed` of all."""
+    """Requests a second, the median of the turns, and latencies in seconds over all of them; `failed` of all."""
 
     rate: float
     p50: float
@@ -46,73 +49,131 @@ class Speed:
 
 
 def run(project: Path) -> list[Row]:
-    """Each server runs alone; of LitServe's two ways of batching the faster one counts."""
+    """Ours and LitServe in turns, each alone while it is asked; the other servers one after the other."""
     where = open_project(project)
     small = publish(where, "echo", echo(where), SMALL)
     large = publish(where, "mnist", GAN(), MNIST)
+    many, one = (CONNECTIONS, "≥ 1.5×"), (1, "≥ 2×")
+    rows = [
+        *beside("echo", where, "echo", small, [many, one]),
+        *beside("GAN on MNIST's shape", where, "mnist", large, [many]),
+        *beside("echo by two replicas", where, "echo", small, [many], replicas=2),
+        *beside("GAN on MNIST's shape by two replicas", where, "mnist", large, [many], replicas=2),
+    ]
     with serving(where, ["echo"]) as url:
-        ours = {count: pressed(f"{url}{DRAW}", count) for count in (1, CONNECTIONS)}
-    with serving(where, ["mnist"]) as url:
-        gan = pressed(f"{url}{DRAW}", CONNECTIONS)
-    pairs = {name: pair(where, name) for name in ("echo", "mnist")}
-    lit = {count: fastest(where, small, count) for count in (1, CONNECTIONS)}
-    lit_gan = fastest(where, large, CONNECTIONS)
-    with rival(where, "ray-serve", small) as url:
-        plain = pressed(url, CONNECTIONS)
-    with rival(where, "bytes", small) as url:
-        bound = pressed(url, CONNECTIONS)
+        ours = pressed(f"{url}{DRAW}", CONNECTIONS)
+    with rival(where, "ray-serve", small) as theirs:
+        plain = pressed(theirs.url, CONNECTIONS)
+    with rival(where, "bytes", small) as theirs:
+        bound = pressed(theirs.url, CONNECTIONS)
+    who = f"Ray Serve {version('ray')} as it comes"
     return [
-        beside("echo", CONNECTIONS, ours[CONNECTIONS], lit[CONNECTIONS], "≥ 1.5×"),
-        beside("echo", 1, ours[1], lit[1], "≥ 2×"),
-        beside(
-            "echo", CONNECTIONS, ours[CONNECTIONS], plain, "≥ 5×", f"Ray Serve {version('ray')} as it comes"
-        ),
-        beside("GAN on MNIST's shape", CONNECTIONS, gan, lit_gan, "≥ 1.5×"),
-        beside("echo by two replicas", CONNECTIONS, pairs["echo"], lit[CONNECTIONS], "≥ 1.5×"),
-        beside("GAN on MNIST's shape by two replicas", CONNECTIONS, pairs["mnist"], lit_gan, "≥ 1.5×"),
+        *rows,
+        row("echo", CONNECTIONS, who, ours, plain, ours.rate / plain.rate, "≥ 5×"),
         Row(
             f"the load generator itself, asking for bytes, {CONNECTIONS} connections",
-            f"{bound}, {bound.rate / ours[CONNECTIONS].rate:.1f}× of what it asked of ours",
+            f"{bound}, {bound.rate / ours.rate:.1f}× of what it asked of ours",
             "stated",
             {"rate": bound.rate},
         ),
     ]
 
 
-def pair(where: Project, product: str) -> Speed:
-    """Ours by two processes, as LitServe has two: one that speaks HTTP and one that computes."""
-    with serving(where, [product], replicas=2) as url:
-        return pressed(f"{url}{DRAW}", CONNECTIONS)
+@dataclass(frozen=True)
+class Contender:
+    """A server that runs: where it draws, and what sends all its processes a signal."""
+
+    url: str
+    tell: Callable[[int], None]
 
 
-def beside(model: str, connections: int, ours: Speed, theirs: Speed, wanted: str, who: str = "") -> Row:
-    """How many times as many requests a second ours answers."""
-    who = who or f"LitServe {version('litserve')}"
+def beside(
+    model: str,
+    where: Project,
+    product: str,
+    artifact: Path,
+    counts: Sequence[tuple[int, str]],
+    replicas: int = 1,
+) -> Iterator[Row]:
+    """How many times as many requests a second ours answers as the faster of LitServe's two ways of batching.
+
+    `counts` are connections, each with what is wanted of them.
+    """
+    with ExitStack() as running:
+        url = running.enter_context(serving(where, [product], replicas))
+        ours = Contender(f"{url}{DRAW}", tree(where))
+        theirs = [running.enter_context(rival(where, name, artifact)) for name in LITSERVE]
+        found = [in_turns([ours, *theirs], connections) for connections, _ in counts]
+    who = f"LitServe {version('litserve')}"
+    for (connections, wanted), loads in zip(counts, found, strict=True):
+        speeds = [speed_of(own) for own in loads]
+        best = max(range(1, len(speeds)), key=lambda place: speeds[place].rate)
+        turns = zip(loads[0], loads[best], strict=True)
+        ratio = statistics.median(len(own.latencies()) / len(other.latencies()) for own, other in turns)
+        yield row(model, connections, who, speeds[0], speeds[best], ratio, wanted)
+
+
+def row(model: str, connections: int, who: str, ours: Speed, theirs: Speed, ratio: float, wanted: str) -> Row:
+    """One comparison as the table has it."""
     many = "one connection" if connections == 1 else f"{connections} connections"
     return Row(
         f"{model}, {many}, against {who}",
-        f"{ours.rate / theirs.rate:.1f}× ({ours}; {who}: {theirs})",
+        f"{ratio:.2f}× ({ours}; {who}: {theirs})",
         wanted,
-        {"ratio": ours.rate / theirs.rate, "ours": ours.rate, "theirs": theirs.rate},
+        {"ratio": ratio, "ours": ours.rate, "theirs": theirs.rate},
     )
 
 
-def fastest(where: Project, artifact: Path, connections: int) -> Speed:
-    """LitServe's speed, by whichever way of batching is faster."""
-    found = []
-    for name in LITSERVE:
-        with rival(where, name, artifact) as url:
-            found.append(pressed(url, connections))
-    return max(found, key=lambda speed: speed.rate)
+def in_turns(contenders: Sequence[Contender], connections: int) -> list[list[Load]]:
+    """What each answered in `ROUNDS` turns of `SECONDS` after one of warm-up; the others stand still meanwhile.
+
+    A machine that others use too is faster in one minute than in the next, so that only turns that follow each other
+    can be compared.
+    """
+    loads: list[list[Load]] = [[] for _ in contenders]
+    for contender in contenders:
+        contender.tell(signal.SIGSTOP)
+    try:
+        for turn in range(ROUNDS + 1):
+            for own, contender in zip(loads, contenders, strict=True):
+                contender.tell(signal.SIGCONT)
+                own.append(pressing(contender.url, connections, SECONDS if turn else 1.0))
+                contender.tell(signal.SIGSTOP)
+    finally:
+        for contender in contenders:
+            contender.tell(signal.SIGCONT)
+    return [own[1:] for own in loads]
+
+
+def tree(where: Project) -> Callable[[int], None]:
+    """What tells all processes of our server a signal: its own, Ray's, the proxy, the replicas."""
+
+    def tell(number: int) -> None:
+        running = server.find(where.settings)
+        assert running is not None
+        own = psutil.Process(running.pid)
+        for process in (own, *own.children(recursive=True)):
+            with suppress(psutil.Error):
+                process.send_signal(number)
+
+    return tell
 
 
 def pressed(url: str, connections: int) -> Speed:
     """Warm up, then press in rounds."""
-    loads = []
-    for usual in (1.0, *[SECONDS] * ROUNDS):
-        end = time.perf_counter() + seconds(usual)
-        loads.append(asyncio.run(press(url, bodies(), connections, lambda: time.perf_counter() > end)))  # noqa: B023
-    rounds = [load.latencies() for load in loads[1:]]
+    pressing(url, connections, 1.0)
+    return speed_of([pressing(url, connections, SECONDS) for _ in range(ROUNDS)])
+
+
+def pressing(url: str, connections: int, lasting: float) -> Load:
+    """One turn."""
+    end = time.perf_counter() + seconds(lasting)
+    return asyncio.run(press(url, bodies(), connections, lambda: time.perf_counter() > end))
+
+
+def speed_of(loads: Sequence[Load]) -> Speed:
+    """What the turns come to."""
+    rounds = [load.latencies() for load in loads]
     every = sorted(took for found in rounds for took in found)
     return Speed(
         rate=statistics.median(len(found) for found in rounds) / seconds(SECONDS),
@@ -130,7 +191,7 @@ def line(name: str, artifact: Path, port: int) -> list[str]:
 
 
 @contextmanager
-def rival(where: Project, name: str, artifact: Path) -> Iterator[str]:
+def rival(where: Project, name: str, artifact: Path) -> Iterator[Contender]:
     """Another server, as a process group that ends with the block; nothing of our settings of Ray reaches it."""
     port = free_port()
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
@@ -149,7 +210,7 @@ def rival(where: Project, name: str, artifact: Path) -> Iterator[str]:
     try:
         until(lambda: answers(url) or process.poll() is not None)
         assert process.poll() is None, log.read_text(errors="replace")
-        yield url
+        yield Contender(url, partial(os.killpg, process.pid))
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from functools import partial
 
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -73,10 +72,14 @@ class Bodies:
             await self.app(scope, receive, send)
             return
         most = LARGEST_UPLOAD if route_of(scope) in self.uploads else LARGEST
-        hold = Hold(self.room)
+        hold, leaving = Hold(self.room), Leaving(receive, send)
+
+        async def answering(send: Send) -> None:
+            body = await self._read(leaving, most, _announced(scope), hold)
+            await self.app(scope, _replayed(body, receive), send)
+
         try:
-            body = await self._read(receive, most, _announced(scope), hold)
-            await Leaving(receive, send).attend(scope, partial(self.app, scope, _replayed(body, receive)))
+            await leaving.attend(scope, answering)
         except RefusedError as refused:
             await refused.response(scope, receive, send)
         except GoneError:
@@ -84,25 +87,21 @@ class Bodies:
         finally:
             hold.release()
 
-    async def _read(self, receive: Receive, most: int, announced: int, hold: Hold) -> bytes:
+    async def _read(self, leaving: Leaving, most: int, announced: int, hold: Hold) -> bytes:
         if announced > most:
             raise _too_large(most)
         parts: list[bytes] = []
         size, more = 0, True
-        try:
-            async with asyncio.timeout(self.seconds) as limit:
-                while more:
-                    part, more = await _part(receive)
-                    parts.append(part)
-                    size += len(part)
-                    if size > most:
-                        raise _too_large(most)
-                    hold.reach(size)
-                    if more:
-                        limit.reschedule((limit.when() or 0.0) + len(part) / RATE)
-        except TimeoutError as error:
-            message = "The body came too slowly; send it at once, or a smaller one."
-            raise RefusedError(answer(408, message, "too_slow", headers={"connection": "close"})) from error
+        leaving.arriving = asyncio.get_running_loop().time() + self.seconds
+        while more:
+            part, more = await _part(leaving.receive)
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            hold.reach(size)
+            leaving.arriving += len(part) / RATE
+        leaving.arriving = None
         return b"".join(parts)
 
 

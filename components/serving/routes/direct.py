@@ -21,8 +21,7 @@ Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 class Direct:
     """The innermost middleware: a POST to one of `endpoints` is answered by it, everything else by the application.
 
-    `bodies` are what each path takes, for the words of an error. What nobody foresaw is left to the application's own
-    middleware.
+    `bodies` are what each path takes, for the words of an error. What nobody foresaw is left to those further out.
     """
 
     def __init__(

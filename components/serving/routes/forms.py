@@ -16,6 +16,7 @@ from python_multipart.multipart import Field, File, FormParser, parse_options_he
 
 from components.errors import UserError, shortened
 from components.serving.routes.errors import FieldError
+from components.serving.routes.paths import header_of
 
 T = TypeVar("T", bound=BaseModel)
 LISTED = re.compile(r"\[\d*\]$")
@@ -47,7 +48,7 @@ async def read(request: Request, kind: type[T]) -> T:
 
 async def json_of(request: Request, kind: type[T]) -> T:
     """The body of `request`, which is JSON, as a `kind`. Raises what FastAPI raises."""
-    content, sent = await request.body(), request.headers.get("content-type", "")
+    content, sent = await request.body(), header_of(request.scope, b"content-type") or ""
     media = sent.partition(";")[0].strip().lower()
     if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
         raise UserError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from torch import Tensor
@@ -83,7 +83,7 @@ async def respond(loaded: Loaded, body: PictureBody, order: Order, event: str) -
 
 def written(loaded: Loaded, order: Order, files: Sequence[bytes | Withheld]) -> bytes:
     """The JSON of an answer; file by file, as one call for all would hold up the other threads."""
-    data = (json.dumps(described(order, place, file)).encode() for place, file in enumerate(files))
+    data = (orjson.dumps(described(order, place, file)) for place, file in enumerate(files))
     return b'{"created":%d,"data":[%b]%b}' % (int(time.time()), b",".join(data), field_of(loaded))
 
 

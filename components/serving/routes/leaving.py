@@ -1,7 +1,7 @@
 """A request ends when its client has left, or when it has taken as long as any may.
 
-Ray Serve can look after both, at the price of a task and some turns of the loop for every request. Behind HAProxy it is
-told not to (components/serving/haproxy.py), and this begins to look only at requests that take long.
+Ray Serve can look after both, at the price of a task and some turns of the loop for every request. Past it
+(components/serving/shortcut.py) this does, and begins to look only at requests that take long.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ SOON = 0.05
 """Seconds after which a request is looked at; most have their answer before."""
 LONGEST = float(SILENCE)
 """Seconds that a request may take."""
+SLOW = "The body came too slowly; send it at once, or a smaller one."
 LATE = "The request took longer than the server allows; ask for less."
 
 
 class Leaving:
-    """One request, whose body is there: what it sends, and whether anybody waits for it."""
+    """One request: whether its body comes in time, what is sent, and whether anybody waits for it."""
 
     def __init__(self, receive: Receive, send: Send, longest: float = LONGEST) -> None:
         self.receive, self._send, self.longest = receive, send, longest
         self.began = self.ended = self.events = False
-        self.why: Literal["gone", "late"] | None = None
+        self.why: Literal["gone", "late", "slow"] | None = None
+        self.arriving: float | None = None
+        """By the loop's clock, when the body must be there; None once it is, and nobody else receives."""
         self._watch: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def send(self, message: Message) -> None:
         """Hand a part of the answer on."""
@@ -48,26 +52,41 @@ class Leaving:
 
         What takes too long is answered with 408, or where a stream of events has begun with an event that says so.
         """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        task = asyncio.current_task()
         assert task is not None
-        begin = loop.call_later(SOON, self._begin, task)
+        self._look_soon(task)
         try:
             await answering(self.send)
         except asyncio.CancelledError:
             if self.why is None or task.uncancel():
                 raise
         finally:
-            begin.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             if self._watch is not None:
                 self._watch.cancel()
-        if self.why == "late" and not self.began:
+        if self.why == "slow":
+            refusal = answer(408, SLOW, "too_slow", headers={"connection": "close"})
+            await refusal(scope, self.receive, self._send)
+        elif self.why == "late" and not self.began:
             await answer(408, LATE, "timeout")(scope, self.receive, self._send)
         elif self.why == "late" and self.events and not self.ended:
             event = b"data: %b\n\n" % json.dumps(content(408, LATE, "timeout")).encode()
             await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
+    def _look_soon(self, task: asyncio.Task[object]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(SOON, self._begin, task)
+
     def _begin(self, task: asyncio.Task[object]) -> None:
-        self._watch = asyncio.get_running_loop().create_task(self._look(task))
+        """Look for the client, who is heard by nobody else once the body is there; before, look at the clock."""
+        loop = asyncio.get_running_loop()
+        if self.arriving is None:
+            self._watch = loop.create_task(self._look(task))
+        elif loop.time() < self.arriving:
+            self._look_soon(task)
+        else:
+            self.why = "slow"
+            task.cancel()
 
     async def _look(self, task: asyncio.Task[object]) -> None:
         try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from components.serving.records import ASKING, Asking, Recorder
@@ -14,8 +13,12 @@ LONGEST = 256
 """Characters of a request's name that a record keeps."""
 
 
+DIRECT = "direct"
+"""What stands in the state of a request that came here past all proxies of Ray Serve, which name requests."""
+
+
 class RequestName:
-    """Gives an answer an `x-request-id` where no proxy in front has named the request already."""
+    """Names each answer by an `x-request-id`, the client's own or a new one, where no proxy in front does so."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -26,15 +29,17 @@ class RequestName:
             await self.app(scope, receive, send)
             return
         given = header_of(scope, b"x-request-id")
-        name = given or str(uuid.uuid4())
-        scope.setdefault("state", {})["request"] = name
-        if given is not None:
+        name = given or secrets.token_hex(16)
+        state = scope.setdefault("state", {})
+        state["request"] = name
+        if given is not None and not state.get(DIRECT):
             await self.app(scope, receive, send)
             return
+        header = (b"x-request-id", name.encode("latin-1"))
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).append("x-request-id", name)
+                message["headers"] = [*message["headers"], header]
             await send(message)
 
         await self.app(scope, receive, named)

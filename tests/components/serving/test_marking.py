@@ -24,6 +24,7 @@ from components.labels.marker import open_marker
 from components.labels.reading import read
 from components.serving.catalog import Catalog, Loaded, Served, open_version
 from components.serving.jobs import Jobs
+from components.serving.lines import GATHER
 from components.serving.records import Recorder, folder_of
 from components.serving.records import read as read_records
 from components.serving.routes.application import create_app
@@ -197,7 +198,7 @@ def test_a_stripped_file_of_a_server_is_known(client: TestClient, settings: Sett
         for line in streamed.text.splitlines()
         if line.startswith("data: {")
     )
-    threading.Event().wait(journal.GATHER + 0.5)
+    threading.Event().wait(GATHER + 0.5)
     found = read(stream.getvalue(), settings)
     assert found.verdict == "stripped"
     assert found.issued is not None

@@ -173,7 +173,7 @@ def test_wrong_requests_are_refused_in_one_sentence(
 
 def test_other_routes_say_where_to_ask(client: TestClient) -> None:
     answer = client.post("/v1/completions", json={"model": "drugs", "prompt": "C"})
-    assert refusal(answer) == "The model “drugs” makes molecule; ask it at /v1/generations."
+    assert refusal(answer) == "The model “drugs” makes molecules; ask it at /v1/generations."
 
 
 def test_what_the_filter_withholds_has_no_content(client: TestClient) -> None:

@@ -20,7 +20,8 @@ from PIL import Image
 from components.promotion.registry import Registry
 from components.serving.catalog import Served, open_catalog
 from components.serving.keys import Keyring
-from components.serving.records import HELD, Record, Recorder, folder_of, prune, read
+from components.serving.lines import prune
+from components.serving.records import HELD, SMALL, Record, Recorder, folder_of, read
 from components.serving.replay import replay
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
@@ -225,17 +226,17 @@ def test_a_disk_that_refuses_ends_nothing(tmp_path: Path, recorder: Recorder) ->
 def test_none_of_a_burst_is_lost(tmp_path: Path, recorder: Recorder) -> None:
     over = Event()
 
-    def slow() -> Record:  # as a disk that stands still: the others wait meanwhile
+    def slow() -> Record:  # as of a large answer: the small ones do not wait for it
         over.wait(30)
         return a_record()
 
-    recorder.put(slow)
+    recorder.put(slow, SMALL + 1)
     for number in range(2500):
         recorder.put(lambda number=number: replace(a_record(), request=str(number)))
     over.set()
     recorder.close()
     kept = [record.request for record in read(tmp_path / "records" / "digits")]
-    assert kept == [*map(str, range(2499, -1, -1)), "r"]
+    assert kept == ["r", *map(str, range(2499, -1, -1))]
 
 
 def test_what_waits_for_a_slow_disk_is_bounded_in_bytes(
@@ -247,9 +248,9 @@ def test_what_waits_for_a_slow_disk_is_bounded_in_bytes(
         over.wait(30)
         return a_record()
 
-    recorder.put(slow)
+    recorder.put(slow, SMALL + 1)
     for number in range(5):
-        recorder.put(lambda number=number: replace(a_record(), request=str(number)), HELD // 3)
+        recorder.put(lambda number=number: replace(a_record(), request=str(number)), HELD // 4)
     assert caplog.text.count("a record was lost") == 2
     over.set()
     recorder.close()
