@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from components import files
 from components.artifact import About, Model, load, save
 from components.data.dataset import Dataset, file_hash
 from components.errors import UserError
 from components.families.family import Family
 from components.families.gpt import GPT
 from components.families.layers.norm import EPSILON
+from components.folders import new_folder
 from components.modalities.text import Text
 from components.modalities.tokenizer import FILES, load_tokenizer, load_vocabulary
 from components.settings import expanded
@@ -57,13 +57,9 @@ def export_hf(artifact: Path, folder: Path) -> Path:
         name = type(model.family).__module__.rpartition(".")[2]
         raise UserError(f"Hugging Face's format is for the family gpt, and {artifact} holds a {name}.")
     if not isinstance(model.modality, Text):
-        raise UserError(f"Hugging Face's format is for text, and {artifact} makes {model.about.modality}.")
+        raise UserError(f"Hugging Face's format is for text, and {artifact} makes {model.modality.makes}.")
     folder = expanded(folder, "The folder").resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already; name a folder that is new or empty.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.draft(folder) as draft:
-        draft.mkdir()
+    with new_folder(folder) as draft:
         named = dict(_theirs(model.networks["decoder"].state_dict(), model.family))
         (draft / "model.safetensors").write_bytes(to_bytes(named, {"format": "pt"}))
         (draft / "config.json").write_text(json.dumps(_config(model), indent=2), encoding="utf-8")
@@ -146,7 +142,8 @@ def start_from_hf(folder: Path, family: Family, dataset: Dataset, cache: Path) -
         raise UserError(f"{folder} has no {FILES[0]}; save its tokenizer beside the model.")
     if not isinstance(dataset.tensors, Text):
         raise UserError(
-            f"{folder} holds a model of text, and the dataset {dataset.name} holds {dataset.modality}; leave init out."
+            f"{folder} holds a model of text, and the dataset {dataset.name} holds {dataset.tensors.makes}; leave init "
+            "out."
         )
     if type(family) is not GPT:
         raise UserError(

@@ -41,9 +41,9 @@ class NciRow(MoleculeRow):
 
 
 class MoleculeFilesRow(MoleculeRow):
-    """SMILES, CSV and SDF at `path`, a file or a folder, or `files` by URL: `all`, or official splits.
+    """SMILES, CSV, Parquet and SDF at `path`, a file or a folder, or `files` by URL: `all`, or official splits.
 
-    `smiles` is the column of a CSV, by default the one of that name in any case; `official` a column that says of
+    `smiles` is the column of a table, by default the one of that name in any case; `official` a column that says of
     each molecule to which split it belongs.
     """
 

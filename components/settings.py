@@ -69,9 +69,11 @@ class Settings(BaseSettings):
     def tracking(self) -> str:
         """MLflow's tracking URI: a server's, or the SQLite file in `home`."""
         path = self.home / "mlflow.db"
-        # SQLAlchemy takes what follows a ? for options, but hands a file's own URI on
-        local = f"file:{quote(str(path))}?uri=true" if "?" in str(path) else str(path)
-        return self.tracking_uri or f"sqlite:///{local}"
+        if self.tracking_uri or "?" not in str(path):
+            return self.tracking_uri or f"sqlite:///{path}"
+        # SQLAlchemy takes what follows a ? for options, but hands a file's own URI on; MLflow, which would take that
+        # for a relative path and make its folders, looks into no URI that names the driver
+        return f"sqlite+pysqlite:///file:{quote(str(path))}?uri=true"
 
     @property
     def shared(self) -> Path:

@@ -23,11 +23,13 @@ from components import cluster, files
 from components.errors import UserError
 from components.project import Project
 from components.schedules import ScheduleRow, named, path_of, read_schedules
+from flows import last
 from flows.deployments import Deployments
 from flows.server import die_with_parent
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, State
 
 EVERY = 2.0
 """Seconds between two looks at the file, at Prefect and at what is under way."""
@@ -137,7 +139,7 @@ class Runner:
             self._end(process)
             message = f"Somebody cancelled it; {GOES_ON}."
             self.client.set_flow_run_state(UUID(underway.flow_run), Cancelled(message=message), force=True)
-            self._forget()
+            self._close(underway)
 
     def stop(self) -> None:
         """End what is under way, and say so to Prefect if it can be told."""
@@ -171,18 +173,32 @@ class Runner:
         from prefect.states import Crashed
 
         state = self._state(underway)
-        taken = state is not None and not state.is_scheduled()  # or else it is still due
-        if taken and (not state.is_final() or (anew and state.is_crashed())):
+        taken = None if state is None or state.is_scheduled() else state  # or else it is still due
+        if taken is not None and (not taken.is_final() or (anew and taken.is_crashed())):
             self.client.set_flow_run_state(UUID(underway.flow_run), Crashed(message=message), force=True)
             log(message)
+        self._close(underway)
+
+    def _close(self, underway: Underway) -> None:
+        """Forget a flow run that is over; what came of it is kept for those who ask when nothing runs."""
+        names = {one.id: name for name, one in self.deployments.read().items()}
+        run = self._flow_run(underway)
+        if run is not None and run.deployment_id in names and run.state is not None and run.state.is_final():
+            known = last.kept(self.record.parent)
+            others = {name: known[name] for name in names.values() if name in known}
+            last.keep(self.record.parent, {**others, names[run.deployment_id]: last.told(run)})
         self._forget()
 
-    def _state(self, underway: Underway) -> Any:
+    def _state(self, underway: Underway) -> State[Any] | None:
         """The state of a flow run; None if Prefect has lost it."""
+        run = self._flow_run(underway)
+        return None if run is None else run.state
+
+    def _flow_run(self, underway: Underway) -> FlowRun | None:
         from prefect.exceptions import ObjectNotFound
 
         try:
-            return self.client.read_flow_run(UUID(underway.flow_run)).state
+            return self.client.read_flow_run(UUID(underway.flow_run))
         except ObjectNotFound:
             return None
 

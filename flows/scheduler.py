@@ -70,7 +70,7 @@ def named_server(settings: Settings) -> str | None:
 
 def log_of(settings: Settings) -> Path:
     """Where a schedule in the background writes, and what it trains."""
-    return _folder(settings) / "schedule.log"
+    return folder_of(settings) / "schedule.log"
 
 
 def choose_port(settings: Settings, asked: int | None) -> int:
@@ -100,7 +100,7 @@ def start_detached(project: Project, port: int | None = None) -> Scheduler:
     """
     settings = project.settings
     _make_folder(settings)
-    with FileLock(_folder(settings) / "start.lock"):
+    with FileLock(folder_of(settings) / "start.lock"):
         running = find(settings)
         if running is not None:
             return running
@@ -170,7 +170,7 @@ def host(project: Project, port: int, over: threading.Event) -> None:
     """Be the project's schedule until `over` is set. Raises `UserError` if another process is."""
     _make_folder(project.settings)
     try:
-        lock = FileLock(_folder(project.settings) / "lock", blocking=False)
+        lock = FileLock(folder_of(project.settings) / "lock", blocking=False)
         with lock, _server(project.settings, port) as server:
             _run(project, server, over)
     except Timeout as error:
@@ -185,7 +185,7 @@ def _run(project: Project, server: Server, over: threading.Event) -> None:
 
     os.chdir(project.root)
     with asking(server.url, retries=0) as client:
-        runner = Runner(project, _folder(project.settings), client)
+        runner = Runner(project, folder_of(project.settings), client)
         try:
             runner.look()
         except httpx.HTTPError as error:
@@ -212,14 +212,14 @@ class Server:
 
     def __init__(self, settings: Settings, port: int, url: str | None) -> None:
         self.settings, self.port, self.named = settings, port, url
-        self.own = None if url else PrefectServer(settings, _folder(settings), port)
+        self.own = None if url else PrefectServer(settings, folder_of(settings), port)
         self.url = self.own.wait() if self.own is not None else url or ""
 
     def revive(self) -> bool:
         """Start our own again if it has ended; whether that was so."""
         if self.own is None or self.own.process.poll() is None:
             return False
-        self.own = PrefectServer(self.settings, _folder(self.settings), self.port)
+        self.own = PrefectServer(self.settings, folder_of(self.settings), self.port)
         self.own.wait()
         return True
 
@@ -231,7 +231,7 @@ def _server(settings: Settings, port: int) -> Iterator[Server]:
     server = Server(settings, port, named)
     try:
         if not named:
-            files.write(_folder(settings) / "port", str(port))
+            files.write(folder_of(settings) / "port", str(port))
         yield server
     finally:
         if server.own is not None:
@@ -259,22 +259,23 @@ def _read(settings: Settings) -> Scheduler | None:
 
 def _kept(settings: Settings) -> int | None:
     try:
-        return int((_folder(settings) / "port").read_text(encoding="utf-8"))
+        return int((folder_of(settings) / "port").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
 def _record(settings: Settings) -> Path:
-    return _folder(settings) / "scheduler.json"
+    return folder_of(settings) / "scheduler.json"
 
 
-def _folder(settings: Settings) -> Path:
+def folder_of(settings: Settings) -> Path:
+    """Where a schedule that runs, and what it leaves, is written down."""
     return settings.home / "schedule"
 
 
 def _make_folder(settings: Settings) -> None:
     writable_home(settings)
-    _folder(settings).mkdir(exist_ok=True)
+    folder_of(settings).mkdir(exist_ok=True)
 
 
 def until_signal() -> threading.Event:

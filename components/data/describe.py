@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from components.audio_rows import RecordingsRow
 from components.data.example import NotARecording, legible
 from components.data.layout import METADATA
 from components.data.molecule_files import COLUMN, LINES, TABLES, header
+from components.data.molecule_files import PLAIN as LIST
 from components.data.molecule_files import RECORDS as STRUCTURES
 from components.data.paired import is_paired
-from components.data.parquet import parquet_files
+from components.data.parquet import first_sight, parquet_files, texts
 from components.data.sound import seconds_of
 from components.data.tables import WRITTEN, is_numeric, table_files
 from components.data.texts import ABOUT, PLAIN, RECORDS, suffix, text_files
@@ -59,14 +58,15 @@ def held(place: Path, options: Mapping[str, Any]) -> str:
 def is_molecules(place: Path, column: str | None = None) -> bool:
     """Whether a file or a folder holds molecules: SMILES, SDF, or tables that all have a column of SMILES.
 
-    With `column`, any table is taken for one; a text is taken for text. A file of molecules beside more pictures,
-    recordings or pieces of music is about those.
+    With `column`, any table and any plain text is taken for one; without, a text is taken for text. A file of
+    molecules beside more pictures, recordings or pieces of music is about those.
     """
     files = [place] if place.is_file() else [place / name for name in text_files(place)]
-    tables = [file for file in files if suffix(file.name) in TABLES]
-    if column is not None and tables:
+    kinds = [suffix(file.name) for file in files]
+    if column is not None and not (TABLES | {LIST}).isdisjoint(kinds):
         return True
-    found = sum(suffix(file.name) in (LINES | STRUCTURES) - {".txt"} for file in files)
+    tables = [file for file, kind in zip(files, kinds, strict=True) if kind in TABLES]
+    found = sum(kind in (LINES | STRUCTURES) - {LIST} for kind in kinds)
     if all(COLUMN in [name.strip().lower() for name in header(file)] for file in tables):
         found += len(tables)
     suffixes = [file.suffix.lower() for file in files]
@@ -210,7 +210,9 @@ def describe_pictures(place: Path, where: str, options: Mapping[str, Any]) -> Fo
     }  # written out: a person sees what to change
     tables = parquet_files(place) if place.is_dir() or place.suffix == ".parquet" else []
     if tables:
-        return ParquetRow(source="parquet", path=where, **{**_captioned(_texts(tables[0])), **wanted})
+        return ParquetRow(
+            source="parquet", path=where, **{**_captioned(texts(first_sight(tables[0]))), **wanted}
+        )
     columns = sorted({"image", "label"} & options.keys())
     if columns:
         raise UserError(
@@ -233,19 +235,6 @@ def _captioned(names: Sequence[str]) -> dict[str, str]:
     """The field `caption` of a row, if one of these columns is called as captions are."""
     found = [name for name in CAPTIONS if name in names]
     return {"caption": found[0]} if found else {}
-
-
-def _texts(table: Path) -> list[str]:
-    """The columns of texts in a Parquet file, none if it cannot be read."""
-    try:
-        schema = pq.read_schema(table)
-    except (pa.ArrowException, OSError):
-        return []  # opening the source says what is wrong
-    return [
-        field.name
-        for field in schema
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-    ]
 
 
 def _form(file: Path, record: Any) -> Form:

@@ -1,30 +1,38 @@
-"""Molecules out of files: SMILES a line, a column of a CSV, the records of an SDF; packed by gzip or not."""
+"""Molecules out of files: SMILES a line, a column of CSV or Parquet, the records of an SDF; packed by gzip or not."""
 
 from __future__ import annotations
 
 import csv
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from itertools import chain
+from pathlib import Path
 from typing import IO, Any
+
+import pyarrow.parquet as pq
 
 from components.data.dataset import Split
 from components.data.example import Dropped, Progress, legible
 from components.data.fetch import fetch
+from components.data.parquet import first_sight, may_hold_pictures, texts, whole_parquet
 from components.data.sources import source_path
-from components.data.texts import OFFICIAL_FILES, suffix, text_files, unpacked, whole
+from components.data.texts import OFFICIAL_FILES, split_named, suffix, text_files, unpacked, whole
 from components.errors import UserError, shortened, unknown
 from components.modalities import chemistry
 from components.molecule_rows import MoleculeFilesRow, MoleculeRow
 from components.project import Project
 
-LINES, TABLES, RECORDS = frozenset({".smi", ".smiles", ".ism", ".txt"}), {".csv", ".tsv"}, {".sdf", ".sd"}
+PLAIN, PARQUET = ".txt", ".parquet"
+LINES, TABLES = frozenset({".smi", ".smiles", ".ism", PLAIN}), frozenset({".csv", ".tsv", PARQUET})
+RECORDS = frozenset({".sdf", ".sd"})
 KINDS = LINES | TABLES | RECORDS
 COLUMN = "smiles"
 """What the column of a table, or the first line of a file of SMILES, calls them, in any case."""
 SEPARATORS = ",;\t|"
+AT_ONCE = 4096
+"""Rows of Parquet that are read together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +79,18 @@ class MoleculeFiles:
         kind = suffix(file.name)
         if kind in RECORDS:
             return _records(file, stream)
+        if kind == PARQUET:
+            return self._parquet(file, stream)
         text = io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline="")
-        return self._table(file, text, kind) if kind in TABLES else _lines(file, text)
-
-    def _table(self, file: MoleculeFile, text: io.TextIOWrapper, kind: str) -> Iterator[Structure | Dropped]:
-        """The rows of a table; raises `UserError` for a column that is not there."""
         first = text.readline()
-        columns = next(csv.reader([first], delimiter=_separator(first, kind)), [])
-        place = column_of(columns, self.smiles, file.name)
-        official = None if self.official is None else _known(columns, self.official, file.name)
-        self.ignored |= {one for number, one in enumerate(columns) if number not in (place, official)}
-        rows = csv.reader(text, delimiter=_separator(first, kind))
+        columns = _columns(first, kind)
+        if kind in TABLES or (kind == PLAIN and len(columns) > 1 and self.smiles in columns):
+            return self._table(file, columns, csv.reader(text, delimiter=_separator(first, kind)))
+        return _lines(file, chain([first], text), self.smiles)
+
+    def _table(self, file: MoleculeFile, columns: Sequence[str], rows: Any) -> Iterator[Structure | Dropped]:
+        """The `rows` of a table, as csv reads them; raises `UserError` for a column that is not there."""
+        place, official = self._places(columns, file)
         try:
             for number, row in enumerate(rows, start=2):
                 yield self._row(file, f"{file.name}:{number}", row, place, official)
@@ -89,6 +98,25 @@ class MoleculeFiles:
             raise UserError(
                 f"{file.name}, line {rows.line_num + 1} is no row of a table ({error}); mend it."
             ) from error
+
+    def _parquet(self, file: MoleculeFile, stream: IO[bytes]) -> Iterator[Structure | Dropped]:
+        """The rows of a Parquet file, some at a time; raises `UserError` for a column that is not there."""
+        with whole_parquet(file.name), pq.ParquetFile(stream) as table:
+            names = table.schema_arrow.names
+            columns = [names[place] for place in self._places(names, file) if place is not None]
+            number = 0
+            for batch in table.iter_batches(AT_ONCE, columns=columns):
+                for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                    cells = ["" if cell is None else str(cell) for cell in row]
+                    yield self._row(file, f"{file.name}#{number}", cells, 0, 1 if len(cells) > 1 else None)
+                    number += 1
+
+    def _places(self, columns: Sequence[str], file: MoleculeFile) -> tuple[int, int | None]:
+        """Where SMILES and official splits stand among `columns`; the others are not used."""
+        place = column_of(columns, self.smiles, file.name)
+        official = None if self.official is None else _known(columns, self.official, file.name)
+        self.ignored |= {one for number, one in enumerate(columns) if number not in (place, official)}
+        return place, official
 
     def _row(
         self, file: MoleculeFile, name: str, row: Sequence[str], place: int, official: int | None
@@ -118,14 +146,14 @@ def open_molecules(project: Project, row: MoleculeRow, progress: Progress) -> Mo
         return MoleculeFiles([_checked(MoleculeFile(root, legible(root.name)))], row.smiles, row.official)
     names = list(text_files(root))
     # a plain text beside files of molecules says something about them
-    found = [name for name in names if suffix(name) in KINDS - {".txt"}]
+    found = [name for name in names if suffix(name) in KINDS - {PLAIN}]
     found = found or [name for name in names if suffix(name) in KINDS]
     if not found:
         kinds = ", ".join(sorted(KINDS))
         raise UserError(
             f"The folder {root} holds no molecules ({kinds}, or such packed by gzip); put some there."
         )
-    marks = {name: _mark(name) for name in found}
+    marks = {name: split_named(name) for name in found}
     official = "train" in marks.values() and None not in marks.values()
     files = [MoleculeFile(root / name, legible(name), marks[name] if official else None) for name in found]
     others = [Dropped(legible(name), "no file of molecules") for name in names if name not in marks]
@@ -147,13 +175,27 @@ def column_of(columns: Sequence[str], wanted: str | None, where: str) -> int:
 
 
 def header(path: Path) -> list[str]:
-    """The first row of a table, whatever separates its columns; nothing if it cannot be read."""
+    """The first row of a table, whatever separates its columns; of Parquet, the columns of texts.
+
+    Nothing if it cannot be read, and of Parquet that may hold pictures, about which its texts are.
+    """
+    if suffix(path.name) == PARQUET:
+        schema = first_sight(path)
+        return [] if may_hold_pictures(schema) else texts(schema)
     try:
         with path.open("rb") as raw:
             first = io.TextIOWrapper(unpacked(raw), "utf-8-sig", errors="replace").readline()
     except (OSError, EOFError, zlib.error):
         return []
-    return next(csv.reader([first], delimiter=_separator(first, suffix(path.name))), [])
+    return _columns(first, suffix(path.name))
+
+
+def _columns(first: str, kind: str) -> list[str]:
+    """The names in the first line of a table."""
+    try:
+        return next(csv.reader([first], delimiter=_separator(first, kind)), [])
+    except csv.Error:  # a line that is too long for one of names
+        return []
 
 
 def _known(columns: Sequence[str], wanted: str, where: str) -> int:
@@ -167,11 +209,13 @@ def _separator(line: str, kind: str) -> str:
     return "\t" if kind == ".tsv" else max(SEPARATORS, key=line.count)
 
 
-def _lines(file: MoleculeFile, text: io.TextIOWrapper) -> Iterator[Structure | Dropped]:
-    """A SMILES a line, with anything behind white space; the first line may be a header."""
+def _lines(file: MoleculeFile, text: Iterable[str], head: str | None) -> Iterator[Structure | Dropped]:
+    """A SMILES a line, with anything behind white space; the first line may be a header, which may say `head`."""
     for number, line in enumerate(text, start=1):
         parts = line.split()
-        if not parts or line.startswith("#") or (number == 1 and parts[0].strip(",").lower() == COLUMN):
+        if not parts or line.startswith("#"):
+            continue
+        if number == 1 and ((word := parts[0].strip(",")) == head or word.lower() == COLUMN):
             continue
         yield Structure(f"{file.name}:{number}", parts[0], file.split)
 
@@ -207,9 +251,3 @@ def _checked(file: MoleculeFile) -> MoleculeFile:
         kinds = ", ".join(sorted(KINDS))
         raise UserError(f"{file.name} is no file of molecules ({kinds}); correct the dataset's row.")
     return file
-
-
-def _mark(name: str) -> Split | None:
-    """The official split that the top folder or the name of a file says, such as train.smi."""
-    path = PurePosixPath(name.lower())
-    return OFFICIAL_FILES.get(path.parts[0] if len(path.parts) > 1 else path.name.partition(".")[0])

@@ -97,7 +97,7 @@ class _Table:
         columns = [
             column for column in (row.image, row.origin, self.label, row.caption) if column is not None
         ]
-        with _whole(file), pq.ParquetFile(file) as table:
+        with whole_parquet(file), pq.ParquetFile(file) as table:
             for batch in table.iter_batches(ROWS, columns=columns):
                 for found in batch.to_pylist():
                     yield self._found(f"{name}#{number}", found, split)
@@ -133,7 +133,7 @@ def _bytes(picture: Any) -> bytes | None:
 
 
 @contextmanager
-def _whole(file: Path) -> Iterator[None]:
+def whole_parquet(file: Path | str) -> Iterator[None]:
     """Turn Arrow's errors about a damaged file into one sentence."""
     try:
         yield
@@ -147,7 +147,7 @@ def _whole(file: Path) -> Iterator[None]:
 
 
 def _metadata(file: Path) -> pq.FileMetaData:
-    with _whole(file):
+    with whole_parquet(file):
         return pq.read_metadata(file)
 
 
@@ -159,27 +159,48 @@ def _check(file: Path, schema: pa.Schema, row: ParquetRow, label: str | None) ->
         if column is not None and schema.names.count(column) > 1:
             raise UserError(f"{file} has two columns “{column}”; rename one and write the file again.")
     for column in (row.image, row.origin):
-        kind = None if column is None else _kind(schema, column)
-        if kind is not None and not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        kind = None if column is None else _kind(schema.field(column).type)
+        if kind is not None and not _is_bytes(kind):
             raise UserError(
                 f"The column “{column}” of {file} holds {kind}, not encoded pictures; name another."
             )
-    kind = None if label is None else _kind(schema, label)
+    kind = None if label is None else _kind(schema.field(label).type)
     if kind is not None and not (pa.types.is_integer(kind) or _is_text(kind)):
         raise UserError(
             f"The column “{label}” of {file} holds {kind}, not texts or whole numbers; name another."
         )
-    kind = None if row.caption is None else _kind(schema, row.caption)
+    kind = None if row.caption is None else _kind(schema.field(row.caption).type)
     if kind is not None and not _is_text(kind):
         raise UserError(f"The column “{row.caption}” of {file} holds {kind}, not texts; name another.")
 
 
-def _kind(schema: pa.Schema, column: str) -> pa.DataType:
-    """The type of what a column holds, also of Hugging Face's struct and of a dictionary."""
-    kind = schema.field(column).type
+def _kind(kind: pa.DataType) -> pa.DataType:
+    """The type of what a column of this type holds, also of Hugging Face's struct and of a dictionary."""
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return kind.field("bytes").type
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def first_sight(path: Path) -> pa.Schema:
+    """The schema of a Parquet file, an empty one if it cannot be read: opening the source says what is wrong."""
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError):
+        return pa.schema([])
+
+
+def texts(schema: pa.Schema) -> list[str]:
+    """The columns of texts."""
+    return [field.name for field in schema if _is_text(_kind(field.type))]
+
+
+def may_hold_pictures(schema: pa.Schema) -> bool:
+    """Whether there is a column of encoded files."""
+    return any(_is_bytes(_kind(field.type)) for field in schema)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

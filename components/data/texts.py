@@ -166,7 +166,7 @@ def _folder(root: Path) -> tuple[list[TextFile], list[Dropped]]:
     if not found:
         kinds = ", ".join(sorted(PLAIN | RECORDS))
         raise UserError(f"The folder {root} holds no text ({kinds}, or such packed by gzip); put some there.")
-    marks = {name: _mark(name) for name in found}
+    marks = {name: split_named(name) for name in found}
     about = {name for name in found if marks[name] is None and ABOUT.match(Path(name).name)}
     named = {marks[name] for name in found if name not in about}
     official = "train" in named and None not in named
@@ -183,7 +183,7 @@ def _folder(root: Path) -> tuple[list[TextFile], list[Dropped]]:
     return files, others
 
 
-def _mark(name: str) -> Split | None:
+def split_named(name: str) -> Split | None:
     """The official split that the top folder or the name of a file says, such as `train-00000-of-00002.jsonl`."""
     top, _, rest = name.partition("/")
     found = SHARD.match(top.lower())

@@ -86,7 +86,8 @@ def check_fit(model: Model, dataset: Dataset) -> None:
     mend = f"evaluate it on its own dataset, “{model.about.dataset}”, or train a model on this one."
     if model.about.modality != dataset.modality:
         raise UnfitError(
-            f"The model makes {model.about.modality} and the dataset “{dataset.name}” holds {dataset.modality}; {mend}"
+            f"The model makes {model.modality.makes} and the dataset “{dataset.name}” holds {dataset.tensors.makes}; "
+            f"{mend}"
         )
     if model.shape.data != dataset.shape.data:
         ours, theirs = ("×".join(map(str, shape)) for shape in (model.shape.data, dataset.shape.data))

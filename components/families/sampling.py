@@ -31,9 +31,8 @@ def noise(seed: Tensor, step: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise [R, *shape] on the CPU, each row by its own seed and step, the same everywhere."""
     drawn = torch.empty(len(seed), *shape)
     generator = torch.Generator()
-    for row, (own, count) in enumerate(zip(seed.tolist(), step.tolist(), strict=True)):
-        generator.manual_seed(mix(own, count))
-        drawn[row].normal_(generator=generator)
+    for row, own, count in zip(drawn.unbind(), seed.tolist(), step.tolist(), strict=True):
+        row.normal_(generator=generator.manual_seed(mix(own, count)))
     return drawn
 
 
@@ -111,11 +110,18 @@ class Slots:
 
     def admit(self, rows: Sequence[int], requests: Requests) -> None:
         """Start each of `requests` in the row of the same place in `rows`."""
-        index = torch.tensor(rows, device=self.device)
+        place = self._place(rows)
         with torch.inference_mode():
             entering = self.family.start(self.networks, move(requests, self.device))
             for name, value in tensors(self.state).items():
-                value.index_copy_(0, index, getattr(entering, name))
+                value[place] = getattr(entering, name)
+
+    def _place(self, rows: Sequence[int]) -> slice | Tensor:
+        """Where `rows` are; neighbours are a slice, which is written in half the time of an index."""
+        neighbours = range(rows[0], rows[0] + len(rows))
+        if list(rows) == list(neighbours):
+            return slice(neighbours.start, neighbours.stop)
+        return torch.tensor(rows, device=self.device)
 
     def advance(self) -> None:
         """One step of all rows."""

@@ -204,7 +204,8 @@ def _altered(reading: Reading) -> str:
     if signed is not None and signed.state == "broken":
         return f"It was altered since it was signed by {signed.signer} ({', '.join(signed.problems)})."
     assert statement is not None
-    if issued is not None and statement.content in (None, reading.content):
+    given_by_other = issued is not None and issued.name != statement.name
+    if issued is not None and given_by_other and statement.content in (None, reading.content):
         return f"Its mark says {statement.name}, and this content was given out by {issued.name}."
     return f"It was altered: its mark is that of {statement.name}, made for other content."
 

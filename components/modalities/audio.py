@@ -32,6 +32,7 @@ class Audio(Modality):
     """Recordings with one channel, all of one length and rate; shorter ones end in silence."""
 
     name: ClassVar[str] = "audio"
+    makes: ClassVar[str] = "sound"
     kind: ClassVar[Kind] = Kind.WAVEFORM
     request: ClassVar[type[BaseModel]] = SoundRequest
     media_type: ClassVar[str] = "audio/wav"

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -310,17 +311,29 @@ def collected(
         ]
         return {"horizon": wanted.horizon, "data": data}
     every = np.stack(values)  # [n, horizon, channels]
-    levels = {f"{level:g}": np.quantile(every, level, axis=0) for level in body.quantiles}
-    data = [
-        {
-            "channel": name,
-            "quantiles": {level: found[:, column].tolist() for level, found in levels.items()},
-            "samples": every[:, :, column].tolist(),
-        }
-        for column, name in enumerate(wanted.names)
-    ]
+    data = [_told(name, every[:, :, column], body.quantiles) for column, name in enumerate(wanted.names)]
     times = {} if wanted.times is None else {"times": following(wanted.times, wanted.horizon)}
     return {"horizon": wanted.horizon, "filled": wanted.filled, "seeds": list(seeds), **times, "data": data}
+
+
+def _told(channel: str, samples: Values, quantiles: Sequence[float]) -> dict[str, Any]:
+    """What an answer says of a channel, of which the `samples` [n, horizon] were drawn."""
+    levels = {f"{level:g}": np.quantile(samples, level, axis=0).tolist() for level in quantiles}
+    return {"channel": channel, "quantiles": levels, "samples": samples.tolist()}
+
+
+def joined(answers: Sequence[Mapping[str, Any]], quantiles: Sequence[float]) -> dict[str, Any]:
+    """What `collected` would say if the requests of these `answers`, whose seeds follow each other, were one."""
+    first, every = answers[0], [one["data"] for one in answers]
+    if "seeds" not in first:
+        return {**first, "data": list(chain.from_iterable(every))}
+    samples = [
+        np.array(list(chain.from_iterable(one["samples"] for one in told)))
+        for told in zip(*every, strict=True)
+    ]
+    names = [one["channel"] for one in first["data"]]
+    data = [_told(name, drawn, quantiles) for name, drawn in zip(names, samples, strict=True)]
+    return {**first, "seeds": [seed for one in answers for seed in one["seeds"]], "data": data}
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:

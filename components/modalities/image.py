@@ -33,6 +33,7 @@ class Image(Modality):
     """Grey (C = 1) or RGB (C = 3) pictures of one size."""
 
     name: ClassVar[str] = "image"
+    makes: ClassVar[str] = "pictures"
     kind: ClassVar[Kind] = Kind.IMAGE
     request: ClassVar[type[BaseModel]] = ImageRequest
     media_type: ClassVar[str] = "image/png"

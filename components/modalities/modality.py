@@ -60,13 +60,16 @@ class Order:
 class Modality(ABC):
     """Arrow rows to tensors and back, the client's request, the bytes it gets, the picture of samples.
 
+    `makes` is what its models make and its data are, in a sentence for a person.
     `assets` are the files that it needs (a tokenizer): they lie in the folder of the prepared data and in that of
     the artifact; those that are `optional` only where the data need them. `extension` is that of a file of
     `media_type`, `suffix` that of the file that `picture` makes; `prefixes` are what a report may put before the name
-    of a metric (the features that it was taken on).
+    of a metric (the features that it was taken on). `gathered` files have no place for a mark and become parts of one
+    answer, so that only of what is given out at last a hash is kept.
     """
 
     name: ClassVar[str]
+    makes: ClassVar[str]
     kind: ClassVar[Kind]
     request: ClassVar[type[BaseModel]]
     media_type: ClassVar[str]
@@ -76,6 +79,7 @@ class Modality(ABC):
     assets: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
     suffix: ClassVar[str] = ".png"
+    gathered: ClassVar[bool] = False
 
     def __init__(self, folder: Path | None) -> None:
         """`folder` holds the assets; it may be None where there are none or only the class is asked."""

@@ -55,9 +55,11 @@ class Molecule(Text):
     """Rows `END tokens END`, a molecule each, perhaps with the token of its band behind the first `END`."""
 
     name: ClassVar[str] = "molecule"
+    makes: ClassVar[str] = "molecules"
     request: ClassVar[type[BaseModel]] = MoleculeRequest
     media_type: ClassVar[str] = "chemical/x-daylight-smiles"
     extension: ClassVar[str] = ".smi"
+    gathered: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Direction]] = {
         "nats_per_molecule": "lower",
         "validity": "higher",

@@ -37,6 +37,7 @@ class Music(Modality):
     """Rows of tokens of one notation: whole pieces beside each other, or windows of long ones."""
 
     name: ClassVar[str] = "music"
+    makes: ClassVar[str] = "music"
     kind: ClassVar[Kind] = Kind.TOKENS
     request: ClassVar[type[BaseModel]] = MusicRequest
     media_type: ClassVar[str] = MEDIA["midi"]

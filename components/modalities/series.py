@@ -28,10 +28,12 @@ class Series(Modality):
     """Windows of channels, each a row of tokens of one tokenizer; a row is scaled by its own context."""
 
     name: ClassVar[str] = "series"
+    makes: ClassVar[str] = "series"
     kind: ClassVar[Kind] = Kind.TOKENS
     request: ClassVar[type[BaseModel]] = SeriesRequest
     media_type: ClassVar[str] = "text/csv; charset=utf-8"
     extension: ClassVar[str] = ".csv"
+    gathered: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Direction]] = {
         "weighted_quantile_loss": "lower",
         "mase": "lower",

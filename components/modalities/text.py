@@ -26,6 +26,7 @@ class Text(Modality):
     """Rows of tokens of one tokenizer, whole documents beside each other or windows of long ones."""
 
     name: ClassVar[str] = "text"
+    makes: ClassVar[str] = "text"
     kind: ClassVar[Kind] = Kind.TOKENS
     request: ClassVar[type[BaseModel]] = CompletionRequest
     media_type: ClassVar[str] = "text/plain; charset=utf-8"

@@ -26,6 +26,9 @@ DRAFT = re.compile(r"\..+-(old-)?[0-9a-f]{8}|\.(backup|draft|writable)-.+|\.\d+(
 REVISION = re.compile(r"-([0-9a-f]{16,64})$")
 """How the name of a judge ends: with the revision of the data on which it was fitted."""
 
+GONE = {"failed": "it failed", "cancelled": "it was cancelled"}
+"""How a job ended whose shards nobody needs."""
+
 
 def judges(view: View) -> Iterator[Garbage]:
     """Fitted features of data that are not prepared any more."""
@@ -63,9 +66,9 @@ def jobs(view: View) -> Iterator[Garbage]:
     for name in own.ids():
         _, state = own.get(name)
         folder = own.folder / name
-        if state.status in ("failed", "cancelled"):
+        if state.status in GONE:
             changed = max(state.finished or 0.0, changed_of(folder / CANCEL, folder / "state.json"))
-            yield Garbage("jobs", name, (folder,), changed, f"it was {state.status}", (lock,))
+            yield Garbage("jobs", name, (folder,), changed, GONE[state.status], (lock,))
 
 
 def logs(view: View) -> Iterator[Garbage]:

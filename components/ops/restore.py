@@ -18,6 +18,7 @@ from typing import IO
 from components import layout
 from components.data.dataset import file_hash
 from components.errors import FailedError, UserError
+from components.labels import credentials
 from components.ops import store
 from components.ops.backup import SPARE, Progress, silent
 from components.ops.move import move_jobs, move_run_log
@@ -44,7 +45,8 @@ class Restored:
 
     `ledgers` are the lines of each product's ledger, which was checked against the registry. `withdrawn` are versions
     that were withdrawn in the old state and not yet in the backup, and are so again; `purged` are those of them
-    whose weights had been deleted.
+    whose weights had been deleted. `key` is the key that signs labels if it is that of the old state, as the backup
+    was made without it.
     """
 
     snapshot: Snapshot
@@ -54,6 +56,7 @@ class Restored:
     ledgers: Mapping[str, int]
     withdrawn: tuple[str, ...] = ()
     purged: tuple[str, ...] = ()
+    key: Path | None = None
 
 
 def check(source: Path, at: str | None = None, progress: Progress | None = None) -> Snapshot:
@@ -84,7 +87,8 @@ def restore(
     """Make the state of a backup that of the project at `root`; until it is written whole, everything stays as it was.
 
     What is there already is refused, unless `over`: then it is set aside, whole. Files of the project that differ
-    stay, unless `over`. What was withdrawn in the old state stays so: an old backup is no way back. A process that has
+    stay, unless `over`. What was withdrawn in the old state stays so: an old backup is no way back. The key that signs
+    labels stays as well where the backup was made without it, or nobody could tell what it signed. A process that has
     had the run log open must not use it afterwards: it would go on with the old one. Raises `UserError` while anything
     runs, and for a backup that is not whole.
     """
@@ -100,6 +104,7 @@ def restore(
         files = _places(snapshot, drafts)
         _write(source, snapshot, files)
         _move(snapshot, drafts, settings)
+        key = _keep_key(snapshot, settings, drafts["shared"])
         refuse_running(settings, "restoring")
         aside = [
             old for name, draft in _once(drafts) if (old := _swap(draft, folders[name], stamp)) is not None
@@ -109,7 +114,7 @@ def restore(
     again = _withdraw_again(settings, before, lines)
     purged = tuple(name for name, (_, gone) in before.items() if gone and name in again)
     lines = {product: verify_ledger(settings, product) for product in lines} if again else lines
-    return Restored(snapshot, settings.home, tuple(aside), stayed, lines, again, purged)
+    return Restored(snapshot, settings.home, tuple(aside), stayed, lines, again, purged, key)
 
 
 def _stamp(folders: Mapping[str, Path]) -> str:
@@ -251,6 +256,17 @@ def _move(snapshot: Snapshot, drafts: Mapping[str, Path], settings: Settings) ->
     if database.is_file():
         move_run_log(database, before, settings.home)
     move_jobs(drafts["shared"] / "jobs", before, settings.home)
+
+
+def _keep_key(snapshot: Snapshot, settings: Settings, draft: Path) -> Path | None:
+    """Copy the key that signs labels into the draft, with its certificates, unless the backup says which there was."""
+    folder = credentials.folder_of(settings)
+    if "labels" in snapshot.parts or not (folder / credentials.KEY).is_file():
+        return None
+    shutil.copytree(
+        folder, draft / folder.relative_to(settings.shared), ignore=shutil.ignore_patterns(".*", "*.lock")
+    )
+    return folder / credentials.KEY
 
 
 def _swap(draft: Path, folder: Path, stamp: str) -> Path | None:

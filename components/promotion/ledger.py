@@ -238,7 +238,7 @@ class _Replay:
             case "revoke":
                 self._revoke(line)
             case "restore":
-                self.revoked.pop(line.version, None)
+                self._restore(line)
             case "purge":
                 self.purged.add(line.version)
             case "approve":
@@ -265,6 +265,12 @@ class _Replay:
         self.champions = [one for place, one in enumerate(kept) if place == 0 or kept[place - 1] != one]
         if self.trial is not None and line.version in (self.trial.version, self.trial.champion):
             self.trial = None
+
+    def _restore(self, line: Line) -> None:
+        """Let a version be used again; of one without weights, the data that it was trained on."""
+        known = self.revoked.pop(line.version, None)
+        if known is not None and line.version in self.purged:
+            self.revoked[line.version] = dataclasses.replace(known, data="")
 
 
 def _split(path: Path) -> tuple[list[bytes], bytes]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from components import files
 from components.artifact import load, read_manifest
 from components.data.dataset import file_hash
 from components.errors import UserError
+from components.folders import new_folder
 from components.promotion import ledger, revocation
 from components.promotion.registry import Registry
 from components.promotion.version import Version
@@ -32,11 +32,8 @@ def pack(settings: Settings, version: Version, folder: Path) -> Path:
     """Write `version` to `folder`, which must be new or empty. Raises `UserError`, and `WithdrawnError`."""
     registry = Registry(settings)
     folder = expanded(folder, "The folder").resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already; name a folder that is new or empty.")
     artifact, evaluation = registry.fetch(version), registry.pictures(version)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.draft(folder) as draft:
+    with new_folder(folder) as draft:
         shutil.copytree(artifact, draft / "artifact")
         shutil.copytree(evaluation, draft / "evaluation")
         content = {"format": FORMAT, "origin": _origin(version), "files": _hashes(draft)}
@@ -88,11 +85,13 @@ def _read(folder: Path) -> dict[str, Any]:
         raise UserError(f"The file {path} cannot be read; export the version again.") from error
     if content.get("format") != FORMAT:
         raise UserError(f"{path} has format {content.get('format')}; this version reads {FORMAT}.")
+    if not all(isinstance(content.get(name), dict) for name in ("files", "origin")):
+        raise UserError(f"The file {path} lacks what a parcel says; export the version again.")
     if content.get("hash") != _hash(content):
         raise UserError(f"The file {path} was altered since it was written; export the version again.")
     found, wanted = _hashes(folder), dict(content["files"])
     for name in sorted({*found, *wanted}):
-        if found.get(name) != wanted.get(name):
+        if not found.get(name) or found[name] != wanted.get(name):
             fault = "is missing" if name not in found else "was altered" if name in wanted else "was added"
             raise UserError(
                 f"The file {folder / name} {fault} since {PARCEL} was written; export the version again."
@@ -115,9 +114,16 @@ def _origin(version: Version) -> dict[str, Any]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """The sha256 of each file below `folder` but the parcel's own."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_hash(path) for path in paths if path != folder / PARCEL}
+    """The sha256 of each file below `folder` but the parcel's own; of what is neither file nor folder, nothing.
+
+    A link to a file counts as the file; one to a folder would bring files along that have no hash.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {
+        path.relative_to(folder).as_posix(): file_hash(path) if path.is_file() else ""
+        for path in paths
+        if path != folder / PARCEL
+    }
 
 
 def _hash(content: Mapping[str, Any]) -> str:

@@ -28,7 +28,8 @@ from components.train.runs import read_runs
 class Withdrawn:
     """What became of one version: `changed` unless it was so already; the champion's number before and after.
 
-    `why` is what the ledger says, which is an earlier reason where nothing was changed.
+    `why` is what the ledger says, which is an earlier reason where nothing was changed. The weights of one that is
+    `gone` were purged.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Withdrawn:
     why: str
     before: int | None
     champion: int | None
+    gone: bool
 
 
 def withdraw(
@@ -46,9 +48,8 @@ def withdraw(
     With `purge` its weights are deleted from the registry, its training and this machine's copies; hashes, figures
     and lineage stay. Safe to repeat. Raises `UserError`.
     """
-    if not why.strip():
+    if not (why := _phrase(why)):
         raise UserError(f"To withdraw {version.name}, say why: --reason “…”.")
-    why = " ".join(why.split())  # it becomes part of a sentence
     registry = Registry(settings)
     with _held(registry, version) as standing:
         before, known = standing.champion, standing.revoked.get(version.number)
@@ -56,30 +57,39 @@ def withdraw(
             _record(registry, "revoke", version, standing, why, data)
         if purge and version.number not in standing.purged:
             _record(registry, "purge", version, _present(registry, version), why)
-        after = _present(registry, version).champion
+        after = _present(registry, version)
     if purge:
         _purge(registry, version)
-    return Withdrawn(version.name, known is None, why if known is None else known.why, before, after)
+    said, gone = why if known is None else known.why, version.number in after.purged
+    return Withdrawn(version.name, known is None, said, before, after.champion, gone)
 
 
-def restore(settings: Settings, version: Version, why: str) -> Withdrawn:
+def restore(settings: Settings, version: Version, why: str, by_data: bool = False) -> Withdrawn:
     """Let `version` be used again; it must be promoted to be champion. Safe to repeat.
 
-    Raises `UserError` if its weights were purged.
+    Of one whose weights were purged only the withdrawal of its data is lifted, which `by_data` asks for. Raises
+    `UserError` if nothing can be.
     """
-    if not why.strip():
+    if not (why := _phrase(why)):
         raise UserError(f"To lift the withdrawal of {version.name}, say why: --reason “…”.")
     registry = Registry(settings)
     with _held(registry, version) as standing:
-        if version.number in standing.purged:
+        gone = version.number in standing.purged
+        if gone and not by_data:
             raise UserError(
                 f"The weights of {version.name} were purged, so it cannot be used again; train another version with "
                 "genloom retrain."
             )
         known = standing.revoked.get(version.number)
-        if known is not None:
-            _record(registry, "restore", version, standing, why.strip(), known.data)
-        return Withdrawn(version.name, known is not None, why, standing.champion, standing.champion)
+        changed = known is not None and (not gone or bool(known.data))
+        if known is not None and changed:
+            _record(registry, "restore", version, standing, why, known.data)
+        return Withdrawn(version.name, changed, why, standing.champion, standing.champion, gone)
+
+
+def _phrase(why: str) -> str:
+    """A reason as part of a sentence: one line, without a full stop."""
+    return " ".join(why.split()).rstrip(".")
 
 
 def approve(settings: Settings, version: Version, by: str, why: str = "") -> bool:
@@ -136,6 +146,12 @@ def _reasons(event: Event, version: Version, standing: Standing, data: str, by: 
             return (*made, after)
         case "purge":
             return ("Its weights are deleted; its hashes, its figures and its lineage stay.",)
+        case "restore":
+            return (
+                ("Its weights are gone; its data may be used again.",)
+                if version.number in standing.purged
+                else ()
+            )
         case "approve":
             return (f"{by} approved it.",)
     return ()

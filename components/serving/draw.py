@@ -108,7 +108,7 @@ def draw(
     """
     first = secrets.randbelow(SEEDS) if seed is None else seed
     most = at_once(asked.get("size"), AT_ONCE)
-    bodies = [{**asked, "n": count, "seed": own} for count, own in _parts(number, first, most)]
+    bodies = [{**asked, "n": count, "seed": own} for count, own in parts(number, first, most)]
     answers = [ask(place, route, body) for body in bodies]
     drawing = _together(place, first, answers)
     names = [f"{place.product}-{drawing.version}-{own}{kind}" for own in drawing.seeds]
@@ -292,8 +292,8 @@ def at_once(size: str | None, most: int) -> int:
     return min(most, max(1, PIXELS // max(1, math.prod(sides))))
 
 
-def _parts(number: int, seed: int, most: int) -> Iterator[tuple[int, int]]:
-    """Count and first seed of each request that together make `number` pictures."""
+def parts(number: int, seed: int, most: int) -> Iterator[tuple[int, int]]:
+    """Count and first seed of each request that together make `number` answers."""
     for done in range(0, number, most):
         yield min(most, number - done), (seed + done) % 2**63
 

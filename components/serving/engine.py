@@ -28,10 +28,10 @@ from components.accelerator import Device
 from components.artifact import Model
 from components.errors import FailedError, UserError
 from components.families.family import Requests, alike, join, select
-from components.families.sampling import device_of
+from components.families.sampling import Slots, device_of
 from components.serving.listening import Listener, Look, progress
 from components.serving.pace import Pace
-from components.serving.placing import Entry, Job, Places, Rows, copied
+from components.serving.placing import Entry, Job, Places, copied
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
@@ -105,7 +105,7 @@ class Engine:
         self._shares = self.device == "cpu" and not model.shape.vocabulary
         self._jobs: deque[Job] = deque()
         self._places = Places(self.width)
-        self._slots: Rows | None = None
+        self._slots: Slots | None = None
         self._whole: list[Job] = []
         self._failures = 0
         self._full = False
@@ -344,7 +344,7 @@ class Engine:
         """Start rows; those of requests that are alike together, because each start costs as much as many rows."""
         if self._slots is None:
             first = select(entries[0].job.requests, slice(0, 1))
-            self._slots = Rows(self.model.family, self.model.networks, self.width, first)
+            self._slots = Slots(self.model.family, self.model.networks, self.width, first)
         if len(entries) == 1:
             self._slots.admit(entries[0].places, entries[0].requests)
             return
@@ -363,7 +363,7 @@ class Engine:
             log.exception("a request to %s could not start", self.model.about.product)
             self._fail({entry.job}, _told(error))
 
-    def _collect(self, slots: Rows) -> None:
+    def _collect(self, slots: Slots) -> None:
         """Tell the listeners, copy what is finished to its job and free its place."""
         counts = bool(self.model.shape.vocabulary) or any(job.listen for job in self._places.jobs)
         at = progress(slots.state, counts)

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from components.errors import UserError
+from components.labels.formats import text_content
+from components.labels.statement import FIELD
 from components.modalities.chart import GREY, ORANGE, Band, Line, Panel, chart
-from components.modalities.forecast import UNNAMED, SeriesRequest, as_csv, as_json, collected
+from components.modalities.forecast import ROWS, UNNAMED, SeriesRequest, as_csv, as_json, collected, joined
 from components.modalities.series import Series
 from components.modalities.tables import Table, Values, read_csv, regular, to_csv
 from components.serving import client
 from components.serving.catalog import SEEDS
-from components.serving.draw import RECORD, body_of, check_version, write_pictured
+from components.serving.draw import RECORD, body_of, check_version, parts, write_pictured
 from components.serving.place import Place
 
 KINDS = (".csv", ".json")
@@ -71,11 +73,13 @@ def forecast(place: Place, path: Path | None, given: Mapping[str, Any]) -> Forec
     """The answer for the context in `path`, or windows without one. Raises `UserError`."""
     context, table = (None, None) if path is None else context_of(path, READ * int(place.about["context"]))
     first = secrets.randbelow(SEEDS) if given.get("seed") is None else given["seed"]
-    asked = {name: value for name, value in given.items() if value is not None} | {"seed": first}
+    number = given.get("n") or 1
+    asked = {name: value for name, value in given.items() if value is not None} | {"seed": first, "n": 1}
     body = body_of(SeriesRequest, asked if context is None else {**asked, "context": context})
-    content = _asked(place, body)
-    picture = _windows(content) if context is None else _fans(content, _before(body, table))
-    return Forecast(content, picture, first, body.n - len(content.get("seeds", content["data"])))
+    before = {} if context is None else _before(body, table)
+    content = _in_parts(place, body, number, max(1, ROWS // max(1, len(before))))
+    picture = _windows(content) if context is None else _fans(content, before)
+    return Forecast(content, picture, first, number - len(content.get("seeds", content["data"])))
 
 
 def written(place: Place, answer: Forecast, target: Path) -> list[Path]:
@@ -83,6 +87,27 @@ def written(place: Place, answer: Forecast, target: Path) -> list[Path]:
     kind = target.suffix.lower()
     content = as_json(answer.content) if kind == ".json" else as_csv(answer.content)
     return write_pictured(place.marker, target, content, answer.picture, answer.seed)
+
+
+def _in_parts(place: Place, body: SeriesRequest, number: int, most: int) -> dict[str, Any]:
+    """The answer to `body` with `number` for its `n`, of which at most so many are asked for at a time.
+
+    Raises `UserError`, also if the content filter lets out none.
+    """
+    answers, withheld = [], None
+    for count, seed in parts(number, body.seed or 0, most):
+        try:
+            answers.append(_asked(place, body.model_copy(update={"n": count, "seed": seed})))
+        except client.WithheldError as error:
+            withheld = error
+    if withheld is not None and not answers:
+        raise withheld
+    if len(answers) == 1:
+        return answers[0]
+    content = joined(answers, body.quantiles)
+    if FIELD in content:
+        content[FIELD] = {**content[FIELD], "contents": [text_content(as_csv(content))]}
+    return content
 
 
 def _asked(place: Place, body: SeriesRequest) -> dict[str, Any]:

@@ -16,8 +16,11 @@ def let_out(loaded: Loaded, file: bytes, seed: int, media_type: str | None = Non
 
 
 def marked(loaded: Loaded, file: bytes, seed: int, media_type: str | None = None) -> bytes:
-    """`file` with the mark of the version that made it; of what a server gives out the hash is kept."""
-    if loaded.marker is None:
+    """`file` with the mark of the version that made it; of what a server gives out the hash is kept.
+
+    Of files that are gathered in an answer the hash is kept by `keep`, once it is known what becomes of them.
+    """
+    if loaded.marker is None or loaded.model.modality.gathered:
         return file
     file, content = loaded.marker.mark(file, media_type or loaded.model.modality.media_type, seed)
     _keep(loaded, content, seed)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from components.labels.marker import Marker, open_marker
+from components.modalities.modality import kind_of
 from components.serving import client, server
 from components.serving.catalog import Loaded, Served, open_version
 from components.serving.routes.models import describe
@@ -40,6 +41,11 @@ class Place:
     def asked(self) -> str:
         """What requests call the model; by the server the champion answers, whatever is tried beside it."""
         return self.product if self.url is None else f"{self.product}@champion"
+
+    @property
+    def makes(self) -> str:
+        """What the model makes, for a person."""
+        return kind_of(self.modality).makes
 
     @property
     def where(self) -> str:

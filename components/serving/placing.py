@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
-from components.families.family import Requests, State, move, select, tensors
-from components.families.sampling import Slots
+from components.families.family import Requests, State, select
 from components.serving.listening import Glimpse, Listener, Look, Progress, Span, read
 
 
@@ -49,21 +47,6 @@ class Entry:
         return (
             every if len(self.rows) == len(every) else select(every, slice(self.rows.start, self.rows.stop))
         )
-
-
-class Rows(Slots):
-    """Slots in which requests that get neighbouring rows are written at once: an index costs half as much again."""
-
-    def admit(self, rows: Sequence[int], requests: Requests) -> None:
-        """Start each of `requests` in the row of the same place in `rows`."""
-        first, last = rows[0], rows[-1] + 1
-        if list(rows) != list(range(first, last)):
-            super().admit(rows, requests)
-            return
-        with torch.inference_mode():
-            entering = self.family.start(self.networks, move(requests, self.device))
-            for name, value in tensors(self.state).items():
-                value[first:last] = getattr(entering, name)
 
 
 Fail: TypeAlias = Callable[[Job, Exception], None]

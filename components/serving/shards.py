@@ -113,13 +113,15 @@ def _taken(making: Making, stopped: Callable[[], bool]) -> list[Made]:
 def _schema(job: Job, loaded: Loaded) -> pa.Schema:
     """`seed`, then `text` or the bytes of a file in `content`.
 
-    Where there are such, also `label`, `finish_reason`, and why a row is `withheld`, whose content is null.
+    Where there are such, also `label`, `finish_reason`, and why a row is `withheld`, whose content is null: tables
+    and SMILES are texts that nothing ends before their end.
     """
+    writes = job.media_type.startswith("text/plain")
     text = job.media_type.startswith(("text/", "chemical/"))
     fields = [("seed", pa.int64()), ("text", pa.string()) if text else ("content", pa.binary())]
     fields += [("label", pa.string())] if loaded.model.shape.classes else []
-    fields += [("finish_reason", pa.string())] if job.media_type.startswith("text/") else []
-    fields += [("withheld", pa.string())] if job.terms.filters and not text else []
+    fields += [("finish_reason", pa.string())] if writes else []
+    fields += [("withheld", pa.string())] if job.terms.filters and not writes else []
     about = {
         "model": job.product,
         "version": str(job.version),

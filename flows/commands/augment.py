@@ -8,12 +8,20 @@ from typing import Annotated
 import typer
 
 from components.errors import UserError
-from flows.commands.generate import Guidance, Product, Seed, Size, Steps, Truncation, Which
+from flows.commands.generate import Guidance, Product, Seed, Size, Steps, Truncation, Which, named
 from flows.progress import Bars
 
 Each = Annotated[int, typer.Option("-n", "--number", min=1, max=1_000_000, help="Pictures of each class.")]
 Folder = Annotated[
-    Path, typer.Option("-o", "--out", help="The folder, which genloom data add takes.", show_default=False)
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        parser=named,
+        metavar="PATH",
+        help="The folder, which genloom data add takes.",
+        show_default=False,
+    ),
 ]
 
 
@@ -45,7 +53,7 @@ def augment(
     options = {"size": size, "steps": steps, "guidance": guidance, "truncation": truncation}
     with locate(project.settings, product, version, project.own_terms(product)) as place:
         if place.modality != "image":
-            raise UserError(f"{product} makes {place.modality}; genloom augment draws labelled pictures.")
+            raise UserError(f"{product} makes {place.makes}; genloom augment draws labelled pictures.")
         with Bars() as bars:
             done = fill(
                 place,

@@ -46,7 +46,7 @@ def chat(
     with locate(project.settings, product, version) as place:
         if place.modality != "text":
             raise UserError(
-                f"{product} makes {place.modality} and does not talk; ask it with genloom generate {product}."
+                f"{product} makes {place.makes} and does not talk; ask it with genloom generate {product}."
             )
         if once is not None:
             _turn(place, messages, once, {**asked, "seed": first})

@@ -113,7 +113,10 @@ def add_data(
         str | None, typer.Option("--notation", help="Of music: grid (single voices) or events (any).")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Of music: steps a quarter.")] = None,
-    smiles: Annotated[str | None, typer.Option("--smiles", help="The column of SMILES in a CSV.")] = None,
+    smiles: Annotated[
+        str | None,
+        typer.Option("--smiles", help="The column of SMILES in a table; a .txt is one, or has one a line."),
+    ] = None,
     bands: Annotated[
         str | None, typer.Option("--bands", help="Molecules are asked for by thirds of qed, logp or weight.")
     ] = None,

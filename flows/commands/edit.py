@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.errors import UserError
-from flows.commands.generate import Label, Product, Seed, Size, Steps, Which, say_drawn
+from flows.commands.generate import Label, Product, Seed, Size, Steps, Which, named, say_drawn
 from flows.commands.show import AsJson
 
 if TYPE_CHECKING:
@@ -23,7 +23,14 @@ Count = Annotated[
     int, typer.Option("-n", "--number", min=1, max=128, help="How many answers to each picture.")
 ]
 Out = Annotated[
-    Path, typer.Option("-o", "--out", help="A .png for one picture or a grid; a folder for several.")
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        parser=named,
+        metavar="PATH",
+        help="A .png for one picture or a grid; a folder for several.",
+    ),
 ]
 Strength = Annotated[
     float | None,
@@ -77,7 +84,7 @@ def check(place: Place) -> None:
     """Raise `UserError` unless the model at `place` takes pictures."""
     if place.modality != "image":
         raise UserError(
-            f"{place.product} makes {place.modality} and edits no pictures; ask it with genloom generate."
+            f"{place.product} makes {place.makes} and edits no pictures; ask it with genloom generate."
         )
     if place.about["routes"] == ["/v1/images/generations"]:
         raise UserError(

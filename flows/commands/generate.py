@@ -18,6 +18,14 @@ from flows.commands.show import AsJson
 if TYPE_CHECKING:
     from components.serving.draw import Drawing
 
+
+def named(text: str) -> Path:
+    """The path that `-o` names; raises `UserError` for none, which would be the current folder."""
+    if not text:
+        raise UserError("-o names nothing; name a file or a folder, or . for the current one.")
+    return Path(text)
+
+
 Product = Annotated[str, typer.Argument(help="A product of params.yaml.", show_default=False)]
 Count = Annotated[
     int | None,
@@ -26,7 +34,7 @@ Count = Annotated[
         "--number",
         min=1,
         max=4096,
-        help="How many; 16 pictures, futures or molecules, 1 recording, piece of music or text.",
+        help="How many, of texts at most 128; 16 pictures, futures or molecules, 1 recording, piece of music or text.",
     ),
 ]
 Out = Annotated[
@@ -34,6 +42,8 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
+        parser=named,
+        metavar="PATH",
         help="A .png for one picture or a grid, a .wav for sound, a .mid for music, a folder for single files; a file "
         "for text; a .csv or .json for series, a .smi, .csv or .sdf for molecules, with a picture beside.",
     ),
@@ -165,7 +175,7 @@ def generate(
         way = WAYS[place.modality]
         without(
             {name: given[name] for name in given if name not in way.options},
-            f"{product} {way.makes}, without",
+            f"{product} makes {place.makes}, without",
         )
         asked = {name: given[name] for name in given if name in way.options}
         way.make(place, Wanted(asked, number, seed, out, as_json))

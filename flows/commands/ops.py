@@ -133,6 +133,7 @@ def restore(
                 "ledgers": dict(restored.ledgers),
                 "withdrawn": list(restored.withdrawn),
                 "purged": list(restored.purged),
+                "kept_key": None if restored.key is None else str(restored.key),
             }
     about = {"name": snapshot.name, "created": snapshot.created, "parts": list(snapshot.parts)}
     if as_json:
@@ -152,6 +153,11 @@ def _tell_restored(done: dict[str, Any], parts: Sequence[str]) -> None:
         typer.echo(
             f"{name} was withdrawn after this backup was made and stays withdrawn"
             + (f"; {again}." if name in done["purged"] else ".")
+        )
+    if done["kept_key"]:
+        typer.echo(
+            f"The backup was made without the key that signs labels; {done['kept_key']}, which was here before, stays "
+            "and signs; genloom labels init --replace makes another."
         )
     for path in done["set_aside"]:
         typer.echo(f"What was there before is {path}; delete it when you do not need it any more.")

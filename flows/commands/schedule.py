@@ -16,8 +16,6 @@ from flows.commands.show import AsJson, listing
 from flows.commands.train import Set, Workers
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
-
     from components.project import Project
     from components.schedules import ScheduleRow
     from flows.deployments import Deployments
@@ -265,34 +263,22 @@ def _followed(project: Project, deployments: Deployments, flow_run: UUID) -> int
 
 
 def _told(project: Project) -> dict[str, tuple[bool, dict[str, Any] | None]]:
-    """Of each schedule that Prefect knows: whether somebody is there to execute it, and what came of it last."""
-    from flows import scheduler
+    """Of each schedule that Prefect knows: whether somebody is there to execute it, and what came of it last.
+
+    Where no server runs, it is what was known when one did.
+    """
+    from flows import last, scheduler
     from flows.deployments import attended
 
     if scheduler.url_of(project.settings) is None:
-        return {}
+        known = last.kept(scheduler.folder_of(project.settings))
+        return {name: (False, one) for name, one in known.items()}
     here = scheduler.find(project.settings) is not None
     with _deployments(project) as deployments:
         return {
-            name: (here or attended(one), _last(deployments.last(one.id)))
+            name: (here or attended(one), last.told(deployments.last(one.id)))
             for name, one in deployments.read().items()
         }
-
-
-def _last(flow_run: FlowRun | None) -> dict[str, Any] | None:
-    from flows.scheduled import result_of
-
-    if flow_run is None or flow_run.state is None:
-        return None
-    result = result_of(flow_run.state)
-    began = flow_run.start_time or flow_run.expected_start_time
-    return {
-        "outcome": result.outcome.lower(),
-        "version": result.version,
-        "reason": result.reason or None,
-        "began": None if began is None else began.astimezone().isoformat(timespec="seconds"),
-        "flow_run": str(flow_run.id),
-    }
 
 
 def _row(name: str, row: ScheduleRow, told: tuple[bool, dict[str, Any] | None] | None) -> dict[str, Any]:

@@ -36,9 +36,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Way:
-    """What a modality's models do, in words; the options that they take; and who asks them and writes the answer."""
+    """The options that a modality's models take; and who asks them and writes the answer."""
 
-    makes: str
     options: frozenset[str]
     make: Callable[[Place, Wanted], None]
 
@@ -180,16 +179,13 @@ def _design(place: Place, wanted: Wanted) -> None:
 
 WAYS: Mapping[str, Way] = {
     "image": Way(
-        "draws pictures",
         frozenset({"size", "label", "steps", "guidance", "truncation", "prompt"}),
         _draw,
     ),
-    "text": Way("writes text", SAMPLING | {"prompt", "max_tokens", "stop"}, _write),
-    "audio": Way("makes sound", frozenset({"label", "guidance", "temperature", "prompt"}), _sound),
-    "music": Way("makes music", SAMPLING | {"prime", "bars"}, _compose),
-    "series": Way(
-        "makes series", frozenset({"temperature", "context", "horizon", "quantiles", "channel"}), _forecast
-    ),
-    "molecule": Way("writes molecules", SAMPLING | {"prompt", "label", "valid_only", "contains"}, _design),
+    "text": Way(SAMPLING | {"prompt", "max_tokens", "stop"}, _write),
+    "audio": Way(frozenset({"label", "guidance", "temperature", "prompt"}), _sound),
+    "music": Way(SAMPLING | {"prime", "bars"}, _compose),
+    "series": Way(frozenset({"temperature", "context", "horizon", "quantiles", "channel"}), _forecast),
+    "molecule": Way(SAMPLING | {"prompt", "label", "valid_only", "contains"}, _design),
 }
 """What `genloom generate` does, by modality."""

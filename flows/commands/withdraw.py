@@ -106,18 +106,12 @@ def restore_models(
     if dataset is not None:
         asked = [one for one in asked if one.withdrawn is not None]
         _confirm(asked, "usable again", yes)
-    done = [restore(project.settings, one, reason) for one in asked]
+    done = [restore(project.settings, one, reason, dataset is not None) for one in asked]
     if as_json:
         listing([asdict(one) for one in done], True)
         return
     for one in done:
-        product = one.name.partition("/")[0]
-        typer.echo(
-            f"{one.name} may be used again; make it champion with genloom promote {product} --version "
-            f"{one.name.rpartition('/')[2]}."
-            if one.changed
-            else f"{one.name} is not withdrawn; nothing was changed."
-        )
+        typer.echo(_lifted(one))
 
 
 def approve_model(
@@ -227,6 +221,19 @@ def _confirm(versions: Sequence[Version], what: str, yes: bool) -> None:
     if not typer.confirm(f"{_these(versions)} will be {what}. Is that meant?", err=True):
         typer.echo("Nothing was changed.", err=True)
         raise typer.Exit(1)
+
+
+def _lifted(done: Withdrawn) -> str:
+    """What became of a withdrawal, for a person."""
+    product, _, number = done.name.partition("/")
+    if done.gone:
+        data = "; its data may be used again" if done.changed else ""
+        return f"{done.name} stays withdrawn, as its weights were purged{data}."
+    if not done.changed:
+        return f"{done.name} is not withdrawn; nothing was changed."
+    return (
+        f"{done.name} may be used again; make it champion with genloom promote {product} --version {number}."
+    )
 
 
 def _these(versions: Sequence[Version]) -> str:

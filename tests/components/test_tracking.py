@@ -47,6 +47,20 @@ def test_a_run_holds_its_parameters_numbers_and_pictures(tracker: Tracker, tmp_p
     assert list((tracker.settings.home / "mlartifacts").rglob("step-000100.png"))
 
 
+def test_a_home_of_any_name_leaves_nothing_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    home = tmp_path / "which? #1 100%"
+    tracker = Tracker(Settings(home=home))
+    run = tracker.begin("digits-vae-1", "digits-vae", PARAMETERS, TAGS)
+    tracker.client.create_registered_model("digits")
+    assert tracker.client.get_run(run).info.status == "RUNNING"
+    assert (home / "mlflow.db").is_file()
+    assert not list(here.iterdir())
+
+
 def test_a_run_that_did_not_finish_is_reopened_and_a_finished_one_is_not(tracker: Tracker) -> None:
     first = tracker.begin("digits-vae-2", "digits-vae", PARAMETERS, TAGS)
     assert tracker.begin("digits-vae-2", "digits-vae", PARAMETERS, TAGS) == first

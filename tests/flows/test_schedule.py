@@ -26,6 +26,7 @@ from components.settings import Settings
 from components.train.runs import read_runs
 from flows import scheduler
 from flows.deployments import superseded
+from flows.last import FILE, keep, kept
 from flows.scheduled import concluded, result_of
 from flows.server import PrefectServer
 from tests.e2e.processes import line, processes_of
@@ -166,6 +167,9 @@ def test_after_kill_9_nothing_runs_for_ever_and_the_next_goes_on_from_the_checkp
     assert genloom("schedule", "stop").code == 0
     assert processes_of(here) == []
     assert genloom("schedule", "stop").out == "No schedule runs.\n"
+    assert last["began"] < last["ended"]
+    assert listed(genloom, "long")["last"] == last, "also when nothing runs"
+    assert "promoted digits/1" in genloom("schedule", "list").out
 
 
 def test_what_came_of_a_retraining_is_told_by_its_state() -> None:
@@ -182,6 +186,15 @@ def test_what_came_of_a_retraining_is_told_by_its_state() -> None:
     assert (wrong.version, wrong.reason, wrong.exit_code) == (None, "There is no run.", 2)
     assert result_of(Failed(message="It broke.")).exit_code == 1
     assert result_of(Crashed(message="It was killed.")).exit_code == 1
+
+
+def test_what_came_of_schedules_is_kept_and_a_damaged_file_is_nothing(tmp_path: Path) -> None:
+    assert kept(tmp_path) == {}
+    keep(tmp_path, {"nightly": {"outcome": "refused"}})
+    assert kept(tmp_path) == {"nightly": {"outcome": "refused"}}
+    for content in ("[]", "{", "\xff"):
+        (tmp_path / FILE).write_bytes(content.encode("latin-1"))
+        assert kept(tmp_path) == {}
 
 
 def test_a_server_that_answers_at_the_port_of_ours_is_not_taken_for_ours(tmp_path: Path) -> None:

@@ -108,11 +108,72 @@ class File(BaseModel):
 
 
 class Files(BaseModel):
-    """Files of any modality."""
+    """Files of a modality for whose answers there is nothing more to say."""
 
     created: int
     model: str
     data: list[File]
+    genloom: Mark | None = None
+
+
+class Futures(BaseModel):
+    """How one channel goes on: a list of the horizon's values for each quantile (such as 0.5) and each future."""
+
+    channel: str
+    quantiles: dict[str, list[float]]
+    samples: list[list[float]]
+
+
+class Forecast(BaseModel):
+    """Futures of each channel of a context; `seeds` are theirs, `filled` counts the values that were interpolated."""
+
+    created: int
+    model: str
+    horizon: int
+    filled: int
+    seeds: list[int]
+    times: list[str] | None = None
+    data: list[Futures]
+    genloom: Mark | None = None
+
+
+class Window(BaseModel):
+    """A series as those of the data."""
+
+    channel: str
+    seed: int
+    values: list[float]
+
+
+class Windows(BaseModel):
+    """What a model of series draws without a context."""
+
+    created: int
+    model: str
+    horizon: int
+    data: list[Window]
+    genloom: Mark | None = None
+
+
+class MoleculeFile(File):
+    """A SMILES and what is known of it; the properties are those of a valid one."""
+
+    smiles: str | None
+    valid: bool | None = None
+    canonical: str | None = None
+    logp: float | None = None
+    qed: float | None = None
+    weight: float | None = None
+
+
+class Molecules(BaseModel):
+    """Molecules, how many were drawn for them, and how many of those are not what was asked for."""
+
+    created: int
+    model: str
+    drawn: int
+    dropped: int
+    data: list[MoleculeFile]
     genloom: Mark | None = None
 
 
@@ -233,6 +294,7 @@ class Ready(BaseModel):
     ready: bool
 
 
+BYTES = {"type": "string", "format": "binary"}
 EVENT = {
     "type": "object",
     "description": "One server-sent event, with “stream”: true; `data` is JSON, or [DONE] at the end of texts.",
@@ -245,6 +307,16 @@ EVENTS = {"text/event-stream": {"schema": EVENT}}
 def whole_or_streamed(model: type[BaseModel]) -> Said:
     """An answer that also comes as server-sent events."""
     return {200: {"model": model, "content": EVENTS, "description": "The answer, whole or as events."}}
+
+
+def files(*media_types: str) -> dict[str, Any]:
+    """What OpenAPI takes as `content` for files as they are."""
+    return {kind.partition(";")[0]: {"schema": BYTES} for kind in media_types}
+
+
+def any_of(models: Any, *media_types: str) -> Said:
+    """An answer that is one of `models`, a union, or a file of one of `media_types` as it is."""
+    return {200: {"model": models, "content": files(*media_types), "description": "As JSON, or as one file."}}
 
 
 def also(model: type[BaseModel], *statuses: int) -> Said:

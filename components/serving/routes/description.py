@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from components.serving.routes.access import OPEN
-from components.serving.routes.answers import Error
+from components.serving.routes.answers import BYTES, Error
 
 ABOUT = """Generative models, asked as OpenAI's are.
 
@@ -20,7 +20,6 @@ FAILED: Mapping[str, Any] = {
     "4XX": {"description": "The request is refused, for the reason that the answer says."},
     "5XX": {"description": "The server cannot answer this now, or failed."},
 }
-PICTURE = {"type": "string", "format": "binary"}
 
 
 def install(app: FastAPI, bodies: Iterable[type[BaseModel]]) -> None:
@@ -85,9 +84,9 @@ def form_or_json(kind: type[BaseModel]) -> dict[str, Any]:
     form = schema_of(kind)
     properties = dict(form["properties"])
     sent = {
-        "image": {"anyOf": [PICTURE, {"type": "array", "items": PICTURE}]},
-        "mask": PICTURE,
-        "file": PICTURE,
+        "image": {"anyOf": [BYTES, {"type": "array", "items": BYTES}]},
+        "mask": BYTES,
+        "file": BYTES,
     }
     properties |= {name: schema for name, schema in sent.items() if name in properties}
     return body(

@@ -36,8 +36,8 @@ LONG = 2**16
 """Bytes of JSON from which on it is read beside the loop, which answers others meanwhile."""
 
 FORMS = "a form of files, sent with the header content-type: multipart/form-data, or "
-COUNTED = {list: "files", bytes: "bytes", dict: "fields"}
-"""What a wrong value has so many of."""
+COUNTED = {list: "entries", bytes: "bytes", dict: "fields"}
+"""What a wrong value has so many of; a list of bytes has files."""
 
 
 async def read(request: Request, kind: type[T]) -> T:
@@ -88,6 +88,8 @@ def _told(error: Mapping[str, Any]) -> dict[str, Any]:
     match value:
         case str():
             value = value[:SHOWN]
+        case [bytes(), *_]:
+            value = f"{len(value)} files"
         case list() | bytes() | dict():
             value = f"{len(value)} {COUNTED[type(value)]}"
     return {**error, "loc": ("body", *error["loc"]), "input": value}

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
 from components.errors import UserError
-from components.labels.formats import format_of
+from components.labels.formats import MIDI, PNG, TEXT, WAV, format_of
 from components.labels.statement import FIELD
 from components.modalities import forecast
 from components.modalities.completion import CompletionRequest
@@ -25,11 +25,12 @@ from components.modalities.forecast import SeriesRequest, as_csv, as_json, colle
 from components.modalities.playing import MEDIA, MusicRequest
 from components.modalities.series import Series
 from components.modalities.speech import SoundRequest
+from components.modalities.structures import TYPES
 from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import Made, Making, check_whole, ready
 from components.serving.marking import keep
 from components.serving.routes import molecules
-from components.serving.routes.answers import Files, also
+from components.serving.routes.answers import Files, Forecast, Molecules, Windows, any_of
 from components.serving.routes.description import any_body
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import done
@@ -38,6 +39,8 @@ from components.serving.routes.models import field_of, find, headers
 from components.serving.routes.sides import answered
 
 GENERATE = "/v1/generations"
+ALONE = (PNG, TEXT, WAV, MIDI, *TYPES.values())
+"""The media types of what is answered as one file: accepted alone, or named as the format of series and molecules."""
 
 
 class Named(BaseModel):
@@ -55,7 +58,7 @@ def router(catalog: Catalog) -> APIRouter:
     @routes.post(
         GENERATE,
         response_model=None,
-        responses=also(Files, 200),
+        responses=any_of(Files | Forecast | Windows | Molecules, *ALONE),
         openapi_extra=any_body(
             *(ImageRequest, ImageEditRequest, CompletionRequest, SoundRequest),
             *(MusicRequest, SeriesRequest, MoleculeRequest),
@@ -65,7 +68,8 @@ def router(catalog: Catalog) -> APIRouter:
         """Generate `n` files of the model's media type; file i has the seed of the request + i.
 
         Who accepts that media type and nothing else gets one file as it is.
-        A model of series gives all futures with their quantiles in one answer, as JSON or as CSV.
+        A model of series gives all futures with their quantiles in one answer, as JSON or as CSV; one of molecules says
+        what is known of each, or gives them as SMILES, CSV or SDF.
         """
         content, sent = await request.body(), request.headers.get("content-type", "")
         accepted = request.headers.get("accept", "").strip().lower()

@@ -80,7 +80,7 @@ def find(catalog: Catalog, name: str | None, modality: str | None = None, route:
         raise UnknownModelError(str(unknown("model", name, known)))
     found = known[name]
     if modality not in (None, found.model.about.modality):
-        made, where = found.model.about.modality, " or ".join(routes_of(found))
+        made, where = found.model.modality.makes, " or ".join(routes_of(found))
         raise UserError(f"The model “{name}” makes {made}; ask it at {where}.")
     return found
 

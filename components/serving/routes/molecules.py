@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi.responses import Response
 
-from components.labels.formats import text_content
 from components.modalities.designing import MoleculeRequest
 from components.modalities.structures import TYPES, filed
 from components.serving.catalog import Loaded, Withheld
@@ -46,7 +45,7 @@ def _headers(loaded: Loaded, seed: int, answer: dict[str, Any]) -> dict[str, str
 
 
 def _written(loaded: Loaded, body: MoleculeRequest, answer: dict[str, Any], seed: int) -> tuple[bytes, str]:
-    """The answer in the format that is asked for, and its media type; of a file of several the hash is kept, too."""
+    """The answer in the format that is asked for, and its media type; the hashes of what is given out are kept."""
     shown = [one for one in answer["data"] if "withheld" not in one]
     if body.response_format != "json":
         file = filed(shown, body.response_format)
@@ -54,7 +53,8 @@ def _written(loaded: Loaded, body: MoleculeRequest, answer: dict[str, Any], seed
         return file, TYPES[body.response_format]
     content = {"created": int(time.time()), "model": loaded.served.product, **answer}
     content["data"] = [_item(one) for one in answer["data"]]
-    told = field_of(loaded, [text_content(one["smiles"].encode()) for one in shown])
+    contents = [own for one in shown for own in keep(loaded, [one["smiles"]], one["seed"])]
+    told = field_of(loaded, contents)
     return json.dumps(content).encode()[:-1] + told + b"}", "application/json"
 
 

@@ -5,6 +5,8 @@ A path may be under a prefix: an application at /words is asked at /words/v1/mod
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from starlette.types import Scope
 
 
@@ -16,7 +18,12 @@ def route_of(scope: Scope) -> str:
 
 def header_of(scope: Scope, name: bytes) -> str | None:
     """The first header of a request with that name in small letters; every middleware asks, so nothing is built."""
-    for own, value in scope["headers"]:
+    return value_of(scope["headers"], name)
+
+
+def value_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
+    """The first value of that name in small letters."""
+    for own, value in headers:
         if own == name:
             return str(value, "latin-1")
     return None

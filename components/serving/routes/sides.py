@@ -18,6 +18,7 @@ from components.serving.catalog import Catalog, Loaded
 from components.serving.engine import QueueFullError
 from components.serving.routes.errors import UnknownModelError, WithheldError
 from components.serving.routes.models import find
+from components.serving.routes.paths import value_of
 from components.serving.trial import Trial
 
 Ask: TypeAlias = Callable[[Loaded], Awaitable[Response]]
@@ -40,7 +41,7 @@ async def answered(
     name, _, side = (body.model or "").partition("@")
     champion = find(catalog, name or None, modality, route)
     response = await _by_turns(catalog, champion, side, request, body, ask)
-    catalog.check(champion.served.product, int(response.headers["x-genloom-version"]))
+    catalog.check(champion.served.product, _number(response, b"x-genloom-version"))
     return response
 
 
@@ -105,8 +106,13 @@ async def _mirrored(trial: Trial, body: Any, ask: Ask, taken: bool) -> Response:
     """The champion's answer; the shadow is asked the same when that is ready, and nobody waits for it."""
     response = await ask(trial.usual)
     if taken:
-        trial.mirror(body, int(response.headers["x-genloom-seed"]))
+        trial.mirror(body, _number(response, b"x-genloom-seed"))
     return response
+
+
+def _number(response: Response, name: bytes) -> int:
+    """What an answer says in its head; to ask for all its headers costs more than to look."""
+    return int(value_of(response.raw_headers, name) or "")
 
 
 def _pinned(side: str, champion: Loaded, trial: Trial | None) -> bool:

@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from components.modalities.speech import MEDIA, SpeechRequest
 from components.serving.catalog import Catalog, Loaded, Withheld
 from components.serving.making import ready
+from components.serving.routes.answers import files
 from components.serving.routes.description import json_body
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import done
@@ -17,13 +18,11 @@ from components.serving.routes.forms import json_of
 from components.serving.routes.models import SPEAK, headers
 from components.serving.routes.sides import answered
 
-SOUND = {"schema": {"type": "string", "format": "binary"}}
-
 
 def router(catalog: Catalog) -> APIRouter:
     """The route that speaks with the models in `catalog`."""
     routes = APIRouter()
-    said = {200: {"description": "The file.", "content": dict.fromkeys(MEDIA.values(), SOUND)}}
+    said = {200: {"description": "The file.", "content": files(*MEDIA.values())}}
 
     @routes.post(
         SPEAK,

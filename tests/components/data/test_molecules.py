@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 
 from components.data.add import describe, goal
 from components.data.dataset import Batches, Dataset, Position
-from components.data.describe import is_molecules
+from components.data.describe import held, is_molecules
 from components.data.molecules import Shelf
 from components.data.prepare import prepare
 from components.data.stages import ensure_stage
@@ -110,7 +111,7 @@ def test_csv_and_sdf_and_gzip_are_read_alike(bare: Bare) -> None:
     records = "".join(f"{Chem.MolToMolBlock(Chem.MolFromSmiles(one))}$$$$\n" for one in molecules)
     for name, content, left_out in (
         ("a.csv", table.encode(), {"no SMILES in its row": ["a.csv:50"]}),
-        ("a.csv.gz", gzip.compress(table.encode()), {"no SMILES in its row": ["a.csv.gz:50"]}),
+        ("a.csv.gz", gzip.compress(table.encode(), mtime=0), {"no SMILES in its row": ["a.csv.gz:50"]}),
         (
             "a.sdf",
             f"{records}broken\n\n\nM  END\n$$$$\n".encode(),
@@ -232,17 +233,40 @@ def test_bands_are_thirds_of_the_training_molecules(bare: Bare) -> None:
     assert not modality.agrees(made(mine(bare))[0].tensors)
 
 
+def test_parquet_is_read_as_tables_are(bare: Bare) -> None:
+    plain = mine(bare)
+    put(plain.root / "raw" / "a.smi", "\n".join([*ALCOHOLS, *RINGS]))
+    expected, _ = made(plain)
+    table = pa.table({"id": range(49), "SMILES": [*ALCOHOLS, *RINGS, None]})
+    project = mine(bare, path="a.parquet")
+    pq.write_table(table, project.root / "a.parquet")
+    dataset, report = made(project)
+    assert dataset.revision == expected.revision
+    assert reasons(report) == {"no SMILES in its row": ["a.parquet#48"]}
+    assert report["ignored_columns"] == ["id"]
+    parts = [("train", "validation", "test")[place % 3] for place in range(24)]
+    project = mine(bare, path="b.parquet", smiles="structure", official="part")
+    pq.write_table(pa.table({"part": parts, "structure": ALCOHOLS}), project.root / "b.parquet")
+    assert smiles(made(project)[0], "test") == set(ALCOHOLS[2::3])
+    project = mine(bare, path="shards")
+    for name, part in (("train-00000-of-00001", ALCOHOLS[1:]), ("test-00000-of-00001", ALCOHOLS[:1])):
+        (project.root / "shards").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"smiles": part}), project.root / "shards" / f"{name}.parquet")
+    assert smiles(made(project)[0], "test") == {ALCOHOLS[0]}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "fields", "sentence"),
     [
         ("a.csv", "id,structure\n1,CCO\n", {}, "a.csv has no column “smiles” (its columns: id, structure)"),
         ("a.csv", "smiles\nCCO\n", {"smiles": "smile"}, "a.csv: There is no column “smile”"),
+        ("a.parquet", "PAR1 CCO", {}, "a.parquet is no whole Parquet file"),
         ("a.csv", f"smiles\n{'C' * 200_000}\n", {}, "a.csv, line 2 is no row of a table"),
-        ("a.smi.gz", gzip.compress(b"CCO\n" * 999)[:-9], {}, "a.smi.gz is no whole gzip file"),
+        ("a.smi.gz", gzip.compress(b"CCO\n" * 999, mtime=0)[:-9], {}, "a.smi.gz is no whole gzip file"),
         ("a.smi", "nothing here\n", {}, "has no molecule that can be read: 1 found, 1 left out"),
         ("a.smi", "C\nCC\n", {}, "has too few molecules: 2 found"),
         ("a.doc", "CCO\n", {}, "a.doc is no file of molecules"),
-        ("raw/a.doc", "CCO\n", {"path": "raw"}, "holds no molecules (.csv, .ism, .sd, .sdf"),
+        ("raw/a.doc", "CCO\n", {"path": "raw"}, "holds no molecules (.csv, .ism, .parquet, .sd, .sdf"),
     ],
 )
 def test_what_cannot_be_prepared_is_one_sentence(
@@ -283,6 +307,41 @@ def test_a_persons_file_is_recognised_and_surveyed(bare: Bare, tmp_path: Path) -
         describe(project, tmp_path / "a.smi", {"size": (8, 8)})
     with pytest.raises(UserError, match="holds no molecule that can be read"):
         survey(project, "n", describe(project, tmp_path / "n.csv", {"smiles": "value"}))
+
+
+def test_parquet_with_a_column_of_smiles_is_no_picture(bare: Bare, tmp_path: Path) -> None:
+    project = bare({})
+    pq.write_table(pa.table({"Smiles": ALCOHOLS, "logp": [0.5] * 24}), tmp_path / "a.parquet")
+    row = describe(project, tmp_path / "a.parquet", {})
+    assert row.source == "molecules"
+    found = survey(project, "a", row)
+    assert (found.entries, found.ignored) == (24, ("logp",))
+    pq.write_table(pa.table({"structure": ALCOHOLS}), tmp_path / "b.parquet")
+    assert held(tmp_path / "b.parquet", {}) == "pictures"
+    assert held(tmp_path / "b.parquet", {"smiles": "structure"}) == "molecules"
+    pq.write_table(pa.table({"image": [b"\x89PNG"], "smiles": ["CCO"]}), tmp_path / "c.parquet")
+    assert held(tmp_path / "c.parquet", {}) == "pictures"
+    assert held(tmp_path / "c.parquet", {"smiles": "smiles"}) == "molecules"
+
+
+@pytest.mark.parametrize(
+    ("text", "ignored"),
+    [
+        ("\n".join(ALCOHOLS), ()),
+        ("\n".join(["structure", *ALCOHOLS]), ()),
+        ("\n".join(["id,structure", *(f"{place},{one}" for place, one in enumerate(ALCOHOLS))]), ("id",)),
+    ],
+    ids=["bare", "headed", "table"],
+)
+def test_a_text_is_molecules_if_the_option_says_so(
+    bare: Bare, tmp_path: Path, text: str, ignored: tuple[str, ...]
+) -> None:
+    project = bare({})
+    put(tmp_path / "a.txt", text)
+    assert held(tmp_path / "a.txt", {}) == "text"
+    row = describe(project, tmp_path / "a.txt", {"smiles": "structure"})
+    found = survey(project, "a", row)
+    assert (found.entries, found.dropped, found.ignored) == (24, {}, ignored)
 
 
 def test_a_row_of_dvc_depends_on_the_file(bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:

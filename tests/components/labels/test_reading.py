@@ -242,8 +242,11 @@ def test_an_answer_in_json_is_read_by_its_field(bare: Settings) -> None:
     content = answer(marker(bare), "one", "two")
     found = read(json.dumps(content).encode(), bare)
     assert (found.verdict, found.media_type) == ("marked", "application/json")
+    noted(bare, formats.text_content(b"one"))
     content["choices"][1]["text"] = "three"
-    assert read(json.dumps(content).encode(), bare).verdict == "altered"
+    found = read(json.dumps(content).encode(), bare)
+    assert found.verdict == "altered"
+    assert "its mark is that of mnist/3, made for other content" in found.sentence
     chat = {**answer(marker(bare), "hi"), "choices": [{"message": {"content": "hi"}}]}
     assert read(json.dumps(chat).encode(), bare).verdict == "marked"
 

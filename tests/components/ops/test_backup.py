@@ -18,6 +18,7 @@ from filelock import FileLock
 from components.artifact import load
 from components.errors import UserError, WithdrawnError
 from components.families.family import Requests
+from components.labels import credentials
 from components.ops import store
 from components.ops.backup import back_up, parts_of
 from components.ops.last import last_backup
@@ -299,6 +300,33 @@ def test_an_older_backup_is_no_way_back_for_what_was_withdrawn(
         Registry(settings).fetch(Registry(settings).version("digits", 2))
     there = restore(elsewhere, read_settings(elsewhere), target)
     assert there.withdrawn == (), "where nobody knows of it"
+
+
+def test_the_key_of_labels_stays_unless_the_backup_has_one(
+    site: Site, elsewhere: Path, tmp_path: Path
+) -> None:
+    folder = credentials.folder_of(site.project.settings)
+    folder.mkdir()
+    signing(folder, "of then")
+    take(site.project, tmp_path / "with", "labels")
+    signing(folder, "of now")
+    take(site.project, tmp_path / "without")
+    restored = restore(site.root, site.project.settings, tmp_path / "without", over=True)
+    assert restored.key == folder / credentials.KEY
+    assert {path.read_text() for path in folder.iterdir()} == {"of now"}
+    assert (folder / credentials.KEY).stat().st_mode & 0o777 == 0o600
+    (aside,) = restored.set_aside
+    assert (aside / "labels" / credentials.KEY).is_file(), "what is set aside is whole"
+    assert restore(elsewhere, read_settings(elsewhere), tmp_path / "without").key is None
+    assert restore(site.root, site.project.settings, tmp_path / "with", over=True).key is None
+    assert {path.read_text() for path in folder.iterdir()} == {"of then"}
+
+
+def signing(folder: Path, text: str) -> None:
+    """A key with its certificates, all of which hold `text`."""
+    for name in (credentials.KEY, credentials.CERTIFICATE, credentials.KNOWN):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
 
 
 def test_files_of_the_project_stay_unless_over(site: Site, elsewhere: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from filelock import FileLock
 from components.errors import UserError
 from components.ops.gc import collect, find
 from components.promotion.registry import Registry
-from components.serving.jobs import Jobs
+from components.serving.jobs import Jobs, State
 from components.train.runs import load_run, read_run, read_runs
 from tests.components.ops.conftest import Site, small, version
 from tests.components.ops.test_backup import queued
@@ -210,11 +210,12 @@ def enter(cache: Path, content: bytes, ending: str = "") -> Path:
 
 def test_jobs_logs_and_what_was_never_finished(site: Site) -> None:
     settings = site.project.settings
-    queued(site.project)
-    queued(site.project)
+    for _ in range(3):
+        queued(site.project)
     jobs = Jobs(settings.shared / "jobs")
-    kept, cancelled = jobs.ids()
+    kept, cancelled, failed = jobs.ids()
     jobs.cancel(cancelled)
+    jobs.keep(failed, State(status="failed", finished=1.0))
     half = [
         settings.home / name for name in (".mlflow.db-0a1b2c3d", "runs/.x-old-0a1b2c3d", ".backup-ab12cd_x")
     ]
@@ -229,7 +230,10 @@ def test_jobs_logs_and_what_was_never_finished(site: Site) -> None:
         assert names(site, "ray") == []
     found = find(site.project, MONTH, 1, ["jobs", "logs", "ray", "drafts"])
     mine = [one for one in found if one.paths[0].is_relative_to(settings.home)]
-    assert [one.name for one in mine if one.kind == "jobs"] == [cancelled]
+    assert {(one.name, one.why) for one in mine if one.kind == "jobs"} == {
+        (cancelled, "it was cancelled"),
+        (failed, "it failed"),
+    }
     assert {path for one in mine if one.kind == "drafts" for path in one.paths} == set(half)
     assert [one.name for one in mine if one.kind == "logs"] == ["serve/server.log"]
     assert [one.paths for one in mine if one.kind == "ray"] == [(left,)]

@@ -215,6 +215,34 @@ def test_data_that_was_withdrawn_makes_no_champion_by_itself(settings: Settings,
     assert promote(settings, "digits", ROW).accepted
 
 
+def test_data_are_lifted_though_the_weights_of_a_version_were_purged(settings: Settings, three) -> None:
+    withdraw(settings, three[0], "not ours", data="digits@r1")
+    withdraw(settings, three[1], "not ours", data="digits@r1", purge=True)
+    restore(settings, three[0], "they are", by_data=True)
+    with pytest.raises(WithdrawnError, match="may not be used: digits/2 was withdrawn"):
+        revocation.check_data(settings, "digits", "r1")
+    done = restore(settings, three[1], "they are", by_data=True)
+    assert (done.changed, done.gone) == (True, True)
+    revocation.check_data(settings, "digits", "r1")
+    assert revocation.status_of(settings, "digits", 2).state == "withdrawn"
+    assert tag(settings, 2) == "not ours"
+    assert not restore(settings, three[1], "they are", by_data=True).changed
+    withdraw(settings, three[1], "not ours after all", data="digits@r1")
+    with pytest.raises(WithdrawnError, match="not ours after all"):
+        revocation.check_data(settings, "digits", "r1")
+
+
+def test_a_reason_is_a_part_of_a_sentence(settings: Settings, three) -> None:
+    assert withdraw(settings, three[0], " a\n photograph. ").why == "a photograph"
+    assert restore(settings, three[0], "nobody's\nphotograph.").why == "nobody's photograph"
+    assert [line.why for line in ledger.read(ledger.path_of(settings, "digits"))[3:]] == [
+        "a photograph",
+        "nobody's photograph",
+    ]
+    with pytest.raises(UserError, match="say why"):
+        restore(settings, three[0], " . ")
+
+
 def test_the_same_weights_or_the_same_training_do_not_return(
     settings: Settings, three, make, tmp_path: Path
 ) -> None:

@@ -196,6 +196,7 @@ def test_a_shard_that_is_there_is_kept_and_one_that_was_stopped_leaves_nothing(
         ({"n": MOST + 1}, 400, "n", f"“n” is {MOST + 1}"),
         ({"n": 5, "workers": 65}, 400, "workers", "“workers” is 65"),
         ({"n": 5, "model": "digts"}, 404, "model", "did you mean digits"),
+        ({"n": 5, "request": [1]}, 400, "request", '“request” is "1 entries"'),
         ({"n": 5, "sede": 1}, 400, "sede", "did you mean seed"),
         ({"n": 5, "request": {"sise": "8x8"}}, 400, "request.sise", "did you mean size"),
         ({"n": 5, "request": {"size": "9x9"}}, 400, None, "The size 9x9 is no whole multiple"),

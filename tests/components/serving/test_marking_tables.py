@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from components.labels import credentials
+from components.labels import credentials, journal
 from components.labels.marker import BESIDE
 from components.labels.reading import Reading, read, read_path
 from components.serving import compose, draw, forecast, molecules
@@ -125,6 +125,37 @@ def test_a_file_without_a_place_is_known_by_its_hash(
     assert found.issued is not None
     assert found.issued.seed == 40
     assert read(answer.content + b"1", settings).verdict == "unmarked"
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_of_a_whole_file_one_hash_is_kept(
+    client: TestClient, models: dict[str, Loaded], settings: Settings, kind: str
+) -> None:
+    model, body = FILES[kind]
+    before = hashes(models[model], settings)
+    ask(client, model, body, seed=400 + list(FILES).index(kind))
+    assert hashes(models[model], settings) == before + 1
+
+
+def test_of_molecules_those_that_are_given_out_are_kept(
+    client: TestClient, models: dict[str, Loaded], settings: Settings
+) -> None:
+    before = hashes(models["drugs"], settings)
+    content = ask(client, "drugs", {"n": 5, "valid_only": True, "temperature": 2.0}, seed=77).json()
+    assert content["dropped"], "some were drawn in vain"
+    assert hashes(models["drugs"], settings) == before + len(content["data"])
+    last = content["data"][-1]
+    found = read(last["smiles"].encode(), settings)
+    assert found.issued is not None
+    assert found.issued.seed == last["seed"]
+
+
+def hashes(loaded: Loaded, settings: Settings) -> int:
+    """How many the server keeps of what the model made."""
+    assert loaded.journal is not None
+    loaded.journal.flush()
+    folder = journal.folder_of(settings, loaded.served.product)
+    return sum(len(path.read_text().splitlines()) for path in folder.glob("*.jsonl"))
 
 
 @pytest.mark.parametrize("kind", [".csv", ".json"])

@@ -173,7 +173,7 @@ def test_wrong_requests_are_refused_in_one_sentence(
 
 def test_other_routes_say_where_to_ask(client: TestClient) -> None:
     answer = client.post("/v1/completions", json={"model": "drugs", "prompt": "C"})
-    assert refusal(answer) == "The model “drugs” makes molecule; ask it at /v1/generations."
+    assert refusal(answer) == "The model “drugs” makes molecules; ask it at /v1/generations."
 
 
 def test_what_the_filter_withholds_has_no_content(client: TestClient) -> None:
@@ -204,3 +204,18 @@ def test_jobs_keep_every_row(client: TestClient, catalog: Catalog, tmp_path: Pat
     write_shard(catalog.loaded["drugs"], job, 0, tmp_path, lambda: False)
     (path,) = tmp_path.iterdir()
     assert pq.read_table(path).to_pydict() == {"seed": [*range(8)], "text": [*WRITTEN, WRITTEN[0]]}
+
+
+def test_a_jobs_row_that_is_held_back_says_why(client: TestClient, catalog: Catalog, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    answer = client.post("/v1/jobs", json={"model": "filtered", "n": 2, "seed": 0})
+    job, _ = client.jobs.get(answer.json()["id"])  # type: ignore[attr-defined]
+    terms = Terms(code=Path("filter.py"), code_hash="x")
+    write_shard(
+        catalog.loaded["filtered"], job.model_copy(update={"terms": terms}), 0, tmp_path, lambda: False
+    )
+    (path,) = tmp_path.iterdir()
+    found = pq.read_table(path).to_pydict()
+    assert found["text"] == [WRITTEN[0], None]
+    assert (found["withheld"][0], "it is benzene" in found["withheld"][1]) == (None, True)

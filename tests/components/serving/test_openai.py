@@ -197,13 +197,13 @@ def test_options_of_the_other_modality_are_refused(
     url: str, genloom: Callable[..., Any], tmp_path: Path
 ) -> None:
     for arguments, said in (
-        (("generate", "tales", "--size", "8x8"), "writes text, without --size; leave it out"),
+        (("generate", "tales", "--size", "8x8"), "makes text, without --size; leave it out"),
         (("generate", "tales", "--temperature", "-1"), "“temperature” is -1"),
         (("generate", "tales", "--prompt", "a" * 200), "201 > 127"),
         (("generate", "tales", "-o", tmp_path / "no" / "file"), "cannot be written"),
-        (("generate", "tales", "--label", "cat"), "writes text, without --label; leave it out"),
+        (("generate", "tales", "--label", "cat"), "makes text, without --label; leave it out"),
         (("generate", "digits", "--prompt", "a cat"), "draws without a prompt"),
-        (("generate", "digits", "--top-p", "0.5"), "draws pictures, without --top-p"),
+        (("generate", "digits", "--top-p", "0.5"), "makes pictures, without --top-p"),
         (("edit", "tales", "a.png"), "makes text and edits no pictures"),
         (
             ("augment", "tales", "-o", tmp_path / "many"),

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import schemathesis
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
+from jsonschema import Draft202012Validator
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
@@ -19,9 +21,12 @@ from components.serving.catalog import Catalog
 from components.serving.jobs import Jobs
 from components.serving.routes.application import create_app
 from components.settings import Settings
+from tests.components import waves
+from tests.components.serving.chemist import chemist
 from tests.components.serving.hum import hum
 from tests.components.serving.painter import Painter, masked, mirrors, picture, saved, served
 from tests.components.serving.parrot import HI
+from tests.components.serving.songs import songs
 
 UNFIT = ("positive_data_acceptance",)
 """A schema cannot say what a model knows: its classes, its sizes, what is a picture."""
@@ -33,6 +38,10 @@ BODIES = {
     "CompletionRequest": ["tales", "plain"],
     "ChatRequest": ["tales"],
     "SpeechRequest": ["hum", "sing"],
+    "SoundRequest": ["hum", "sing"],
+    "SeriesRequest": ["waves"],
+    "MoleculeRequest": ["drugs"],
+    "MusicRequest": ["songs"],
     "JobRequest": ["tales", "beasts"],
 }
 """What is asked of which models."""
@@ -55,6 +64,8 @@ def narrow(description: dict[str, Any], models: list[str], jobs: list[str]) -> N
         **{"n": [1, 2, 5], "size": ["auto"], "label": [None], "guidance": [None]},
         **{"steps": [None], "strength": [0, 0.5], "image": [png], "mask": [hole], "max_tokens": [None, 1, 9]},
         **{"input": ["low", "High, mid"], "file": [png]},
+        **{"context": [None, [float(step % 5) for step in range(24)]], "horizon": [None, 3]},
+        **{"channel": [None], "contains": [None, "C"], "bars": [1, 2], "prime": [None]},
         **{"best_of": [None], "truncation": ["auto"], "logprobs": [None], "top_logprobs": [None]},
     }
     description["components"]["schemas"]["LabelRequest"]["properties"]["file"] = {"enum": few["file"]}
@@ -78,8 +89,8 @@ def narrow(description: dict[str, Any], models: list[str], jobs: list[str]) -> N
 
 
 @pytest.fixture(scope="module")
-def schema(text_catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The description of an application with a model of each kind, which it names so that they are asked."""
+def app(text_catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """An application with a model of each kind."""
     root = tmp_path_factory.mktemp("openapi")
     beasts = served(root, "beasts", Painter(), Shape(data=(1, 8, 8), classes=3))
     catalog = Kept(
@@ -89,13 +100,22 @@ def schema(text_catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> A
             "fill": mirrors(root)["fill"],
             "hum": hum(root),
             "sing": hum(root, "sing"),
+            "waves": waves.served(waves.learned(waves.prepared(root / "waves"), 5)),
+            "drugs": chemist(root),
+            "songs": songs(root),
         }
     )
     jobs = Jobs(root / "jobs")
     home = Settings(home=root / "home")
-    app = create_app(catalog, jobs=jobs, reader=lambda file: reading.read(file, home, "The file"))
-    ids = [TestClient(app).post("/v1/jobs", json={"model": "digits", "n": 1}).json()["id"] for _ in range(2)]
-    narrow(app.openapi(), [*catalog.loaded], ids)
+    return create_app(catalog, jobs=jobs, reader=lambda file: reading.read(file, home, "The file"))
+
+
+@pytest.fixture(scope="module")
+def schema(app: FastAPI) -> Any:
+    """Its description, which names the models so that they are asked."""
+    client = TestClient(app)
+    ids = [client.post("/v1/jobs", json={"model": "digits", "n": 1}).json()["id"] for _ in range(2)]
+    narrow(app.openapi(), [one["id"] for one in client.get("/v1/models").json()["data"]], ids)
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
@@ -133,6 +153,35 @@ def test_every_answer_is_as_the_description_says(schema: Any, path: str, method:
     assert min(seen) < 300, seen
     if operation.body or operation.query:
         assert examined(operation, GenerationMode.NEGATIVE, EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"model": "beasts", "label": "cat"},
+        {"model": "tales", "prompt": "Once upon a time", "max_tokens": 4},
+        {"model": "hum", "label": "low"},
+        {"model": "songs", "bars": 1},
+        {"model": "waves"},
+        {"model": "waves", "context": [float(step % 5) for step in range(24)]},
+        {
+            "model": "waves",
+            "context": "when,tide\n" + "".join(f"2024-01-{day:02},{day % 5}\n" for day in range(1, 25)),
+        },
+        {"model": "drugs", "n": 5},
+        {"model": "drugs", "n": 5, "valid_only": True},
+    ],
+    ids=lambda asked: "-".join([asked["model"], *list(asked)[1:]]),
+)
+def test_every_field_of_an_answer_is_described(app: FastAPI, asked: dict[str, Any]) -> None:
+    answer = TestClient(app).post("/v1/generations", json={"seed": 0, **asked})
+    assert answer.status_code == 200, answer.text
+    description = create_app(Catalog({})).openapi()
+    for named in description["components"]["schemas"].values():
+        named["additionalProperties"] = named.get("additionalProperties", False)
+    content = description["paths"]["/v1/generations"]["post"]["responses"]["200"]["content"]
+    told = {**content["application/json"]["schema"], "components": description["components"]}
+    Draft202012Validator(told).validate(answer.json())
 
 
 @pytest.mark.long

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
 from components.modalities.series import Series
 from components.serving.catalog import Catalog, Loaded
+from components.serving.jobs import Jobs
 from components.serving.routes.application import create_app
+from components.serving.shards import write_shard
 from tests.components.serving.hum import hum
 from tests.components.waves import PERIOD, learned, prepared, served, waves, written
 
@@ -31,7 +34,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 @pytest.fixture(scope="module")
 def client(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     catalog = Catalog({"waves": loaded, "hum": hum(tmp_path_factory.mktemp("sound"))})
-    with TestClient(create_app(catalog), raise_server_exceptions=False) as client:
+    jobs = Jobs(tmp_path_factory.mktemp("jobs"))
+    with TestClient(create_app(catalog, jobs=jobs), raise_server_exceptions=False) as client:
+        client.jobs = jobs  # type: ignore[attr-defined]
         yield client
 
 
@@ -115,6 +120,17 @@ def test_windows_are_drawn_of_every_channel_or_of_one(client: TestClient) -> Non
     table = ask(client, n=2, channel="low", horizon=4, format="csv").text.splitlines()
     assert table[0] == "low#5,low#6"
     assert len(table) == 5
+
+
+def test_a_job_writes_a_table_a_row(client: TestClient, loaded: Loaded, tmp_path: Path) -> None:
+    request = {"context": CONTEXT[:, 0].tolist(), "horizon": 3}
+    body = {"model": "waves", "n": 2, "seed": 5, "request": request}
+    job, _ = client.jobs.get(client.post("/v1/jobs", json=body).json()["id"])  # type: ignore[attr-defined]
+    write_shard(loaded, job, 0, tmp_path, lambda: False)
+    (path,) = tmp_path.iterdir()
+    rows = pq.read_table(path).to_pydict()
+    assert (list(rows), rows["seed"]) == (["seed", "text"], [5, 6])
+    assert [len(text.splitlines()) for text in rows["text"]] == [4, 4]
 
 
 def test_a_long_horizon_looks_at_less(client: TestClient) -> None:

@@ -196,7 +196,7 @@ def test_pictures_and_chats_are_not_asked_of_a_model_of_sound(client: TestClient
         answer = client.post(route, json={"model": "hum", "prompt": "a"})
         assert answer.status_code == 400
         assert (
-            "makes audio; ask it at /v1/audio/speech or /v1/generations" in answer.json()["error"]["message"]
+            "makes sound; ask it at /v1/audio/speech or /v1/generations" in answer.json()["error"]["message"]
         )
 
 

@@ -53,7 +53,7 @@ COMPLETIONS = [
     ({"best_of": 2}, None, "“best_of” must be “n”, which is 1"),
     ({"echo": True, "logprobs": 1}, None, "“echo” and “logprobs”"),
     ({"suffix": "end"}, "suffix", "this server does not do that"),
-    ({"model": "digits"}, None, "The model “digits” makes image; ask it at /v1/images/generations or"),
+    ({"model": "digits"}, None, "The model “digits” makes pictures; ask it at /v1/images/generations or"),
 ]
 CHATS = [
     ({"messages": []}, "messages", "“messages” is []"),

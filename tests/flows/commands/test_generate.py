@@ -122,4 +122,17 @@ def test_edit_refuses_to_replace_its_own_input(genloom: Genloom, project: Path) 
 def test_options_of_texts_are_told_even_if_they_are_zero(genloom: Genloom, url: str) -> None:
     said = genloom("generate", "digits", "--temperature", "0", "-o", "x.png")
     assert said.code == 2
-    assert "draws pictures, without --temperature" in said.err
+    assert "makes pictures, without --temperature" in said.err
+
+
+@pytest.mark.usefixtures("url")
+@pytest.mark.parametrize("verb", [("generate", "digits"), ("edit", "digits", "a.png"), ("augment", "digits")])
+def test_an_empty_name_is_not_the_current_folder(
+    genloom: Genloom, project: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    (project / "here").mkdir()
+    monkeypatch.chdir(project / "here")
+    said = genloom(*verb, "-n", 1, "-o", "")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == "genloom: -o names nothing; name a file or a folder, or . for the current one.\n"
+    assert not list((project / "here").iterdir())

@@ -89,8 +89,8 @@ def test_a_search_that_ends_early_says_so(
         (("--prompt", "C(["), "no token begins at “[”"),
         (("--contains", "]["), "neither SMILES nor SMARTS"),
         (("--label", "huge"), "There is no label “huge”"),
-        (("--size", "8x8"), "digits writes molecules, without --size; leave it out."),
-        (("--max-tokens", 5), "digits writes molecules, without --max-tokens; leave it out."),
+        (("--size", "8x8"), "digits makes molecules, without --size; leave it out."),
+        (("--max-tokens", 5), "digits makes molecules, without --max-tokens; leave it out."),
     ],
 )
 def test_wrong_use_is_one_sentence(

@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from components.labels.formats import text_content
+from components.labels.statement import FIELD
+from components.modalities.forecast import SeriesRequest, as_csv
 from components.modalities.tables import read_csv
 from components.project import open_project
 from components.series_rows import SeriesFilesRow
-from components.serving import forecast
+from components.serving import client, forecast
 from components.serving.catalog import Loaded
 from components.serving.place import Place
 from components.serving.routes.models import describe
@@ -108,6 +111,47 @@ def test_windows_are_drawn_without_a_context(project: Path, genloom: Genloom, ur
     table = read_csv(out.read_text(), "windows.csv")
     assert table.names == ("low#3", "low#4", "low#5")
     assert table.values.shape == (32, 3)
+
+
+def test_more_than_a_request_may_have_is_asked_for_in_parts(
+    project: Path, genloom: Genloom, url: str, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = genloom(*ASK, "-n", 1100, "--horizon", 2, "-o", project / "many.csv")
+    assert said.code == 0, said.err
+    assert len(read_csv((project / "many.csv").read_text(), "many.csv").names) == 1100
+    context = written(project / "waves.csv")
+    places = [
+        Place("digits", 2, "series", describe(loaded), **who) for who in ({"url": url}, {"loaded": loaded})
+    ]
+    asked = {"n": 11, "seed": 2**63 - 3, "horizon": 4, "quantiles": [0.25, 0.75]}
+    for path in (context, None):
+        whole = [forecast.forecast(place, path, asked).content for place in places]
+        with monkeypatch.context() as patch:
+            patch.setattr(forecast, "ROWS", 8)
+            apart = [forecast.forecast(place, path, asked) for place in places]
+        assert [one.content["data"] for one in apart] == [one["data"] for one in whole]
+        assert [one.withheld for one in apart] == [0, 0]
+        assert as_csv(apart[0].content) == as_csv(whole[0])
+
+
+def test_parts_have_one_mark_and_a_filter_may_hold_one_back(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(_: Place, body: SeriesRequest) -> dict[str, Any]:
+        if body.seed == 1:
+            raise client.WithheldError("it is bad")
+        data = [{"channel": "low", "seed": body.seed, "values": [0.5, 1.0]} for _ in range(body.n)]
+        return {"horizon": 2, "data": data, FIELD: {"product": "digits", "contents": ["of the part"]}}
+
+    monkeypatch.setattr(forecast, "_asked", asked)
+    monkeypatch.setattr(forecast, "ROWS", 2)
+    place = Place("digits", 2, "series", describe(loaded), loaded=loaded)
+    found = forecast.forecast(place, None, {"n": 6, "seed": 1})
+    assert (len(found.content["data"]), found.withheld) == (4, 2)
+    contents = [text_content(as_csv(found.content))]
+    assert found.content[FIELD] == {"product": "digits", "contents": contents}
+    with pytest.raises(client.WithheldError, match="it is bad"):
+        forecast.forecast(place, None, {"n": 2, "seed": 1})
 
 
 @pytest.mark.parametrize(

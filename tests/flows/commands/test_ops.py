@@ -57,6 +57,19 @@ def test_backup_and_restore(
     assert (tmp_path / "new" / "params.yaml").is_file()
 
 
+def test_a_restore_says_whose_key_signs(root: Path, tmp_path: Path, genloom: Genloom) -> None:
+    assert genloom("ops", "backup", tmp_path / "backups", "--without", "flows").code == 0
+    key = root / ".genloom" / "labels" / "key.pem"
+    key.parent.mkdir()
+    key.write_text("of this machine")
+    said = genloom("ops", "restore", tmp_path / "backups", "--over")
+    assert said.code == 0, said.err
+    assert f"{key}, which was here before, stays and signs" in said.out
+    assert key.read_text() == "of this machine"
+    again = json.loads(genloom("ops", "restore", tmp_path / "backups", "--over", "--json").out)
+    assert again["kept_key"] == str(key)
+
+
 def test_gc_says_before_it_does(root: Path, genloom: Genloom) -> None:
     log = root / ".genloom" / "serve" / "server.log"
     said = genloom("ops", "gc", "--only", "logs")
