@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, scaled_dot_product_attention
+from torch.nn.functional import conv2d, pad, scaled_dot_product_attention
 from torch.overrides import has_torch_function_unary
 
 HEAD = 32
 """Numbers of a head, where the width is a multiple of it; else half as many."""
+VECTOR = 8
+"""Numbers that a CPU's products take at once."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,22 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None)
     """
     if not queries.is_cpu or has_torch_function_unary(queries):
         return scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    keys, values, mask = _whole_vectors(keys, values, mask)
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     mixed: Tensor = scores.softmax(-1).to(values.dtype) @ values
     return mixed
+
+
+def _whole_vectors(keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys and values with places behind them that nobody sees, as many as fill vectors of eight.
+
+    Where a row's scores begin in the middle of a vector, their last bits depend on the row's place among the others.
+    """
+    places = keys.shape[2]
+    if not (missing := -places % VECTOR):
+        return keys, values, mask
+    own = torch.ones(1, 1, 1, places, dtype=torch.bool, device=keys.device) if mask is None else mask
+    behind = (0, 0, 0, missing)
+    return pad(keys, behind), pad(values, behind), pad(own, behind[2:])
