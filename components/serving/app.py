@@ -304,9 +304,10 @@ def _run(application: Application, settings: Settings) -> None:
 
 
 def _fits(application: Application) -> bool:
-    """Whether nobody else has what one more replica reserves."""
+    """Whether nobody else has what one more replica reserves; parts of several GPUs, which Ray adds up, are none."""
     free = cluster.total(cluster.free_nodes())
-    return free.cpus >= application.cpus and free.gpus >= application.gpus
+    parted = 0 < application.gpus < 1
+    return free.cpus >= application.cpus and free.gpus >= (1 if parted else application.gpus)
 
 
 def _bound(application: Application, settings: Settings) -> Any:

@@ -288,9 +288,12 @@ class Catalog:
         return bool(self.loaded or self.gone) and all(one.engine.healthy for one in self.loaded.values())
 
     def close(self) -> None:
-        """End the engines."""
+        """End the engines, and write what the journals still hold."""
         for loaded in self._all:
             loaded.engine.close()
+        for loaded in self._all:
+            if loaded.journal is not None:
+                loaded.journal.flush()
 
 
 def open_catalog(served: Sequence[Served], settings: Settings, gone: Sequence[Gone] = ()) -> Catalog:

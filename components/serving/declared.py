@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
@@ -154,23 +154,44 @@ class Reserving(Protocol):
 def check_room(rows: Mapping[str, Reserving], have: Capacity, where: str) -> None:
     """Raise `UserError` with the arithmetic if the replicas reserve more CPUs or GPUs than there are.
 
-    One replica more than asked must find room, because a new version comes up beside the old one.
+    One replica more than asked must find room, because a new version comes up beside the old one. Ray takes a part of
+    a GPU from one, so of 0.6 each there is room for one replica a GPU.
     """
-    _check_sum({name: (row.replicas.max, row.cpus) for name, row in rows.items()}, have.cpus, where, "CPUs")
-    _check_sum({name: (row.replicas.max, row.gpus) for name, row in rows.items()}, have.gpus, where, "GPUs")
+    cpus = {name: (row.replicas.max, row.cpus) for name, row in rows.items() if row.cpus}
+    most = max((each for _, each in cpus.values()), default=0.0)
+    _check_sum(
+        cpus, most, sum(count * each for count, each in cpus.values()) + most, have.cpus, where, "CPUs"
+    )
+    gpus = {name: (row.replicas.max, row.gpus) for name, row in rows.items() if row.gpus}
+    most = max((each for _, each in gpus.values()), default=0.0)
+    parts = ", as a part is one GPU's" if any(each < 1 for _, each in gpus.values()) else ""
+    wanted = _cards([*gpus.values(), (1, most)]) if gpus else 0.0
+    _check_sum(gpus, most, wanted, have.gpus, where, f"GPUs{parts}")
 
 
-def _check_sum(rows: Mapping[str, tuple[int, float]], there: float, where: str, what: str) -> None:
+def _cards(taking: Sequence[tuple[int, float]]) -> float:
+    """How many GPUs are needed for so many replicas of so much each, the largest parts placed first."""
+    whole = sum(count * each for count, each in taking if each >= 1)
+    free: list[float] = []
+    for part in sorted((each for count, each in taking if each < 1 for _ in range(count)), reverse=True):
+        place = next((place for place, left in enumerate(free) if left >= part - 1e-9), None)
+        if place is None:
+            free.append(1.0 - part)
+        else:
+            free[place] -= part
+    return whole + len(free)
+
+
+def _check_sum(
+    taking: Mapping[str, tuple[int, float]], most: float, wanted: float, there: float, where: str, what: str
+) -> None:
     """By how many replicas each has, and how much of `what` each of these reserves."""
-    taking = {name: row for name, row in rows.items() if row[1]}
-    most = max((each for _, each in taking.values()), default=0.0)
-    wanted = sum(count * each for count, each in taking.values()) + most
     if wanted <= there + 1e-9:
         return
     sums = " + ".join(f"{count} × {each:g} ({name})" for name, (count, each) in taking.items())
     raise UserError(
         f"{where} reserves {sums} + {most:g} (a new version beside the old) = {wanted:g} {what}, and there are "
-        f"{there:g}; lower {what.lower()} or replicas."
+        f"{there:g}; lower {what.partition(',')[0].lower()} or replicas."
     )
 
 

@@ -47,7 +47,8 @@ HANGS = 300.0
 
 
 ENGINES: WeakSet[Engine] = WeakSet()
-"""The engines of this process, whose loop they share."""
+"""The engines of this process, whose loop they share; who adds or looks holds `AMONG`."""
+AMONG = Lock()
 When: TypeAlias = Callable[[Callable[[], None]], object]
 """Calls what it is given, at once or soon."""
 
@@ -116,7 +117,8 @@ class Engine:
         self.tally = Tally()
         self._thread = Thread(target=self._run, name=f"engine-{model.about.product}", daemon=True)
         self._thread.start()
-        ENGINES.add(self)
+        with AMONG:
+            ENGINES.add(self)
 
     def submit(
         self,
@@ -171,7 +173,11 @@ class Engine:
         """Whether the next step is quick, or short while nobody else in this process computes."""
         if self._pace.quick:
             return True
-        return self._pace.short and not any(other.busy for other in list(ENGINES) if other is not self)
+        if not self._pace.short:
+            return False
+        with AMONG:
+            others = [engine for engine in ENGINES if engine is not self]
+        return not any(other.busy for other in others)
 
     @property
     def waiting(self) -> int:
@@ -250,7 +256,8 @@ class Engine:
             log.exception("a step of %s failed", self.model.about.product)
             self._slots = None
             self._note(error)
-            self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
+            if not self._full:  # a full GPU is no fault of the version
+                self._failures += 1  # before anybody hears of it, so that who hears finds the engine as it is
             self._fail({*self._places.jobs, *self._whole}, _told(error))
             self._whole.clear()
         finally:
@@ -280,10 +287,10 @@ class Engine:
             return not self._closing
 
     def _step(self) -> None:
+        began, finished = time.perf_counter(), self.tally.finished
         self._drop_cancelled()
         self._admit()
         if self._slots is not None and self._places:
-            began, finished = time.perf_counter(), self.tally.finished
             taken = len(self._places)
             self._slots.advance()
             self.tally.steps += 1

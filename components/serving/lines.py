@@ -21,8 +21,8 @@ from components import files
 log = logging.getLogger(__name__)
 GATHER = 0.1
 """Seconds in which lines gather before they are written together: a file is opened once for all of them."""
-MOST = 100_000
-"""Lines that may wait for a slow disk; the oldest are dropped, as no request waits."""
+MOST = 2**25
+"""Characters of lines that may wait for a slow disk; more are lost, as no request waits."""
 
 
 def line(content: Mapping[str, Any]) -> str:
@@ -45,9 +45,15 @@ class Days:
         day = datetime.now(UTC).date().isoformat()
         self.folder.mkdir(parents=True, exist_ok=True)
         if day != self._pruned:
-            prune(self.folder, self.days)
             self._pruned = day
+            self._prune()
         files.append(self.folder / f"{day}.jsonl", "".join(f"{own}\n" for own in lines))
+
+    def _prune(self) -> None:
+        try:
+            prune(self.folder, self.days)
+        except OSError:  # what cannot be deleted is no reason to keep nothing new
+            log.exception("the oldest files of %s could not be deleted", self.folder)
 
 
 class Gathered:
@@ -55,11 +61,16 @@ class Gathered:
 
     def __init__(self, days: Days) -> None:
         self.days = days
-        self._waiting: deque[str] = deque(maxlen=MOST)
+        self._waiting: deque[str] = deque()
+        self._held = 0
         self._lock, self._soon = Lock(), False
 
     def add(self, line: str) -> None:
-        """Keep a line soon; the caller waits for nothing."""
+        """Keep a line soon; the caller waits for nothing, and one for which there is no room is lost."""
+        if self._held > MOST:
+            log.error("a line of %s was lost: the disk is too slow", self.days.folder)
+            return
+        self._held += len(line)
         self._waiting.append(line)
         if not self._soon:
             self._soon = True
@@ -70,6 +81,7 @@ class Gathered:
         with self._lock:
             self._soon = False  # what comes from now on is seen below, or asks for the thread again
             lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            self._held = 0
             if not lines:
                 return
             try:
@@ -104,7 +116,10 @@ class Writer:
             time.sleep(GATHER)
             due += [self._due.get_nowait() for _ in range(self._due.qsize())]
             for lines in due:
-                lines.flush()
+                try:
+                    lines.flush()
+                except Exception:  # whatever becomes of some lines, others come
+                    log.exception("lines of %s were lost", lines.days.folder)
 
 
 WRITER = Writer()

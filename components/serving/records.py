@@ -41,6 +41,8 @@ SMALL, HELD = 2**16, 2**26
 
 More are dropped, as no request waits.
 """
+NUMBER = 8
+"""Bytes of a value that is no text."""
 IDLE = 600.0
 """Seconds after which it is looked whether a new day has begun, on which old records are deleted."""
 LONG = 4096
@@ -229,14 +231,24 @@ ASKING: ContextVar[Asking | None] = ContextVar("asking", default=None)
 
 
 def held(done: Future[Tensor], body: BaseModel) -> int:
-    """The bytes that a request keeps in memory: its rows, and the files that were sent with it."""
+    """The bytes that a request keeps in memory: its rows, and the texts and files that were sent with it."""
     size = 0 if done.cancelled() or done.exception() is not None else done.result().nbytes
-    for name in body.model_fields_set:
-        value = getattr(body, name)
-        for part in value if isinstance(value, list) else (value,):
-            if isinstance(part, bytes | str):
-                size += len(part)
-    return size
+    return size + sum(_size(getattr(body, name)) for name in body.model_fields_set)
+
+
+def _size(value: Any) -> int:
+    match value:
+        case bytes() | str():
+            return len(value)
+        case BaseModel():
+            return sum(_size(getattr(value, name)) for name in value.model_fields_set)
+        case [int() | float(), *_]:  # all of them are numbers
+            return NUMBER * len(value)
+        case list() | tuple():
+            return sum(map(_size, value))
+        case dict():
+            return sum(map(_size, value.values()))
+    return NUMBER
 
 
 def asked(body: BaseModel) -> dict[str, Any]:
@@ -280,7 +292,7 @@ def folder_of(settings: Settings, product: str | None = None) -> Path:
 def read(folder: Path) -> Iterator[Record]:
     """The records in a product's folder, the newest first; a line that a crash cut short is passed over."""
     for path in sorted(folder.glob("*.jsonl"), reverse=True):
-        for written in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        for written in reversed(path.read_text(encoding="utf-8", errors="replace").split("\n")):
             try:
                 yield Record(**json.loads(written))
             except (ValueError, TypeError):

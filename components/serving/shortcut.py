@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from ray.serve._private.common import RequestMetadata, RequestProtocol
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,11 +20,6 @@ from components.serving.routes.naming import DIRECT
 log = logging.getLogger(__name__)
 PROBES = "/-/"
 """Where the paths begin at which HAProxy asks Ray Serve how the replica is."""
-HTTP = RequestMetadata(
-    request_id="", internal_request_id="", _request_protocol=RequestProtocol.HTTP, is_direct_ingress=True
-)
-"""What Ray Serve wants to know of a request to count it."""
-
 Over: TypeAlias = Callable[[ASGIApp], ASGIApp]
 """Puts an application before the one that a server was begun with."""
 
@@ -63,10 +57,13 @@ class Shortcut:
 
 def past_ray(own: Starlette) -> Over:
     """What puts `own` before the application with which Ray Serve begins a replica's server."""
+    known: dict[int, ASGIApp] = {}
 
     def over(ray: ASGIApp) -> ASGIApp:
-        found = _found(ray)
-        return ray if found is None else Shortcut(ray, own, *found)
+        if id(ray) not in known:  # a server asks for every connection
+            found = _found(ray)
+            known[id(ray)] = ray if found is None else Shortcut(ray, own, *found)
+        return known[id(ray)]
 
     return over
 
@@ -76,15 +73,30 @@ def _found(ray: Any) -> tuple[str, Callable[[int], None]] | None:
     try:
         # uvicorn's and Ray Serve's own middleware are before the replica's method
         replica = ray.app._app.__self__
-        prefix, threaded = (
-            replica._route_prefix,
-            replica._user_callable_wrapper._run_user_code_in_separate_thread,
-        )
-        metrics = replica._metrics_manager
-        begin, end = metrics.inc_num_ongoing_requests, metrics.dec_num_ongoing_requests
-    except AttributeError:
-        log.warning("this Ray Serve is another one than 2.60: requests take the long way")
+        prefix, wrapper = replica._route_prefix, replica._user_callable_wrapper
+        threaded = wrapper._run_user_code_in_separate_thread
+        count = _counting(replica)
+    except (AttributeError, ImportError, TypeError, ValueError):
+        log.warning("this Ray Serve is another one than 2.60: requests take the long way", exc_info=True)
         return None
     if threaded or not isinstance(prefix, str):  # the application belongs to another thread's loop
         return None
-    return prefix, lambda step: begin(HTTP) if step > 0 else end(HTTP)
+    return prefix, count
+
+
+def _counting(replica: Any) -> Callable[[int], None]:
+    """What tells a replica that a request has begun, or is over; raises if it does not count so."""
+    from ray.serve._private.common import RequestMetadata, RequestProtocol
+
+    about = RequestMetadata(
+        request_id="", internal_request_id="", _request_protocol=RequestProtocol.HTTP, is_direct_ingress=True
+    )
+    metrics = replica._metrics_manager
+    begin, end = metrics.inc_num_ongoing_requests, metrics.dec_num_ongoing_requests
+    before = metrics.get_num_ongoing_requests()
+    begin(about)
+    between = metrics.get_num_ongoing_requests()
+    end(about)
+    if (between, metrics.get_num_ongoing_requests()) != (before + 1, before):
+        raise ValueError("it counts in another way")
+    return lambda step: begin(about) if step > 0 else end(about)

@@ -21,7 +21,7 @@ from components.promotion.canary import Names, criteria_of
 from components.promotion.ledger import Line
 from components.promotion.tally import Tally, together
 from components.serving.catalog import Loaded, Watch
-from components.serving.engine import QueueFullError
+from components.serving.engine import FullError, QueueFullError
 from components.serving.writing import prepare
 
 log = logging.getLogger(__name__)
@@ -124,13 +124,10 @@ class Trial:
             if isinstance(found[1], Exception) and not isinstance(found[1], QueueFullError):
                 self.fault(found[1])
             return
-        with self._lock:
-            for tally, output, loaded in zip(
-                (self.theirs, self.ours), found, (self.champion, self.loaded), strict=True
-            ):
-                assert isinstance(output, Tensor)
-                sound = not output.is_floating_point() or bool(torch.isfinite(output).all())
-                tally.probe(loaded.model.modality.variety(output) if sound else None)
+        varied = [_variety(*pair) for pair in zip((self.champion, self.loaded), found, strict=True)]
+        with self._lock:  # for which requests wait
+            for tally, variety in zip((self.theirs, self.ours), varied, strict=True):
+                tally.probe(variety)
 
     def tallies(self) -> tuple[Tally, Tally]:
         """The champion's and the other's as they are now, to be read at leisure."""
@@ -143,7 +140,7 @@ class Trial:
 
     def _counts(self, tally: Tally) -> Watch:
         def watch(requests: Requests, seconds: float, done: Future[Tensor]) -> None:
-            if done.cancelled():
+            if done.cancelled() or isinstance(done.exception(), FullError):  # no fault of the version
                 return
             with self._lock:
                 if done.exception() is None:
@@ -152,6 +149,13 @@ class Trial:
                     tally.failed += 1
 
         return watch
+
+
+def _variety(loaded: Loaded, output: Tensor | Exception) -> list[float] | None:
+    """How varied a probe's rows are; None where they are no numbers."""
+    assert isinstance(output, Tensor)
+    sound = not output.is_floating_point() or bool(torch.isfinite(output).all())
+    return loaded.model.modality.variety(output) if sound else None
 
 
 def _probed(loaded: Loaded, seed: int) -> Tensor | Exception:

@@ -118,12 +118,22 @@ def test_more_gpus_than_there_are_are_refused_with_the_arithmetic() -> None:
         "pictures": ApplicationRow.model_validate({"models": {"digits": 1}, "replicas": 2, "gpus": 0.25}),
         "words": ApplicationRow.model_validate({"models": {"shakespeare": 1}, "gpus": 1}),
     }
-    check_room(rows, Capacity(cpus=0, gpus=2.5), "serve.yaml")
+    check_room(rows, Capacity(cpus=0, gpus=3), "serve.yaml")
     with pytest.raises(
         UserError,
-        match=r"2 × 0\.25 \(pictures\) \+ 1 × 1 \(words\) \+ 1 .* = 2\.5 GPUs, and there are 2; lower",
+        match=r"2 × 0\.25 \(pictures\) \+ 1 × 1 \(words\) \+ 1 .* = 3 GPUs, as a part is one GPU's, and there are 2; "
+        "lower gpus or replicas",
     ):
         check_room(rows, Capacity(cpus=8, gpus=2), "serve.yaml")
+
+
+@pytest.mark.parametrize(("each", "replicas", "needed"), [(0.6, 2, 3), (0.5, 2, 2), (0.5, 1, 1), (2, 1, 4)])
+def test_a_part_of_a_gpu_is_of_one(each: float, replicas: int, needed: int) -> None:
+    asked = {"models": {"digits": 1}, "replicas": replicas, "gpus": each}
+    rows = {"pictures": ApplicationRow.model_validate(asked)}
+    check_room(rows, Capacity(cpus=1, gpus=needed), "serve.yaml")
+    with pytest.raises(UserError, match=f"= {needed} GPUs"):
+        check_room(rows, Capacity(cpus=1, gpus=needed - 1), "serve.yaml")
 
 
 def test_check_and_serve_read_the_file(

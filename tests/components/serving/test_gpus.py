@@ -155,16 +155,14 @@ def test_what_an_application_has_is_kept_unless_it_is_said(
     held, done = [before], []
     monkeypatch.setattr(app, "applications", lambda: held)
     monkeypatch.setattr(app, "put", lambda application, _: done.append(application))
-    monkeypatch.setattr(app.cluster, "capacity", lambda: Capacity(cpus=1, gpus=1.5))
+    monkeypatch.setattr(app.cluster, "capacity", lambda: Capacity(cpus=1, gpus=2))
     settings = Settings(home=tmp_path)
     app.roll_out([served], settings)
     app.roll_out([served], settings, replicas=1)
     app.roll_out([served], settings, gpus=0)
     found = [(one.replicas.max, one.gpus, one.device) for one in done]
     assert found == [(2, 0.5, "cuda"), (1, 0.5, "cuda"), (2, 0, "cpu")]
-    with pytest.raises(
-        UserError, match=r"2 × 1 \(genloom\) \+ 1 .* = 3 GPUs, and there are 1\.5; lower gpus"
-    ):
+    with pytest.raises(UserError, match=r"2 × 1 \(genloom\) \+ 1 .* = 3 GPUs, and there are 2; lower gpus"):
         app.roll_out([served], settings, gpus=1)
 
 

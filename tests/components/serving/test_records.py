@@ -258,6 +258,13 @@ def test_what_waits_for_a_slow_disk_is_bounded_in_bytes(
     assert kept == ["2", "1", "0", "r"]
 
 
+@pytest.mark.parametrize("name", ["a\x85b", "a\u2028b", "a\rb"])
+def test_a_record_with_a_strange_name_is_read_again(tmp_path: Path, recorder: Recorder, name: str) -> None:
+    recorder.put(lambda: replace(a_record(), request=name))
+    recorder.close()
+    assert [record.request for record in read(tmp_path / "records" / "digits")] == [name]
+
+
 def test_old_days_of_products_that_nobody_asks_any_more_are_deleted(tmp_path: Path) -> None:
     gone = tmp_path / "records" / "gone" / "2020-01-01.jsonl"
     gone.parent.mkdir(parents=True)

@@ -105,6 +105,20 @@ def test_where_the_application_has_a_loop_of_its_own_there_is_no_short_way() -> 
         assert past_ray(Own(nobody))(app) is app
 
 
+def test_a_replica_that_counts_in_another_way_is_left_alone() -> None:
+    replica = Counted("/")
+    replica._metrics_manager.inc_num_ongoing_requests = lambda _: None  # type: ignore[method-assign]
+    app = server_of(replica)
+    assert past_ray(Own(nobody))(app) is app
+    del replica._metrics_manager._num_ongoing_requests
+    assert past_ray(Own(nobody))(app) is app
+
+
+def test_what_was_found_is_kept_for_the_next_connection() -> None:
+    over, app = past_ray(Own(nobody)), server_of(Counted("/"))
+    assert over(app) is over(app)
+
+
 def test_another_ray_serve_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     assert not isinstance(past_ray(Own(nobody))(RequestName(nobody)), Shortcut)
     assert "requests take the long way" in caplog.text
