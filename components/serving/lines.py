@@ -62,13 +62,13 @@ class Gathered:
     def __init__(self, days: Days) -> None:
         self.days = days
         self._waiting: deque[str] = deque()
-        self._held = 0
+        self._held = self._lost = 0
         self._lock, self._soon = Lock(), False
 
     def add(self, line: str) -> None:
         """Keep a line soon; the caller waits for nothing, and one for which there is no room is lost."""
         if self._held > MOST:
-            log.error("a line of %s was lost: the disk is too slow", self.days.folder)
+            self._lost += 1
             return
         self._held += len(line)
         self._waiting.append(line)
@@ -81,7 +81,9 @@ class Gathered:
         with self._lock:
             self._soon = False  # what comes from now on is seen below, or asks for the thread again
             lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            self._held = 0
+            lost, self._held, self._lost = self._lost, 0, 0
+            if lost:  # told once: a log that is told of each is one more slow disk
+                log.error("%d lines of %s were lost: the disk is too slow", lost, self.days.folder)
             if not lines:
                 return
             try:
