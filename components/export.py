@@ -52,7 +52,7 @@ def export_hf(artifact: Path, folder: Path) -> Path:
 
     `folder` must not exist or be empty. Raises `UserError` for another family and for a folder in use.
     """
-    model = load(artifact)
+    model = load(artifact, packed=False)
     if type(model.family) is not GPT:
         name = type(model.family).__module__.rpartition(".")[2]
         raise UserError(f"Hugging Face's format is for the family gpt, and {artifact} holds a {name}.")

@@ -55,6 +55,11 @@ class Terms:
         return bool(self.words or self.code)
 
     @property
+    def usual(self) -> bool:
+        """Whether a model computes as it does outside a server."""
+        return self.precision == "fp32" and not self.compile
+
+    @property
     def digest(self) -> str:
         """What tells these terms from others."""
         return hashlib.sha256(json.dumps(asdict(self), default=str).encode()).hexdigest()[:16]

@@ -333,7 +333,7 @@ def open_version(served: Served, settings: Settings) -> Loaded:
 def _loaded(served: Served, settings: Settings) -> Model:
     """The model on its device; raises `UserError`, and `FullError` where a GPU has no memory for it."""
     try:
-        return load(_folder(served, settings), served.device)
+        return load(_folder(served, settings), served.device, served.terms.usual)
     except torch.OutOfMemoryError as error:
         raise FullError(
             f"The GPU has no memory left for {served.product}/{served.version}; end what else is on it, or give "

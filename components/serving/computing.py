@@ -30,8 +30,9 @@ def prepare(model: Model, terms: Terms, settings: Settings) -> None:
     """Change the networks of `model` as its product's `terms` say; they can generate afterwards, and nothing else.
 
     What is compiled is so when it is first called, for the device of the networks. Raises `UserError` where there is no
-    compiler.
+    compiler. Only on the usual terms the model may be a packed one.
     """
+    assert terms.usual or not model.packed, "what is packed is neither shortened nor compiled"
     if terms.precision == "bf16":
         for network in model.networks.values():
             shorten(network)

@@ -59,7 +59,7 @@ class Record:
     """One request. `asked` and `content` are sha256; `content` is of the finished rows, None where there are none.
 
     `at` is when it came, in ISO 8601; `body` is None unless the product keeps whole records. It is not frozen, as
-    one is made of every request: that would take three times as long.
+    one is made of every request: that would take three times as long. What has no `packed` is older than that.
     """
 
     at: str
@@ -81,6 +81,7 @@ class Record:
     precision: Precision = "fp32"
     compile: bool = False
     device: Device = "cpu"
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,7 @@ class Asking:
             precision=served.terms.precision,
             compile=served.terms.compile,
             device=loaded.engine.device,
+            packed=loaded.model.packed,
         )
 
 

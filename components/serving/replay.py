@@ -57,7 +57,7 @@ def replay(
     accelerator.repeatable(record.device)
     registry = Registry(settings)
     folder = registry.fetch(registry.version(record.product, record.version))
-    model = load(folder, record.device)
+    model = load(folder, record.device, record.packed)
     if model.digest != record.artifact:
         raise UserError(
             f"{record.product}/{record.version} is another artifact than the one that answered "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components import artifact
+from components.families.layers import packed as packing
 from components.families.family import (
     END,
     NOTHING,
@@ -129,7 +130,7 @@ def test_an_artifact_gives_identical_seeded_samples(name: str, shape: Shape, tmp
     before = sample(family, networks, requests_of([3, 1, 4, 1, 5], shape), width=4)
     assets = assets_of(shape, tmp_path / "assets")
     artifact.save(tmp_path / "model", family, networks, shape, an_about(shape), assets)
-    model = artifact.load(tmp_path / "model")
+    model = artifact.load(tmp_path / "model", packed=False)
     assert model.family == family
     after = model.sample(requests_of([3, 1, 4, 1, 5], shape), width=4)
     assert torch.equal(before, after)
@@ -140,9 +141,16 @@ def test_an_artifact_gives_identical_seeded_samples(name: str, shape: Shape, tmp
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
-def test_a_row_started_late_in_a_full_state_equals_the_same_row_alone(name: str, shape: Shape) -> None:
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_a_row_started_late_in_a_full_state_equals_the_same_row_alone(
+    name: str, shape: Shape, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     family, networks = made(name, shape)
     networks = evaluated(networks)
+    if packed:
+        monkeypatch.setattr(packing, "LEAST", 1)
+        for network in networks.values():
+            packing.pack(network)
     alone = Slots(family, networks, 4, requests_of([7], shape))
     alone.admit([0], requests_of([7], shape))
     run(alone, 0)

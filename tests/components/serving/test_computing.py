@@ -37,7 +37,7 @@ def a_model(name: str, shape: Shape, folder: Path) -> Model:
     family, networks = made(name, shape)
     assets = assets_of(shape, folder.with_name(f"{folder.name}-assets"))
     save(folder, family, stirred(networks), shape, an_about(shape), assets)
-    return load(folder)
+    return load(folder, packed=False)
 
 
 def greedy(shape: Shape, seeds: list[int]) -> Requests:
