@@ -16,7 +16,6 @@ from components.errors import UserError
 from components.evaluation.project import evaluate_artifact
 from components.evaluation.report import Report
 from components.families.family import Requests
-from components.modalities.modality import Maker
 from components.project import Project, open_project
 from components.promotion.registry import Registry
 from components.promotion.revocation import check_digest
@@ -92,8 +91,7 @@ def sample(model: Model, n: int, seed: int = 0) -> Tensor:
     if shape.vocabulary:
         return model.sample(Requests(seed=torch.arange(seed, seed + n)))
     body = modality.warm(shape).model_copy(update={"n": n, "seed": seed})
-    maker = Maker(model.family, model.networks, shape, model.about.classes)
-    return model.sample(modality.order(body, maker, range(seed, seed + n)).requests)
+    return model.sample(modality.order(body, model.maker, range(seed, seed + n)).requests)
 
 
 def evaluate(where: Project, trained: Trained) -> Report:

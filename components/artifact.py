@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from components.errors import UserError, unknown
 from components.families.family import Family, Networks, Requests, Shape, kind_of, names
 from components.families.layers.packed import pack
 from components.families.sampling import sample
-from components.modalities.modality import Modality, modality_of
+from components.modalities.modality import Maker, Modality, modality_of
 from components.modalities.modality import kind_of as kind_of_modality
 
 FORMAT = 1
@@ -66,6 +67,11 @@ class Model:
     width: int
     modality: Modality
     packed: bool = False
+
+    @cached_property
+    def maker(self) -> Maker:
+        """What a request is read for."""
+        return Maker(self.family, self.networks, self.shape, self.about.classes)
 
     def sample(self, requests: Requests, width: int | None = None) -> Tensor:
         """Finished outputs [N, …] on the CPU, computed at the model's width unless another is given."""

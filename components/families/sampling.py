@@ -69,11 +69,10 @@ def finish(state: State, output: Tensor) -> State:
     """The state after the only step of a one-step family: `output` [R,…] stands in every row that was open."""
     open_rows = ~state.done
     over = open_rows.view(-1, *[1] * (output.dim() - 1))
-    length = torch.full_like(state.length, output.shape[1])
     return dataclasses.replace(
         state,
         output=torch.where(over, output, state.output),
-        length=torch.where(open_rows, length, state.length),
+        length=state.length.masked_fill(open_rows, output.shape[1]),
         done=torch.ones_like(state.done),
         step=state.step + open_rows,
     )

@@ -14,7 +14,7 @@ from components.serving.lines import Days, Gathered, line, moment
 from components.settings import Settings
 
 
-@dataclass(frozen=True)
+@dataclass
 class Issued:
     """A file that was given out: the hash of its content, by which version, with which seed, for which request."""
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
 SOURCE_TYPE = "trainedAlgorithmicMedia"
@@ -84,8 +84,7 @@ def of_content(content: Any) -> Statement | None:
     return found if right else None
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """A statement as files carry it: for people, for their fields, and as an XMP packet."""
 
     software: str

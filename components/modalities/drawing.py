@@ -40,6 +40,8 @@ LABELS = 2**32
 
 SMALL = 2**12
 """Values of a picture that is written as a PNG without Pillow."""
+FASTEST = 1
+"""zlib's level for such a one: half the time of the usual level, and 5% more bytes."""
 COLOURS: Mapping[int, int] = {1: 0, 3: 2}
 """PNG's kind of colour by the number of channels: grey, RGB."""
 
@@ -151,12 +153,12 @@ def options_of(family: Family, shape: Shape) -> dict[str, float]:
 def options_for(body: BaseModel, model: Maker, rows: int) -> dict[str, Tensor]:
     """Every option that the model has, for each row. Raises `UserError` for one that it has not."""
     usual = options_of(model.family, model.shape)
-    named = {name: getattr(body, name, None) for name in OPTIONS}
-    for name, value in named.items():
-        if value is not None and name not in usual:
+    named = {name: value for name in OPTIONS if (value := getattr(body, name, None)) is not None}
+    for name in named:
+        if name not in usual:
             has = f"its options are {', '.join(usual)}" if usual else "it has no such options"
             raise UserError(f"This model draws without “{name}”; leave it out ({has}).")
-    values = usual | {name: value for name, value in named.items() if value is not None}
+    values = usual | named
     return {name: torch.full((rows,), value, dtype=OPTIONS[name]) for name, value in values.items()}
 
 
@@ -222,7 +224,7 @@ def _small_png(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     lines = np.zeros((height, 1 + width * channels), dtype=np.uint8)  # each begins with its filter, 0
     lines[:, 1:] = picture.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, COLOURS[channels], 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b""))
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), FASTEST)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in parts)
 
 

@@ -34,7 +34,7 @@ class Maker:
     classes: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Order:
     """The rows that a request asks of a model, and how they become answers.
 

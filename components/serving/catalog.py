@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
@@ -25,7 +25,7 @@ from components.families.family import Requests
 from components.filtering import ContentFilter, open_filter
 from components.labels.journal import Journal
 from components.labels.marker import Marker, open_marker
-from components.modalities.modality import Maker, Order
+from components.modalities.modality import Order
 from components.serving import computing
 from components.serving.engine import Engine, FullError, When, now
 from components.serving.listening import Listener, Look
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 WARMING = 300.0
 """Seconds that a version may take to generate for the first time, with all that is compiled then."""
+AS_IT_IS = nullcontext()
 SEEDS = 2**52
 """Seeds drawn for those who name none; JavaScript reads such numbers exactly."""
 
@@ -92,9 +93,8 @@ class Loaded:
         model = self.model
         seed = secrets.randbelow(SEEDS) if body.seed is None else int(body.seed)
         seeds = [(seed + place) % 2**63 for place in range(model.modality.answers(body))]
-        maker = Maker(model.family, model.networks, model.shape, model.about.classes)
         with threads(self.engine.threads):
-            return model.modality.order(body, maker, seeds)
+            return model.modality.order(body, model.maker, seeds)
 
     def submit(
         self,
@@ -168,13 +168,14 @@ def seen(loaded: Loaded, file: bytes, media_type: str | None = None) -> bytes | 
     return Withheld(reason)
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
+def threads(count: int) -> AbstractContextManager[None]:
     """Let torch compute with `count` threads in this thread, on which the bits of a picture's latent depend."""
     before = torch.get_num_threads()
-    if before == count:
-        yield
-        return
+    return AS_IT_IS if before == count else _changed(before, count)
+
+
+@contextmanager
+def _changed(before: int, count: int) -> Iterator[None]:
     torch.set_num_threads(count)
     try:
         yield

@@ -17,7 +17,6 @@ from components.families.autoregressive import Language
 from components.families.family import select, tensors
 from components.families.layers.prior import Prior
 from components.families.sampling import Slots, device_of
-from components.modalities.modality import Maker
 from components.settings import Settings, writable_home
 from components.terms import Terms
 
@@ -64,9 +63,8 @@ def _free(device: torch.device) -> int:
 
 def _row_bytes(model: Model) -> int:
     """What a row keeps in memory, measured on one, such as a text's whole cache."""
-    maker = Maker(model.family, model.networks, model.shape, model.about.classes)
     body = model.modality.warm(model.shape)
-    order = model.modality.order(body, maker, list(range(model.modality.answers(body))))
+    order = model.modality.order(body, model.maker, list(range(model.modality.answers(body))))
     slots = Slots(model.family, model.networks, 1, select(order.requests, slice(0, 1)))
     return max(1, sum(value.nbytes for value in tensors(slots.state).values()))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -32,8 +32,7 @@ class Job:
         return len(self.requests) - self.entered
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """The `rows` of a request that are given `places`."""
 
     job: Job

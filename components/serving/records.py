@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pydantic import BaseModel
@@ -84,8 +84,7 @@ class Record:
     packed: bool = False
 
 
-@dataclass(frozen=True)
-class Make:
+class Make(NamedTuple):
     """What makes a record, and how many bytes it keeps in memory."""
 
     record: Callable[[], Record]
@@ -169,8 +168,7 @@ class Recorder:
             return self._products[product]
 
 
-@dataclass(frozen=True)
-class Asking:
+class Asking(NamedTuple):
     """The HTTP request on whose behalf something is generated, and who keeps its record."""
 
     recorder: Recorder

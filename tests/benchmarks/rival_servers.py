@@ -1,8 +1,8 @@
 """`python -m tests.benchmarks.rival_servers NAME ARTIFACT PORT`: another server over the same artifact.
 
-It draws with the same networks, computes with one thread, and answers with the same PNG in the same JSON at
-`/predict`: `ray-serve` is one deployment of Ray Serve with FastAPI inside and everything left as it comes; `bytes`
-always answers the same, to see how fast the load generator is. LitServe is in rival_litserve.py.
+It draws with the same networks as torch has them, computes with one thread, and answers with the same PNG in the same
+JSON at `/predict`: `ray-serve` is one deployment of Ray Serve with FastAPI inside and everything left as it comes;
+`bytes` always answers the same, to see how fast the load generator is. LitServe is in rival_litserve.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Drawer:
 
     def __init__(self, folder: Path) -> None:
         torch.set_num_threads(1)
-        self.model = load(folder)
+        self.model = load(folder, packed=False)  # as torch has them
 
     @torch.inference_mode()
     def draw(self, seeds: Sequence[int]) -> list[bytes]:

@@ -60,7 +60,7 @@ def there() -> bool:
     """Whether this torch has the kernels, which it makes for its own compiler, on a machine where they are faster."""
     return (
         platform.machine() in MACHINES
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 

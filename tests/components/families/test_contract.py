@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from components import artifact
-from components.families.layers import packed as packing
 from components.families.family import (
     END,
     NOTHING,
@@ -26,6 +25,7 @@ from components.families.family import (
     select,
     tensors,
 )
+from components.families.layers import packed as packing
 from components.families.sampling import Slots, sample
 from components.project import TrainOptions
 from components.train.step import advance, build

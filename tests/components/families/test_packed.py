@@ -1,4 +1,4 @@
-"""Packed linear layers: the same products but for their last bits, the same bits wherever a row stands, the same state."""
+"""Packed linear layers: the same products but for their last bits, the same bits wherever a row stands."""
 
 from __future__ import annotations
 
