@@ -113,8 +113,7 @@ class Requests:
 
 def tensors(rows: Any) -> dict[str, Tensor]:
     """The tensors of a `Batch`, `Requests` or `State`, by field."""
-    found = {item.name: getattr(rows, item.name) for item in dataclasses.fields(rows)}
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in vars(rows).items() if isinstance(value, Tensor)}
 
 
 def select(rows: Rows, index: Tensor | slice) -> Rows:

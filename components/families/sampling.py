@@ -6,7 +6,6 @@ rows while others are half-way, all rows advance together, finished ones leave.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,13 +68,15 @@ def finish(state: State, output: Tensor) -> State:
     """The state after the only step of a one-step family: `output` [R,…] stands in every row that was open."""
     open_rows = ~state.done
     over = open_rows.view(-1, *[1] * (output.dim() - 1))
-    return dataclasses.replace(
-        state,
-        output=torch.where(over, output, state.output),
-        length=state.length.masked_fill(open_rows, output.shape[1]),
-        done=torch.ones_like(state.done),
-        step=state.step + open_rows,
-    )
+    changed = {
+        "output": torch.where(over, output, state.output),
+        "length": state.length.masked_fill(open_rows, output.shape[1]),
+        "done": torch.ones_like(state.done),
+        "step": state.step + open_rows,
+    }
+    return type(state)(
+        **{**vars(state), **changed}
+    )  # as `dataclasses.replace`, which takes three times as long
 
 
 @dataclass(kw_only=True)
@@ -110,8 +111,10 @@ class Slots:
     def admit(self, rows: Sequence[int], requests: Requests) -> None:
         """Start each of `requests` in the row of the same place in `rows`."""
         place = self._place(rows)
+        if self.device.type != "cpu":  # where requests are
+            requests = move(requests, self.device)
         with torch.inference_mode():
-            entering = self.family.start(self.networks, move(requests, self.device))
+            entering = self.family.start(self.networks, requests)
             for name, value in tensors(self.state).items():
                 value[place] = getattr(entering, name)
 

@@ -202,7 +202,7 @@ def to_uint8(data: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     levels += 1.0
     levels *= 127.5
     np.rint(levels, out=levels)
-    return np.ascontiguousarray(levels.transpose(0, 2, 3, 1).astype(np.uint8))
+    return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))
 
 
 def png(picture: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> bytes:

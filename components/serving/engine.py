@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from threading import Condition, Lock, Thread
+from threading import Condition, Lock, RLock, Thread
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
@@ -101,7 +101,8 @@ class Engine:
         self.model, self.width = model, width or model.width
         self.queue, self.threads = queue, threads
         self.patience, self._pace = patience, Pace()
-        self._change, self._turn = Condition(), Lock()
+        self._guard, self._turn = RLock(), Lock()
+        self._change = Condition(self._guard)
         self.device: Device = accelerator.kind(device_of(model.networks))
         self._shares = self.device == "cpu" and not model.shape.vocabulary
         self._jobs: deque[Job] = deque()
@@ -137,7 +138,7 @@ class Engine:
         that it has to submit in this turn then start together, and nothing waits for more. Steps that are quick
         are then computed on the loop, between its other calls.
         """
-        with self._change:
+        with self._guard:
             if self._closing or self._ended:
                 raise self._why or EndedError("The engine is closed; ask again when the server is back.")
             waiting = self.waiting
@@ -182,7 +183,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Rows that have no place yet."""
-        with self._change:
+        with self._guard:
             return sum(job.waiting for job in self._jobs)
 
     @property
@@ -273,7 +274,7 @@ class Engine:
     def _end(self, error: UserError) -> None:
         """Take nothing more, and tell all who wait."""
         with self._turn:
-            with self._change:
+            with self._guard:
                 self._ended = True
             self._slots = None
             self._fail({*self._places.jobs, *self._jobs}, error)
@@ -310,7 +311,7 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         self._vacate(self._places.where(lambda job: job.future.cancelled()))
-        with self._change:
+        with self._guard:
             if any(job.future.cancelled() for job in self._jobs):
                 self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
 
@@ -339,7 +340,7 @@ class Engine:
     def _placed(self) -> list[Entry]:
         """The rows that have a place from now on: requests take turns, so that one of many rows holds nobody up."""
         entries: list[Entry] = []
-        with self._change:
+        with self._guard:
             while self._jobs and (entry := self._places.enter(self._jobs[0])) is not None:
                 entries.append(entry)
                 job = self._jobs.popleft()
@@ -394,7 +395,7 @@ class Engine:
     def _fail(self, jobs: set[Job], error: UserError) -> None:
         """Free the places of `jobs` and tell those who wait for them."""
         self._vacate(self._places.where(lambda job: job in jobs))
-        with self._change:
+        with self._guard:
             self._jobs = deque(job for job in self._jobs if job not in jobs)
         for job in jobs:
             if job.future.set_running_or_notify_cancel():

@@ -184,8 +184,12 @@ class Asking(NamedTuple):
 
         def over(done: Future[Tensor]) -> None:
             seconds = round(time.perf_counter() - began, 6)
+            left = done.cancelled()
+            output = None if left or done.exception() is not None else done.result()
+            outcome = "left" if left else "failed" if output is None else "done"
             self.recorder.put(
-                lambda: self._record(loaded, body, seed, rows, done, at, seconds), held(done, body)
+                lambda: self._record(loaded, body, seed, rows, outcome, output, at, seconds),
+                held(output, body),
             )
 
         work.add_done_callback(over)
@@ -196,11 +200,11 @@ class Asking(NamedTuple):
         body: BaseModel,
         seed: int,
         rows: int,
-        done: Future[Tensor],
+        outcome: str,
+        output: Tensor | None,
         at: float,
         seconds: float,
     ) -> Record:
-        output = None if done.cancelled() or done.exception() is not None else done.result()
         content, served = asked(body), loaded.served
         return Record(
             at=moment(at),
@@ -214,7 +218,7 @@ class Asking(NamedTuple):
             threads=loaded.engine.threads,
             seed=seed,
             rows=rows,
-            outcome="left" if done.cancelled() else "failed" if output is None else "done",
+            outcome=outcome,
             seconds=seconds,
             asked=digest_of(content),
             content=None if output is None else content_hash(output),
@@ -230,10 +234,11 @@ ASKING: ContextVar[Asking | None] = ContextVar("asking", default=None)
 """The request that this task answers; None outside a server that keeps records."""
 
 
-def held(done: Future[Tensor], body: BaseModel) -> int:
+def held(output: Tensor | None, body: BaseModel) -> int:
     """The bytes that a request keeps in memory: its rows, and the texts and files that were sent with it."""
-    size = 0 if done.cancelled() or done.exception() is not None else done.result().nbytes
-    return size + sum(_size(getattr(body, name)) for name in body.model_fields_set)
+    return (0 if output is None else output.nbytes) + sum(
+        _size(getattr(body, name)) for name in body.model_fields_set
+    )
 
 
 def _size(value: Any) -> int:
