@@ -8,7 +8,8 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,20 +78,32 @@ TABLES = {"bench": SPEED, "bench-text": TEXT, "bench-serve": SERVE}
 
 
 def main(target: str, names: list[str]) -> None:
-    """Run what is named (by default all) in a project of their own, so that no run of yours is touched."""
+    """Run what is named (by default all), each in a project of its own: none of yours, nor another's, is touched."""
     quiet_environment()
+    if target == "bench-images":
+        with own_project() as project:
+            images.main(project, PAGE, names)
+        return
+    for name in names or [name for name in TABLES[target] if name not in BY_NAME]:
+        with own_project() as project:
+            rows = TABLES[target][name](project)
+        for row in rows:
+            print(row.line(), flush=True)
+        if not os.environ.get(TRIAL):
+            keep(target, name, rows)
+
+
+@contextmanager
+def own_project() -> Iterator[Path]:
+    """A project that goes with the block, which is the current folder meanwhile."""
+    before = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="genloom-bench-") as folder:
         project = a_project(Path(folder))
         os.chdir(project)
-        if target == "bench-images":
-            images.main(project, PAGE, names)
-            return
-        for name in names or [name for name in TABLES[target] if name not in BY_NAME]:
-            rows = TABLES[target][name](project)
-            for row in rows:
-                print(row.line(), flush=True)
-            if not os.environ.get(TRIAL):
-                keep(target, name, rows)
+        try:
+            yield project
+        finally:
+            os.chdir(before)
 
 
 def a_project(folder: Path) -> Path:

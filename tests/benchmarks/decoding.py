@@ -53,12 +53,13 @@ def run(project: Path) -> list[Row]:
 
 def compare(size: Size) -> list[Row]:
     """16 streams and one stream of ours against one call after the other of theirs."""
-    vocabulary = a_model(size).shape.vocabulary
+    usual = a_model(size)
+    vocabulary = usual.shape.vocabulary
     tried = {name: Partner(size, vocabulary, dtype) for name, dtype in DTYPES.items()}
     fastest = max(tried, key=lambda name: statistics.median(tried[name].rate() for _ in range(ROUNDS)))
     rows = [row for how, terms in HOW.items() for row in served(size, how, terms, tried[fastest], fastest)]
     what = f"cache of {STREAMS} streams, GPT {size.name}"
-    return [*rows, Row(what, f"{cache(a_model(size)) / 2**20:.1f} MiB", "stated", {})]
+    return [*rows, Row(what, f"{cache(usual) / 2**20:.1f} MiB", "stated", {})]
 
 
 def served(size: Size, how: str, terms: Terms, partner: Partner, kind: str) -> list[Row]:
@@ -89,7 +90,7 @@ def beside(what: str, rounds: list[tuple[Streamed, float]], wanted: str, kind: s
     return Row(what, said, wanted, {"ratio": ratio})
 
 
-def a_model(size: Size) -> Model:
+def a_model(size: Size, packed: bool = True) -> Model:
     """A GPT of that shape that was not trained, as an artifact; its end token is made unlikely by nothing."""
     tokenizer = train_tokenizer("characters", [CHARACTERS], 0, chat=False)
     vocabulary, context = tokenizer.vocabulary, size.context
@@ -102,7 +103,7 @@ def a_model(size: Size) -> Model:
         tokenizer.save(Path(folder))
         about = an_about(shape)
         save(Path(folder) / "model", family, networks, shape, about, Path(folder))
-        model = load(Path(folder) / "model")
+        model = load(Path(folder) / "model", packed=packed)
         assert model.modality.assets
         return model
 
@@ -118,7 +119,7 @@ class Streamed:
 @contextmanager
 def serving(size: Size, terms: Terms, width: int) -> Iterator[Engine]:
     """A warm engine of `width` rows."""
-    model = a_model(size)
+    model = a_model(size, terms.usual)
     computing.prepare(model, terms, Settings())
     engine = Engine(model, width, threads=THREADS)
     engine.submit(request(model, 10**6)).result()

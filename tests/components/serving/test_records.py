@@ -14,18 +14,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from components.artifact import load, save
+from components.families.family import Requests, Shape
+from components.families.gan import GAN
+from components.families.layers.packed import there
 from components.promotion.registry import Registry
 from components.serving.catalog import Served, open_catalog
 from components.serving.keys import Keyring
 from components.serving.lines import prune
-from components.serving.records import HELD, SMALL, Record, Recorder, folder_of, read
+from components.serving.records import HELD, SMALL, Record, Recorder, content_hash, folder_of, read
 from components.serving.replay import replay
 from components.serving.routes.access import Access
 from components.serving.routes.application import create_app
 from components.terms import Policy, Terms
+from tests.components.families.rows import an_about
 from tests.components.serving.conftest import Said, Site, register
 from tests.components.serving.hum import speaker
 
@@ -145,6 +151,27 @@ def test_recorded_speech_gives_the_same_again(site: Site, tmp_path: Path) -> Non
         int(answer.headers["x-genloom-seed"]),
     )
     assert replay(site.settings, record, Terms()).same
+
+
+@pytest.mark.skipif(not there(), reason="packed layers are for x86 with oneDNN")
+def test_what_was_answered_before_layers_were_packed_is_replayed_without(site: Site, tmp_path: Path) -> None:
+    shape, family = Shape(data=(1, 28, 28)), GAN()
+    about = an_about(shape)
+    save(tmp_path / "gan", family, family.networks(shape), shape, replace(about, product="old"))
+    registry = Registry(site.settings)
+    version = register(registry, tmp_path / "gan", "old", "gan")
+    served = Served("old", version.number, registry.fetch(version), 0)
+    app = create_app(open_catalog([served], site.settings), recorder=Recorder(tmp_path / "records", days=30))
+    body = {"model": "old", "seed": 7}
+    with TestClient(app) as client:
+        assert client.post(DRAW, json=body).status_code == 200
+    (record,) = read(tmp_path / "records" / "old")
+    assert record.packed
+    assert replay(site.settings, record, Terms(), body).same
+    older = replay(site.settings, replace(record, packed=False), Terms(), body)
+    plain = load(tmp_path / "gan", packed=False).sample(Requests(seed=torch.tensor([7])), record.width)
+    assert older.content == content_hash(plain)
+    assert not older.same
 
 
 def test_of_an_uploaded_picture_only_the_hash_is_kept(
