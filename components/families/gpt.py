@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import dropout
 from torch.optim import Optimizer
 
 from components.families.autoregressive import Autoregressive, Language
@@ -21,6 +21,7 @@ from components.families.layers.attention import (
 from components.families.layers.documents import beginnings
 from components.families.layers.muon import optimizers_of
 from components.families.layers.norm import RMSNorm
+from components.families.layers.product import linear
 from components.families.layers.views import Entering, Stepping, View, Whole, boundaries, empty_cache
 
 

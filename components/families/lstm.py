@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import dropout
 from torch.optim import Optimizer
 
 from components.families.autoregressive import Autoregressive, Language
 from components.families.family import END, Requests, Shape, bounded, tuned
 from components.families.layers.documents import apart, later
 from components.families.layers.muon import optimizers_of
+from components.families.layers.product import linear
 
 
 class Recurrent(Language):

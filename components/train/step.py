@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.families.family import Batch, Family, Losses, Networks, Shape, select
+from components.families.layers.product import hasten
 from components.project import TrainOptions
 from components.train import schedule
 from components.train.averages import Average, clip
@@ -87,6 +88,7 @@ def build(
     """Optimizers, averages and, for more than one worker, the distribution of each loss."""
     for network in networks.values():
         place(network, device).train()
+        hasten(network)
     losses: dict[str, nn.Module] = {name: Loss(family, name, networks) for name in networks}
     if options.compile:
         for loss in losses.values():

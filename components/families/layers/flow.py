@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, logsigmoid
+from torch.nn.functional import gelu, logsigmoid
+
+from components.families.layers.product import linear
 
 OPEN = 1.5
 """The forget gates' bias at the start, with which a step keeps most of its input (section 4)."""

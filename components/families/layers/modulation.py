@@ -10,7 +10,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, linear, pad
+from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, pad
+
+from components.families.layers.product import linear
 
 EPSILON = 1e-8
 GAIN = math.sqrt(2.0)

@@ -26,6 +26,7 @@ from components.families.family import (
     tensors,
 )
 from components.families.layers import packed as packing
+from components.families.layers import product
 from components.families.sampling import Slots, sample
 from components.project import TrainOptions
 from components.train.step import advance, build
@@ -183,7 +184,13 @@ def test_done_rows_are_left_alone_and_idle_ones_may_hold_anything(name: str, sha
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
-def test_one_step_of_the_engine_changes_every_network(name: str, shape: Shape) -> None:
+@pytest.mark.parametrize("faster", [False, True], ids=["plain", "faster"])
+def test_one_step_of_the_engine_changes_every_network(
+    name: str, shape: Shape, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by oneDNN's products, which only large layers on some processors take."""
+    monkeypatch.setattr(product, "wanted", lambda: faster and packing.there())
+    monkeypatch.setattr(product, "LEAST", 1)
     family, networks = made(name, shape)
     before = {key: value.clone() for key, value in artifact.flatten(networks).items()}
     trainee = build(family, networks, options_for(name), torch.device("cpu"), world=1)
