@@ -87,11 +87,12 @@ def _registered(root: Path, product: str, key: str) -> Candidate | None:
     found = registry.find(product, key)
     if found is None:
         return None
-    line = revocation.standing_of(registry.settings, product).revoked.get(found.number)
-    if line is not None:
+    standing = revocation.standing_of(registry.settings, product)
+    if (line := standing.revoked.get(found.number)) is not None:
+        mend = revocation.back(line, standing)
         why = (
-            f"this training is {found.name}, and {revocation.told(line)}; change the data or the settings, or lift "
-            f"that with genloom models restore {found.name}"
+            f"this training is {found.name}, and {revocation.told(line)}; change the data or the settings"
+            f"{', or ' if mend else ''}{mend}"
         )
         nowhere = Path()
         return Candidate(product, found.run_id, found.tracking_run, nowhere, nowhere, 0, found.number, why)

@@ -182,7 +182,8 @@ def allowed(
 def _barrier(version: Version, row: ProductRow, standing: Standing) -> str:
     """What no force overrules; nothing if there is nothing of it."""
     if (line := standing.revoked.get(version.number)) is not None:
-        return f"{revocation.told(line)}; it returns only by genloom models restore."
+        lifted = "it returns only by genloom models restore"
+        return f"{revocation.told(line)}; {lifted if revocation.back(line, standing) else 'its weights were purged'}."
     if row.approval != "required":
         return ""
     approved = standing.approved.get(version.number)
@@ -262,7 +263,7 @@ def _repeated(lines: list[Line], entry: Entry) -> bool:
 def _target(product: str, standing: Standing, to: int | None) -> int:
     """Where a rollback goes."""
     if to is not None and to in standing.revoked:
-        raise revocation.refusal(standing.revoked[to])
+        raise revocation.refusal(standing.revoked[to], standing)
     if standing.champion is None and (to is None or not standing.ever):
         raise UserError(f"The product {product} has no champion yet, so there is nothing to roll back.")
     if to is None:

@@ -51,26 +51,33 @@ def told(line: Line) -> str:
     return f"{line.product}/{line.version} was withdrawn on {when} UTC by {line.who} ({line.why})"
 
 
-def refusal(line: Line) -> WithdrawnError:
+def back(line: Line, standing: Standing) -> str:
+    """How the version that `line` withdrew is used again, as the end of a sentence after “or”; empty if never."""
+    if line.version in standing.purged:
+        return ""
+    return f"lift that with genloom models restore {line.product}/{line.version} --reason “…”"
+
+
+def refusal(line: Line, standing: Standing) -> WithdrawnError:
     """The error for whoever wants to use the version that `line` withdrew."""
-    return WithdrawnError(
-        f"{told(line)}; use another version, or lift that with genloom models restore "
-        f"{line.product}/{line.version} --reason “…”."
-    )
+    mend = back(line, standing)
+    other = f"use another version, or {mend}" if mend else "its weights were purged, so use another version"
+    return WithdrawnError(f"{told(line)}; {other}.")
 
 
 def check(settings: Settings, product: str, number: int) -> None:
     """Raise `WithdrawnError` if the version may not be used."""
-    line = standing_of(settings, product).revoked.get(number)
-    if line is not None:
-        raise refusal(line)
+    standing = standing_of(settings, product)
+    if (line := standing.revoked.get(number)) is not None:
+        raise refusal(line, standing)
 
 
 def check_digest(settings: Settings, product: str, digest: str) -> None:
     """Raise `WithdrawnError` if the artifact with this digest is a version that may not be used."""
-    for line in standing_of(settings, product).revoked.values():
+    standing = standing_of(settings, product)
+    for line in standing.revoked.values():
         if line.digest == digest:
-            raise refusal(line)
+            raise refusal(line, standing)
 
 
 def data_name(dataset: str, revision: str) -> str:

@@ -99,7 +99,7 @@ def approve(settings: Settings, version: Version, by: str, why: str = "") -> boo
     registry = Registry(settings)
     with _held(registry, version) as standing:
         if (line := standing.revoked.get(version.number)) is not None:
-            raise revocation.refusal(line)
+            raise revocation.refusal(line, standing)
         known = standing.approved.get(version.number)
         if known is not None and known.by == by.strip():
             return False

@@ -299,6 +299,14 @@ def test_purged_weights_are_gone_and_the_figures_stay(settings: Settings, three)
     assert not list(registry.pictures(three[1]).glob("*.png"))
     with pytest.raises(UserError, match="were purged"):
         restore(settings, three[1], "please")
+    for use in (
+        lambda: revocation.check(settings, "digits", 2),
+        lambda: revocation.check_digest(settings, "digits", three[1].digest),
+        lambda: rollback(settings, "digits", 2),
+    ):
+        with pytest.raises(WithdrawnError, match="its weights were purged, so use another version") as said:
+            use()
+        assert "models restore" not in str(said.value), "nobody is sent where he is refused"
     withdraw(settings, three[1], WHY, purge=True)
     assert events(settings)[3:] == [("revoke", 2), ("purge", 2)]
 
