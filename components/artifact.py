@@ -173,12 +173,11 @@ def load(folder: Path, device: str | torch.device = "cpu", packed: bool = True) 
     fill(networks, load_file(folder / WEIGHTS))
     for network in networks.values():
         network.eval().requires_grad_(False).to(device)
-        if packed:
-            pack(network)
+    laid = [pack(network) for network in networks.values()] if packed else []
     about = About(**manifest["about"])
     modality = modality_of(about.modality, folder)
     modality.check(shape)
-    return Model(family, networks, shape, about, manifest["digest"], manifest["width"], modality, packed)
+    return Model(family, networks, shape, about, manifest["digest"], manifest["width"], modality, any(laid))
 
 
 def flatten(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -36,11 +36,8 @@ SILENCE = 300
 """Seconds that a client or a replica may say nothing."""
 HEAD = 30
 """Seconds that the head of a request may take."""
-RETRIES = 2
-"""Times that a request is sent again whose replica died before it answered: the first may still find the dead one.
-
-More would be no help, and let a request that kills kill more replicas.
-"""
+RETRIES = 1
+"""Times that a request is sent again whose replica died before it answered: one that kills must not kill all."""
 SMALL, WAIT = 8192, 20
 """Bytes of a body that is waited for, so that it can be sent again, and the seconds for which it is."""
 ONCE = "/v1/jobs"
@@ -219,7 +216,7 @@ def fitted(config: str, bind: str, folder: Path) -> str:
         # it needs no key, and lists what is served
         "http-request return status 404 default-errorfiles if { path,url_dec -i /-/routes }",
         f"http-request wait-for-body time {WAIT}s if {{ req.hdr_val(content-length) -m int 1:{SMALL} }}",
-        f"http-request disable-l7-retry if {{ path,url_dec -m sub {ONCE} }}",
+        f"http-request disable-l7-retry if {{ path,url_dec -m sub {ONCE} }} !METH_GET",
         *reworded(),
     ]
     frontend[place : place + 1] = [f"    bind {bind}", *(f"    {rule}" for rule in rules)]

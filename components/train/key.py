@@ -23,6 +23,8 @@ DECIDING = (
     "train/checkpoint.py",
     "data/dataset.py",
     "artifact.py",
+    "families/layers/product.py",
+    "families/layers/onednn.py",
 )
 """Sources outside families and modalities that decide the weights of a training."""
 

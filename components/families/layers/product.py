@@ -7,13 +7,12 @@ oneDNN, which lies in torch as well, asks what a processor can do and not who ma
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from components.families.layers import packed
+from components.families.layers.onednn import maker, there
 
 LEAST = 2**23
 """Multiplications of one product from which this is faster: the call itself costs some 30 µs more."""
@@ -22,16 +21,7 @@ LEAST = 2**23
 @cache
 def wanted() -> bool:
     """Whether oneDNN is there and the processor one of AMD's."""
-    return packed.there() and _maker() == "AuthenticAMD"
-
-
-def _maker() -> str:
-    """Who made the processor, as it says itself; empty where that cannot be read."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+    return there() and maker() == "AuthenticAMD"
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -66,20 +56,19 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], _: Tensor) -> None:
-        given, weight, bias = inputs
-        ctx.save_for_backward(given, weight)
-        ctx.biased = bias is not None
+        given, weight, _bias = inputs
+        wants_inputs, wants_weight, _ = ctx.needs_input_grad
+        ctx.shape = given.shape
+        ctx.save_for_backward(given if wants_weight else None, weight if wants_inputs else None)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         given, weight = ctx.saved_tensors
-        above = gradients[0].reshape(-1, weight.shape[0])
-        below = given.reshape(-1, weight.shape[1])
-        wants_inputs, wants_weight, wants_bias = ctx.needs_input_grad
+        above = gradients[0].reshape(-1, gradients[0].shape[-1])
         return (
-            _product(above, weight.t()).view_as(given) if wants_inputs else None,
-            _product(above.t(), below.t()) if wants_weight else None,
-            above.sum(0) if wants_bias else None,
+            None if weight is None else _product(above, weight.t()).view(ctx.shape),
+            None if given is None else _product(above.t(), given.reshape(-1, given.shape[-1]).t()),
+            above.sum(0) if ctx.needs_input_grad[2] else None,
         )
 
 

@@ -25,8 +25,8 @@ from components.families.family import (
     select,
     tensors,
 )
+from components.families.layers import onednn, product
 from components.families.layers import packed as packing
-from components.families.layers import product
 from components.families.sampling import Slots, sample
 from components.project import TrainOptions
 from components.train.step import advance, build
@@ -189,7 +189,7 @@ def test_one_step_of_the_engine_changes_every_network(
     name: str, shape: Shape, faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by oneDNN's products, which only large layers on some processors take."""
-    monkeypatch.setattr(product, "wanted", lambda: faster and packing.there())
+    monkeypatch.setattr(product, "wanted", lambda: faster and onednn.there())
     monkeypatch.setattr(product, "LEAST", 1)
     family, networks = made(name, shape)
     before = {key: value.clone() for key, value in artifact.flatten(networks).items()}

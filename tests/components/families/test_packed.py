@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 from components import artifact
 from components.families.family import Shape
-from components.families.layers.packed import LEAST, ROWS, Packed, pack, there
+from components.families.layers.onednn import there
+from components.families.layers.packed import LEAST, ROWS, Packed, pack
 from components.serving import computing
 from components.settings import Settings
 from components.terms import Terms
@@ -22,17 +24,22 @@ PICTURES = Shape(data=(1, 28, 28))
 pytestmark = pytest.mark.skipif(not there(), reason="packed layers are for x86 with oneDNN")
 
 
+def a_packed(layer: nn.Linear) -> Packed:
+    return Packed(layer.weight, layer.bias)
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_product_is_the_same_but_for_its_last_bits(inputs: int, outputs: int, bias: bool) -> None:
     layer = nn.Linear(inputs, outputs, bias=bias).requires_grad_(False)
     rows = torch.randn(3, ROWS, inputs)
-    assert torch.allclose(Packed(layer)(rows), layer(rows), atol=1e-4)
+    assert torch.allclose(a_packed(layer)(rows), layer(rows), atol=1e-4)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
 def test_a_row_has_the_same_bits_at_each_place_and_among_any_others(inputs: int, outputs: int) -> None:
-    packed = Packed(nn.Linear(inputs, outputs).requires_grad_(False))
+    """Alone it may have others: a width of one is another width."""
+    packed = a_packed(nn.Linear(inputs, outputs))
     row = torch.randn(inputs)
     seen = set()
     for count in (2, 3, ROWS, ROWS + 1, 64):
@@ -41,6 +48,23 @@ def test_a_row_has_the_same_bits_at_each_place_and_among_any_others(inputs: int,
             rows[place] = row
             seen.add(packed(rows)[place].numpy().tobytes())
     assert len(seen) == 1
+
+
+def test_what_it_was_can_be_read_copied_and_replaced() -> None:
+    layer, other = (nn.Linear(256, 512).requires_grad_(False) for _ in range(2))
+    packed, rows = a_packed(layer), torch.randn(ROWS, 256)
+    twin = copy.deepcopy(packed)
+    assert torch.equal(twin(rows), packed(rows))
+    twin.load_state_dict(other.state_dict())
+    assert torch.equal(twin(rows), a_packed(other)(rows))
+    assert torch.equal(packed.weight, layer.weight), "the copy is one of its own"
+    with pytest.raises(RuntimeError, match="weight"):
+        twin.load_state_dict({"bias": layer.bias})
+
+
+def test_who_wants_a_gradient_is_told() -> None:
+    with pytest.raises(RuntimeError, match="no gradients; load the model with packed=False"):
+        a_packed(nn.Linear(256, 512))(torch.randn(2, 256, requires_grad=True))
 
 
 def test_large_layers_are_packed_and_what_they_were_can_be_had() -> None:

@@ -14,7 +14,7 @@ from components import compiler
 from components.families.family import Batch, Shape
 from components.families.gpt import GPT
 from components.families.layers import product
-from components.families.layers.packed import there
+from components.families.layers.onednn import maker, there
 from components.families.layers.product import Linear, hasten, linear
 from components.project import TrainOptions
 from components.train.step import advance, build, networks_for
@@ -59,6 +59,24 @@ def test_gradients_have_gradients() -> None:
         assert torch.allclose(left, right, atol=1e-2, rtol=1e-3)
 
 
+def test_only_what_a_gradient_needs_is_kept() -> None:
+    """So what is not needed may be changed in place, as with the usual products."""
+    inputs, weight, bias = tensors(True)
+    frozen = weight.detach().clone()
+    own = inputs * 1.0
+    output = linear(own, frozen, bias)
+    own.detach().zero_()
+    assert torch.allclose(
+        torch.autograd.grad(output.sum(), inputs)[0], frozen.sum(0).expand_as(inputs), atol=1e-4
+    )
+    given = inputs.detach()
+    output = linear(given, weight, bias)
+    expected = torch.autograd.grad(usual(given, weight, bias).sum(), weight)[0]
+    with torch.no_grad():
+        weight.zero_()
+    assert torch.allclose(torch.autograd.grad(output.sum(), weight)[0], expected, atol=1e-4)
+
+
 def test_what_learns_nothing_or_in_bfloat16_is_computed_as_usual() -> None:
     inputs, weight, bias = tensors(True)
     with torch.no_grad():
@@ -97,11 +115,15 @@ def test_a_training_comes_to_the_same_weights_each_time_and_nearly_to_the_usual_
             advance(trainee, Batch(data=rows, length=torch.full((16,), 24)), step)
         return {name: value.clone() for name, value in networks["decoder"].state_dict().items()}
 
+    taken: list[None] = []
+    multiplied = product._product
+    monkeypatch.setattr(product, "_product", lambda *own: (taken.append(None), multiplied(*own))[1])
     first, second = trained(), trained()
     assert all(torch.equal(first[name], second[name]) for name in first)
+    used = len(taken)
     monkeypatch.setattr(product, "wanted", lambda: False)
     plain = trained()
-    assert any(not torch.equal(first[name], plain[name]) for name in first), "it was used"
+    assert len(taken) == used > 0
     assert all(torch.allclose(first[name], plain[name], atol=2e-3) for name in first)
 
 
@@ -119,10 +141,10 @@ def test_what_is_compiled_takes_the_products_of_its_compiler() -> None:
 def test_the_maker_of_the_processor_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     told = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t: 1\n"
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: told)
-    assert product._maker() == "AuthenticAMD"
+    assert maker() == "AuthenticAMD"
 
     def missing(*_: object, **__: object) -> str:
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
-    assert product._maker() == ""
+    assert maker() == ""

@@ -174,26 +174,69 @@ class Dying(socketserver.BaseRequestHandler):
             self.server.socket.shutdown(socket.SHUT_RDWR)  # whoever comes now is refused
 
 
+@contextmanager
+def dying(count: int) -> Iterator[list[socketserver.ThreadingTCPServer]]:
+    """So many replicas that die of their first request."""
+    servers = [socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dying) for _ in range(count)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield servers
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def dead(server: socketserver.ThreadingTCPServer) -> bool:
+    """Whether a request has come to it."""
+    with socket.socket() as probe:
+        return probe.connect_ex(server.server_address) != 0
+
+
 @pytest.mark.parametrize(
-    ("path", "again"), [("/v1/images/generations", True), ("/v1/jobs", False), ("/words/v1/%6aobs", False)]
+    ("method", "path", "again"),
+    [
+        ("POST", "/v1/images/generations", True),
+        ("GET", "/v1/jobs/1", True),
+        ("POST", "/v1/jobs", False),
+        ("POST", "/words/v1/%6aobs", False),
+    ],
 )
 def test_what_a_replica_dies_of_another_is_asked_unless_it_may_be_asked_once_only(
-    path: str, again: bool, tmp_path: Path
+    method: str, path: str, again: bool, tmp_path: Path
 ) -> None:
     own = free_port()
-    with replica_at(own, []), socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dying) as dying:
-        threading.Thread(target=dying.serve_forever, daemon=True).start()
-        with proxy(tmp_path, own, int(dying.server_address[1])) as (url, _), httpx.Client() as client:
-            answers = [client.post(f"{url}{path}", json={"seed": turn}) for turn in range(9)]
-        dying.shutdown()
-        with pytest.raises(OSError, match="Invalid argument"):  # something came to it
-            dying.socket.accept()
+    with replica_at(own, []), dying(1) as (one,):
+        ports = (own, int(one.server_address[1]))
+        with proxy(tmp_path, *ports) as (url, _), httpx.Client() as client:
+            body = {"json": {"seed": 1}} if method == "POST" else {}
+            answers = [client.request(method, f"{url}{path}", **body) for _ in range(9)]
+        assert dead(one), "nothing came to the replica that dies"
     failed = [answer for answer in answers if answer.status_code != 200]
     if again:
-        assert [answer.text for answer in answers] == ["10"] * 9, "the bodies are there whole"
+        size = len(answers[0].request.content)
+        assert [answer.text for answer in answers] == [str(size)] * 9, "the bodies are there whole"
     else:
         (lost,) = failed
         told(lost, 502, "replica_lost")
+
+
+def test_a_request_that_kills_does_not_kill_all(tmp_path: Path) -> None:
+    with dying(4) as servers:
+        ports = [int(server.server_address[1]) for server in servers]
+        with proxy(tmp_path, *ports) as (url, _), httpx.Client() as client:
+            told(client.post(f"{url}/v1/completions", json={"prompt": "kill"}), 502, "replica_lost")
+        assert sum(map(dead, servers)) == 1 + haproxy.RETRIES
+
+
+@pytest.mark.parametrize("size", [haproxy.SMALL + 1, 100_000])
+def test_a_large_body_is_sent_once(size: int, tmp_path: Path) -> None:
+    with dying(2) as servers:
+        ports = [int(server.server_address[1]) for server in servers]
+        with proxy(tmp_path, *ports) as (url, _), httpx.Client() as client:
+            head = {"content-type": "application/json", "content-length": str(size)}
+            pieces = iter([b"x" * 1000, b"x" * (size - 1000)])
+            told(client.post(f"{url}/v1/completions", content=pieces, headers=head), 502, "replica_lost")
+        assert sum(map(dead, servers)) == 1
 
 
 def answering(left: list[str]) -> Any:
