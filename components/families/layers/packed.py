@@ -70,7 +70,7 @@ def laid(weight: Tensor) -> Tensor:
 
 
 def pack(network: nn.Module) -> bool:
-    """Lay the weights of `network`'s large linear layers, if it is on a CPU where that is faster; whether it has any."""
+    """Lay the weights of `network`'s large linear layers, if it is on a CPU where that helps; whether it has any."""
     if not there():
         return False
     found = False
