@@ -132,7 +132,7 @@ def environment(
         # the replicas count for /metrics; a datagram for each request to a Python process would cost more than that
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_MAXCONN": str(connections()),
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(threads()),
         # a replica that has died makes nobody's picture fail, if there is another one
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": str(RETRIES),
@@ -145,6 +145,11 @@ def environment(
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + 1),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS.step - 1),
     }
+
+
+def threads() -> int:
+    """HAProxy's own: one does for tens of thousands of requests a second, and the replicas need the other cores."""
+    return max(1, min(4, (os.cpu_count() or 1) // 2))
 
 
 def connections() -> int:
