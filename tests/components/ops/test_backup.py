@@ -404,15 +404,16 @@ def test_backups_taken_while_champions_move_are_of_one_moment(
     thread.start()
     try:
         taken = []
-        for number in range(4):
-            until(lambda: moves > number)  # noqa: B023
+        for _ in range(4):
+            before = moves  # the first backup may have waited for many
+            until(lambda: moves > before)  # noqa: B023
             taken.append(take(project, tmp_path / "backups", "checkpoints"))
     finally:
         over.set()
         thread.join()
     lines = [snapshot.products["digits"] for snapshot in taken]
     assert lines == sorted(lines)
-    assert lines[0] < lines[-1], "it was busy meanwhile"
+    assert len(set(lines)) == len(lines), "it was busy meanwhile"
     for snapshot in taken:
         restored = restore(
             elsewhere, read_settings(elsewhere), tmp_path / "backups", snapshot.name, over=True
