@@ -262,7 +262,9 @@ def test_applications_may_ask_what_a_file_says(client: TestClient) -> None:
     (file,) = drawn(client, "signed")
     as_form = client.post(READ, files={"file": ("a.png", file, "image/png")}).json()
     as_json = client.post(READ, json={"file": base64.b64encode(file).decode()}).json()
-    assert as_form == as_json
+    lately = ("issued", "sentence")  # what was given out is written down a moment later
+    known, again = ({**told, **dict.fromkeys(lately)} for told in (as_form, as_json))
+    assert known == again
     assert (as_form["object"], as_form["verdict"], as_form["media_type"]) == ("label", "signed", PNG)
     assert as_form["statement"]["product"] == "digits"
     for wrong, sentence in (({"file": ""}, "is empty"), ({"file": "!"}, "no Base64"), ({}, "missing")):
