@@ -13,7 +13,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
 from components.errors import UserError, shortened
 from components.serving.routes.errors import FieldError
@@ -41,27 +40,15 @@ COUNTED = {list: "entries", bytes: "bytes", dict: "fields"}
 """What a wrong value has so many of; a list of bytes has files."""
 
 
-async def body_of(request: Request) -> bytes:
-    """The whole body, which `Bodies` hands on in one piece; `request.body` is made for many, which takes longer."""
-    parts, more = list[bytes](), True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
 async def read(request: Request, kind: type[T]) -> T:
     """The body of `request` as a `kind`, read beside the loop. Raises what FastAPI raises."""
-    content, sent = await body_of(request), request.headers.get("content-type", "")
+    content, sent = await request.body(), request.headers.get("content-type", "")
     return await asyncio.to_thread(parsed, content, sent, kind)
 
 
 async def json_of(request: Request, kind: type[T]) -> T:
     """The body of `request`, which is JSON, as a `kind`. Raises what FastAPI raises."""
-    content, sent = await body_of(request), header_of(request.scope, b"content-type") or ""
+    content, sent = await request.body(), header_of(request.scope, b"content-type") or ""
     media = sent.partition(";")[0].strip().lower()
     if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
         raise UserError(

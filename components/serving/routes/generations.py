@@ -34,7 +34,7 @@ from components.serving.routes.answers import Files, Forecast, Molecules, Window
 from components.serving.routes.description import any_body
 from components.serving.routes.errors import WithheldError
 from components.serving.routes.events import done
-from components.serving.routes.forms import body_of, loads, validated
+from components.serving.routes.forms import loads, validated
 from components.serving.routes.models import field_of, find, headers
 from components.serving.routes.sides import answered
 
@@ -71,7 +71,7 @@ def router(catalog: Catalog) -> APIRouter:
         A model of series gives all futures with their quantiles in one answer, as JSON or as CSV; one of molecules says
         what is known of each, or gives them as SMILES, CSV or SDF.
         """
-        content, sent = await body_of(request), request.headers.get("content-type", "")
+        content, sent = await request.body(), request.headers.get("content-type", "")
         accepted = request.headers.get("accept", "").strip().lower()
         modality, body = await asyncio.to_thread(_read, catalog, content, sent, accepted)
 

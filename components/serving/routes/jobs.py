@@ -19,7 +19,7 @@ from components.serving.keys import Key
 from components.serving.making import check_whole
 from components.serving.routes.answers import JobList, JobObject, also
 from components.serving.routes.description import json_body
-from components.serving.routes.forms import body_of, loads, validated
+from components.serving.routes.forms import loads, validated
 from components.serving.routes.models import find
 from components.serving.shards import fitting
 
@@ -42,7 +42,7 @@ def router(catalog: Catalog, jobs: Jobs) -> APIRouter:
     )
     async def submit(request: Request) -> JSONResponse:
         """Order `n` rows; row i has the seed of the job + i."""
-        content, sent = await body_of(request), request.headers.get("content-type", "")
+        content, sent = await request.body(), request.headers.get("content-type", "")
         job = await asyncio.to_thread(_ordered, catalog, content, sent, _key(request))
         await asyncio.to_thread(jobs.create, job)
         asyncio.get_running_loop().run_in_executor(None, _wake, jobs)
